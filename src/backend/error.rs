@@ -1,0 +1,74 @@
+use super::Shape;
+use std::fmt;
+
+/// What can go wrong on a device. Written by hand because embedders get this type without any dependency but wgpu.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// No adapter answers to the request; the text says what was asked for and lists what there is.
+    NoAdapter(String),
+    /// The adapter was found but refused a device.
+    NoDevice(String),
+    /// An allocation failed.
+    OutOfMemory {
+        /// What the memory was for.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+    },
+    /// A single matrix is larger than the adapter can hold in one buffer.
+    TooLarge {
+        /// What the memory was for.
+        what: &'static str,
+        /// Its size.
+        bytes: u64,
+        /// The adapter's limit.
+        limit: u64,
+    },
+    /// The device went away: reset by a watchdog, unplugged, or its driver crashed.
+    DeviceLost(String),
+    /// Operands that do not fit together.
+    Shape {
+        /// The operation.
+        operation: &'static str,
+        /// Its operands' shapes, in order.
+        shapes: Vec<Shape>,
+    },
+    /// The driver or wgpu reported something else.
+    Internal(String),
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Error::NoAdapter(text) | Error::NoDevice(text) | Error::Internal(text) => f.write_str(text),
+            Error::OutOfMemory { what, bytes } => {
+                write!(
+                    f,
+                    "the device is out of memory: {} for {what} could not be allocated",
+                    mebibytes(*bytes)
+                )
+            }
+            Error::TooLarge { what, bytes, limit } => write!(
+                f,
+                "{what} needs {} in one buffer, but this adapter allows {}; use --device cpu or another adapter",
+                mebibytes(*bytes),
+                mebibytes(*limit)
+            ),
+            Error::DeviceLost(reason) => write!(
+                f,
+                "the device was lost ({reason}); the driver may have reset it because a dispatch ran too long"
+            ),
+            Error::Shape { operation, shapes } => {
+                write!(f, "{operation}: operands do not fit:")?;
+                shapes.iter().try_for_each(|s| write!(f, " {s}"))
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / (1u64 << 20) as f64)
+}

@@ -1,0 +1,1 @@
+//! The GPU backend: wgpu and the WGSL kernels of [`crate::kernels`].

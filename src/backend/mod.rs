@@ -1,0 +1,219 @@
+//! Where the arithmetic happens.
+//!
+//! The mathematics of this crate (`linalg`, `method`, `model`) is written once, over the trait [`Backend`], and runs
+//! on two implementations: [`cpu`] and [`gpu`]. Both work on the same tensor: `batch x rows x cols`, f32, row-major.
+//! The batch holds the tasks of a merge (and layers of one shape), so that a layer with T tasks is one dispatch, not T.
+
+#[cfg(feature = "merge")]
+pub mod cpu;
+mod error;
+pub mod gpu;
+mod shape;
+
+pub use error::Error;
+pub use shape::{Dtype, Shape};
+
+use std::ops::Range;
+
+/// Result of a backend operation.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Whether a matrix enters a product as it is or transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// `X`
+    None,
+    /// `X^T`
+    Transpose,
+}
+
+impl Op {
+    /// Rows and columns of `op(X)` for an `X` of the given shape.
+    pub fn apply(self, shape: Shape) -> (usize, usize) {
+        match self {
+            Op::None => (shape.rows, shape.cols),
+            Op::Transpose => (shape.cols, shape.rows),
+        }
+    }
+}
+
+/// How a polarized scale `g = (v / mean v)^p` is used (the ablations of the papers; [`Polarity::Full`] is the method).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Polarity {
+    /// `g`
+    #[default]
+    Full,
+    /// `max(g, 1)`: amplify only
+    Amplify,
+    /// `min(g, 1)`: suppress only
+    Suppress,
+    /// `1 / g`, and 0 where `g` is 0
+    Reversed,
+}
+
+/// A batched matrix on the backend's device. Owned, never aliased: in-place operations take `&mut`.
+pub trait Tensor {
+    /// `batch x rows x cols`.
+    fn shape(&self) -> Shape;
+
+    /// The same elements in the same order under another shape.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the number of elements differs.
+    fn reshape(self, shape: Shape) -> Result<Self>
+    where
+        Self: Sized;
+}
+
+/// Dense f32 linear algebra over batches of matrices.
+///
+/// Operations are queued in order; only [`download`](Backend::download) waits for the device. An operation with
+/// operands whose shapes do not fit returns [`Error::Shape`]; a batch of 1 in `b` of [`gemm`](Backend::gemm), or in a
+/// scale, is broadcast over the batch. Sums are formed in a fixed order: the same inputs on the same device give the same bits.
+#[allow(async_fn_in_trait)] // futures are driven on the calling thread; nothing here needs them to be `Send`
+pub trait Backend {
+    /// Device memory of one batched matrix.
+    type Tensor: Tensor;
+
+    /// The device's name and driver, for reports.
+    fn name(&self) -> String;
+
+    /// Bytes above which one tensor should not grow; callers split their batches by it.
+    fn max_tensor_bytes(&self) -> u64;
+
+    // ---- moving data ----
+
+    /// Raw little-endian values of any [`Dtype`], widened to f32 on the device (exact for all three).
+    fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<Self::Tensor>;
+
+    /// f32 values, row-major.
+    fn upload(&self, shape: Shape, values: &[f32]) -> Result<Self::Tensor> {
+        self.unpack(shape, Dtype::F32, bytemuck::cast_slice(values))
+    }
+
+    /// All elements zero.
+    fn zeros(&self, shape: Shape) -> Result<Self::Tensor>;
+
+    /// Waits for everything queued and reads the tensor back.
+    async fn download(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
+
+    /// Rounds to `dtype` (to nearest, ties to even; overflow of f16 gives infinity) and reads back little-endian bytes.
+    async fn pack(&self, x: &Self::Tensor, dtype: Dtype) -> Result<Vec<u8>>;
+
+    /// A copy of the block `batches x rows x cols` of `x`.
+    fn slice(
+        &self,
+        x: &Self::Tensor,
+        batches: Range<usize>,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> Result<Self::Tensor> {
+        let mut out = self.zeros(Shape::new(batches.len(), rows.len(), cols.len()))?;
+        self.copy_block(
+            x,
+            [batches.start, rows.start, cols.start],
+            &mut out,
+            [0, 0, 0],
+            [batches.len(), rows.len(), cols.len()],
+        )?;
+        Ok(out)
+    }
+
+    /// `dst[to .. to + extent] = src[from .. from + extent]`; corners and extents are `[batch, row, col]`.
+    fn copy_block(
+        &self,
+        src: &Self::Tensor,
+        from: [usize; 3],
+        dst: &mut Self::Tensor,
+        to: [usize; 3],
+        extent: [usize; 3],
+    ) -> Result<()>;
+
+    /// A copy of the whole tensor.
+    fn duplicate(&self, x: &Self::Tensor) -> Result<Self::Tensor> {
+        let s = x.shape();
+        self.slice(x, 0..s.batch, 0..s.rows, 0..s.cols)
+    }
+
+    /// Independent standard normals from a counter-based generator: element `i` (row-major over the whole tensor) of
+    /// stream `stream` depends on `seed`, `stream` and `i` alone and has the same bits on every device.
+    fn random_normal(&self, shape: Shape, seed: u64, stream: u32) -> Result<Self::Tensor>;
+
+    // ---- products ----
+
+    /// `c = alpha op(a) op(b) + beta c`, for each member of the batch. `beta = 0` ignores what `c` held, NaN included.
+    fn gemm(
+        &self,
+        alpha: f32,
+        a: &Self::Tensor,
+        op_a: Op,
+        b: &Self::Tensor,
+        op_b: Op,
+        beta: f32,
+        c: &mut Self::Tensor,
+    ) -> Result<()>;
+
+    /// `op(a) op(b)` as a new tensor.
+    fn matmul(&self, a: &Self::Tensor, op_a: Op, b: &Self::Tensor, op_b: Op) -> Result<Self::Tensor> {
+        let mut c =
+            self.zeros(Shape::new(a.shape().batch, op_a.apply(a.shape()).0, op_b.apply(b.shape()).1))?;
+        self.gemm(1.0, a, op_a, b, op_b, 0.0, &mut c)?;
+        Ok(c)
+    }
+
+    /// Symmetric rank-k update `c = alpha op(x) op(x)^T + beta c`, the whole of `c` stored, exactly symmetric.
+    /// With `Op::Transpose`, `x` a slab of tokens and `beta = 1` it accumulates the covariance `X^T X`.
+    fn syrk(&self, alpha: f32, x: &Self::Tensor, op: Op, beta: f32, c: &mut Self::Tensor) -> Result<()>;
+
+    /// `op(x) op(x)^T` as a new tensor: `X^T X` for [`Op::Transpose`], `X X^T` for [`Op::None`].
+    fn gram(&self, x: &Self::Tensor, op: Op) -> Result<Self::Tensor> {
+        let n = op.apply(x.shape()).0;
+        let mut c = self.zeros(Shape::new(x.shape().batch, n, n))?;
+        self.syrk(1.0, x, op, 0.0, &mut c)?;
+        Ok(c)
+    }
+
+    // ---- element by element ----
+
+    /// `y = alpha x + beta y`; `beta = 0` ignores what `y` held. A batch of 1 in `x` is broadcast over the batch of `y`.
+    fn axpby(&self, alpha: f32, x: &Self::Tensor, beta: f32, y: &mut Self::Tensor) -> Result<()>;
+
+    /// `x[b, i, j] *= s[b, i]`, with `s` of shape `batch x rows x 1`.
+    fn scale_rows(&self, x: &mut Self::Tensor, s: &Self::Tensor) -> Result<()>;
+
+    /// `x[b, i, j] *= s[b, j]`, with `s` of shape `batch x 1 x cols`.
+    fn scale_columns(&self, x: &mut Self::Tensor, s: &Self::Tensor) -> Result<()>;
+
+    /// `x[b, i, j] *= s[b]`, with `s` of shape `batch x 1 x 1`.
+    fn scale_batches(&self, x: &mut Self::Tensor, s: &Self::Tensor) -> Result<()>;
+
+    /// The polarized scaling rule, on all elements of each member of the batch: `v = (v / mean v)^exponent`, turned
+    /// by `polarity`; zeros where the mean is 0. Elements are norms, hence not negative.
+    fn polarize(&self, v: &mut Self::Tensor, exponent: f32, polarity: Polarity) -> Result<()>;
+
+    // ---- reductions ----
+
+    /// Euclidean norm of every row: `batch x rows x 1`.
+    fn row_norms(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Euclidean norm of every column: `batch x 1 x cols`.
+    fn column_norms(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Frobenius norm of every member of the batch: `batch x 1 x 1`.
+    fn frobenius_norms(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Frobenius inner product `sum_ij x_ij y_ij` of every member of the batch: `batch x 1 x 1`.
+    fn inner_products(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+
+    // ---- small factorizations ----
+
+    /// For a Gram matrix `g = Y Y^T` (`batch x n x n`), a lower triangular `w` with `w g w^T = I`: with `S = diag(g)^(-1/2)`
+    /// and `L L^T = S g S` the Cholesky factorization of the scaled matrix, `w = L^(-1) S`. Where a pivot falls below
+    /// `8 n 2^-24` it is lifted to that value (the adaptive shift), so that `w` stays finite; a zero on the diagonal of
+    /// `g` gives a zero row and column of `w`.
+    fn inverse_cholesky(&self, g: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Eigenvalues, descending (`batch x 1 x n`), and eigenvectors as ROWS (`batch x n x n`) of symmetric matrices.
+    /// Accurate to a few f32 roundings of the largest eigenvalue; meant for `n <= 256` (parallel Jacobi on a GPU).
+    fn symmetric_eigen(&self, a: &Self::Tensor) -> Result<(Self::Tensor, Self::Tensor)>;
+}

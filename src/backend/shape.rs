@@ -1,0 +1,81 @@
+use std::fmt;
+
+/// Shape of a batched matrix: `batch x rows x cols`, row-major, the batch outermost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Shape {
+    /// How many matrices.
+    pub batch: usize,
+    /// Rows of each.
+    pub rows: usize,
+    /// Columns of each, contiguous in memory.
+    pub cols: usize,
+}
+
+impl Shape {
+    /// `batch x rows x cols`.
+    pub const fn new(batch: usize, rows: usize, cols: usize) -> Self {
+        Shape { batch, rows, cols }
+    }
+
+    /// One matrix.
+    pub const fn matrix(rows: usize, cols: usize) -> Self {
+        Shape::new(1, rows, cols)
+    }
+
+    /// Elements of one member of the batch.
+    pub const fn matrix_len(self) -> usize {
+        self.rows * self.cols
+    }
+
+    /// Elements in all.
+    pub const fn len(self) -> usize {
+        self.batch * self.rows * self.cols
+    }
+
+    /// Whether there is no element.
+    pub const fn is_empty(self) -> bool {
+        self.len() == 0
+    }
+
+    /// Bytes as f32.
+    pub const fn bytes(self) -> u64 {
+        self.len() as u64 * 4
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{} x {} x {}]", self.batch, self.rows, self.cols)
+    }
+}
+
+/// How numbers are stored in a checkpoint. Arithmetic is always f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Dtype {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// bfloat16: the upper half of a binary32.
+    Bf16,
+}
+
+impl Dtype {
+    /// Bytes of one value.
+    pub const fn size(self) -> usize {
+        match self {
+            Dtype::F32 => 4,
+            Dtype::F16 | Dtype::Bf16 => 2,
+        }
+    }
+}
+
+impl fmt::Display for Dtype {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Dtype::F32 => "float32",
+            Dtype::F16 => "float16",
+            Dtype::Bf16 => "bfloat16",
+        })
+    }
+}
