@@ -1,1 +1,205 @@
-//! The CPU backend.
+//! The CPU backend: the reference for every kernel, and the default where there is no hardware GPU.
+//!
+//! One file a group of kernels, under the names the kernels have in `shaders/`. Products and factorizations are
+//! faer's; sums that end in one number are accumulated in f64.
+
+mod convert;
+pub mod dense;
+mod elementwise;
+mod factor;
+mod parallel;
+mod product;
+mod random;
+mod reduce;
+
+use super::{Backend, Dtype, Error, Op, Polarity, Result, Shape, Tensor};
+
+/// The CPU as a [`Backend`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Cpu;
+
+/// A batched matrix in the process's memory.
+#[derive(Debug, Clone)]
+pub struct CpuTensor {
+    shape: Shape,
+    values: Vec<f32>,
+}
+
+impl CpuTensor {
+    fn new(shape: Shape, values: Vec<f32>) -> Self {
+        debug_assert_eq!(shape.len(), values.len());
+        CpuTensor { shape, values }
+    }
+
+    /// The elements, row-major.
+    pub fn values(&self) -> &[f32] {
+        &self.values
+    }
+
+    fn matrix(&self, batch: usize) -> &[f32] {
+        let n = self.shape.matrix_len();
+        &self.values[batch * n..(batch + 1) * n]
+    }
+}
+
+impl Tensor for CpuTensor {
+    fn shape(&self) -> Shape {
+        self.shape
+    }
+
+    fn reshape(mut self, shape: Shape) -> Result<Self> {
+        require(self.shape.len() == shape.len(), "reshape", &[self.shape, shape])?;
+        self.shape = shape;
+        Ok(self)
+    }
+}
+
+/// `Ok` if `fits`, else the shape error of `operation`.
+fn require(fits: bool, operation: &'static str, shapes: &[Shape]) -> Result<()> {
+    if fits { Ok(()) } else { Err(Error::Shape { operation, shapes: shapes.to_vec() }) }
+}
+
+impl Backend for Cpu {
+    type Tensor = CpuTensor;
+
+    fn name(&self) -> String {
+        format!("CPU ({} threads)", rayon::current_num_threads())
+    }
+
+    fn max_tensor_bytes(&self) -> u64 {
+        1 << 30
+    }
+
+    fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<CpuTensor> {
+        require(
+            bytes.len() == shape.len() * dtype.size(),
+            "unpack",
+            &[shape, Shape::matrix(1, bytes.len() / dtype.size())],
+        )?;
+        Ok(CpuTensor::new(shape, convert::unpack(dtype, bytes)))
+    }
+
+    fn zeros(&self, shape: Shape) -> Result<CpuTensor> {
+        Ok(CpuTensor::new(shape, vec![0.0; shape.len()]))
+    }
+
+    async fn download(&self, x: &CpuTensor) -> Result<Vec<f32>> {
+        Ok(x.values.clone())
+    }
+
+    async fn pack(&self, x: &CpuTensor, dtype: Dtype) -> Result<Vec<u8>> {
+        Ok(convert::pack(dtype, &x.values))
+    }
+
+    fn copy_block(
+        &self,
+        src: &CpuTensor,
+        from: [usize; 3],
+        dst: &mut CpuTensor,
+        to: [usize; 3],
+        extent: [usize; 3],
+    ) -> Result<()> {
+        let inside = |shape: Shape, at: [usize; 3]| {
+            at[0] + extent[0] <= shape.batch
+                && at[1] + extent[1] <= shape.rows
+                && at[2] + extent[2] <= shape.cols
+        };
+        require(inside(src.shape, from) && inside(dst.shape, to), "copy_block", &[src.shape, dst.shape])?;
+        elementwise::copy_block(src, from, dst, to, extent);
+        Ok(())
+    }
+
+    fn random_normal(&self, shape: Shape, seed: u64, stream: u32) -> Result<CpuTensor> {
+        Ok(CpuTensor::new(shape, random::normal(shape.len(), seed, stream)))
+    }
+
+    fn gemm(
+        &self,
+        alpha: f32,
+        a: &CpuTensor,
+        op_a: Op,
+        b: &CpuTensor,
+        op_b: Op,
+        beta: f32,
+        c: &mut CpuTensor,
+    ) -> Result<()> {
+        let ((m, k), (k_b, n)) = (op_a.apply(a.shape), op_b.apply(b.shape));
+        let batches =
+            a.shape.batch == c.shape.batch && (b.shape.batch == c.shape.batch || b.shape.batch == 1);
+        require(
+            k == k_b && (c.shape.rows, c.shape.cols) == (m, n) && batches,
+            "gemm",
+            &[a.shape, b.shape, c.shape],
+        )?;
+        product::gemm(alpha, a, op_a, b, op_b, beta, c);
+        Ok(())
+    }
+
+    fn syrk(&self, alpha: f32, x: &CpuTensor, op: Op, beta: f32, c: &mut CpuTensor) -> Result<()> {
+        let n = op.apply(x.shape).0;
+        require(c.shape == Shape::new(x.shape.batch, n, n), "syrk", &[x.shape, c.shape])?;
+        product::syrk(alpha, x, op, beta, c);
+        Ok(())
+    }
+
+    fn axpby(&self, alpha: f32, x: &CpuTensor, beta: f32, y: &mut CpuTensor) -> Result<()> {
+        let same = (x.shape.rows, x.shape.cols) == (y.shape.rows, y.shape.cols);
+        require(
+            same && (x.shape.batch == y.shape.batch || x.shape.batch == 1),
+            "axpby",
+            &[x.shape, y.shape],
+        )?;
+        elementwise::axpby(alpha, x, beta, y);
+        Ok(())
+    }
+
+    fn scale_rows(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
+        require(s.shape == Shape { cols: 1, ..x.shape }, "scale_rows", &[x.shape, s.shape])?;
+        elementwise::scale_rows(x, s);
+        Ok(())
+    }
+
+    fn scale_columns(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
+        require(s.shape == Shape { rows: 1, ..x.shape }, "scale_columns", &[x.shape, s.shape])?;
+        elementwise::scale_columns(x, s);
+        Ok(())
+    }
+
+    fn scale_batches(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
+        require(s.shape == Shape::new(x.shape.batch, 1, 1), "scale_batches", &[x.shape, s.shape])?;
+        elementwise::scale_batches(x, s);
+        Ok(())
+    }
+
+    fn polarize(&self, v: &mut CpuTensor, exponent: f32, polarity: Polarity) -> Result<()> {
+        elementwise::polarize(v, exponent, polarity);
+        Ok(())
+    }
+
+    fn row_norms(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        Ok(reduce::row_norms(x))
+    }
+
+    fn column_norms(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        Ok(reduce::column_norms(x))
+    }
+
+    fn frobenius_norms(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        Ok(reduce::frobenius_norms(x))
+    }
+
+    fn inner_products(&self, x: &CpuTensor, y: &CpuTensor) -> Result<CpuTensor> {
+        require(x.shape == y.shape, "inner_products", &[x.shape, y.shape])?;
+        Ok(reduce::inner_products(x, y))
+    }
+
+    fn inverse_cholesky(&self, g: &CpuTensor) -> Result<CpuTensor> {
+        require(g.shape.rows == g.shape.cols, "inverse_cholesky", &[g.shape])?;
+        factor::inverse_cholesky(g)
+    }
+
+    fn symmetric_eigen(&self, a: &CpuTensor) -> Result<(CpuTensor, CpuTensor)> {
+        require(a.shape.rows == a.shape.cols, "symmetric_eigen", &[a.shape])?;
+        factor::symmetric_eigen(a)
+    }
+}

@@ -1,0 +1,51 @@
+//! `unpack` and `pack`: 16-bit floats to f32 and back, to nearest, ties to even.
+
+use super::Dtype;
+use super::parallel::for_each_piece;
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+
+pub fn unpack(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    let mut values = vec![0f32; bytes.len() / dtype.size()];
+    match dtype {
+        // copied as bytes: the source need not be aligned
+        Dtype::F32 => bytemuck::cast_slice_mut::<f32, u8>(&mut values).copy_from_slice(bytes),
+        Dtype::F16 => for_each_piece(&mut values, 1, |first, out| {
+            f16_bits(&bytes[2 * first..2 * (first + out.len())], |h: &[f16]| h.convert_to_f32_slice(out));
+        }),
+        Dtype::Bf16 => for_each_piece(&mut values, 1, |first, out| {
+            for (x, pair) in out.iter_mut().zip(bytes[2 * first..].chunks_exact(2)) {
+                *x = bf16::from_le_bytes([pair[0], pair[1]]).to_f32();
+            }
+        }),
+    }
+    values
+}
+
+/// Hands over little-endian bytes as f16 values, copied where they are not aligned.
+fn f16_bits(bytes: &[u8], use_them: impl FnOnce(&[f16])) {
+    match bytemuck::try_cast_slice::<u8, u16>(bytes) {
+        Ok(bits) => use_them(half::slice::HalfBitsSliceExt::reinterpret_cast(bits)),
+        Err(_) => {
+            use_them(&bytes.chunks_exact(2).map(|p| f16::from_le_bytes([p[0], p[1]])).collect::<Vec<_>>())
+        }
+    }
+}
+
+pub fn pack(dtype: Dtype, values: &[f32]) -> Vec<u8> {
+    if dtype == Dtype::F32 {
+        return bytemuck::cast_slice(values).to_vec();
+    }
+    let mut bits = vec![0u16; values.len()];
+    for_each_piece(&mut bits, 1, |first, out| {
+        let from = &values[first..first + out.len()];
+        match dtype {
+            Dtype::F16 => {
+                let halves: &mut [f16] = half::slice::HalfBitsSliceExt::reinterpret_cast_mut(out);
+                halves.convert_from_f32_slice(from);
+            }
+            _ => out.iter_mut().zip(from).for_each(|(b, &x)| *b = bf16::from_f32(x).to_bits()),
+        }
+    });
+    bytemuck::cast_slice(&bits).to_vec()
+}

@@ -1,0 +1,79 @@
+//! `copy_block`, `axpby`, the scalings and `polarize`.
+
+use super::parallel::for_each_piece;
+use super::{CpuTensor, Polarity};
+
+pub fn copy_block(
+    src: &CpuTensor,
+    from: [usize; 3],
+    dst: &mut CpuTensor,
+    to: [usize; 3],
+    extent: [usize; 3],
+) {
+    let (s, d) = (src.shape, dst.shape);
+    for b in 0..extent[0] {
+        for i in 0..extent[1] {
+            let at = ((from[0] + b) * s.rows + from[1] + i) * s.cols + from[2];
+            let into = ((to[0] + b) * d.rows + to[1] + i) * d.cols + to[2];
+            dst.values[into..into + extent[2]].copy_from_slice(&src.values[at..at + extent[2]]);
+        }
+    }
+}
+
+pub fn axpby(alpha: f32, x: &CpuTensor, beta: f32, y: &mut CpuTensor) {
+    let broadcast = x.values.len().max(1);
+    for_each_piece(&mut y.values, 1, |first, out| {
+        for (i, y) in out.iter_mut().enumerate() {
+            let ax = alpha * x.values[(first + i) % broadcast];
+            *y = if beta == 0.0 { ax } else { ax + beta * *y };
+        }
+    });
+}
+
+pub fn scale_rows(x: &mut CpuTensor, s: &CpuTensor) {
+    let cols = x.shape.cols.max(1);
+    for_each_piece(&mut x.values, cols, |first, rows| {
+        for (row, &g) in rows.chunks_mut(cols).zip(&s.values[first / cols..]) {
+            row.iter_mut().for_each(|v| *v *= g);
+        }
+    });
+}
+
+pub fn scale_columns(x: &mut CpuTensor, s: &CpuTensor) {
+    let (rows, cols) = (x.shape.rows.max(1), x.shape.cols.max(1));
+    for_each_piece(&mut x.values, cols, |first, piece| {
+        for (i, row) in piece.chunks_mut(cols).enumerate() {
+            let batch = (first / cols + i) / rows;
+            row.iter_mut().zip(&s.values[batch * cols..]).for_each(|(v, &g)| *v *= g);
+        }
+    });
+}
+
+pub fn scale_batches(x: &mut CpuTensor, s: &CpuTensor) {
+    let n = x.shape.matrix_len().max(1);
+    for (matrix, &g) in x.values.chunks_mut(n).zip(&s.values) {
+        for_each_piece(matrix, 1, |_, piece| piece.iter_mut().for_each(|v| *v *= g));
+    }
+}
+
+pub fn polarize(v: &mut CpuTensor, exponent: f32, polarity: Polarity) {
+    let n = v.shape.matrix_len().max(1);
+    for values in v.values.chunks_mut(n) {
+        let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64;
+        values
+            .iter_mut()
+            .for_each(|x| *x = polarized(f64::from(*x), mean, f64::from(exponent), polarity) as f32);
+    }
+}
+
+/// `(v / mean)^exponent`, turned by `polarity`; 0 where the mean is 0.
+pub fn polarized(v: f64, mean: f64, exponent: f64, polarity: Polarity) -> f64 {
+    let g = if mean > 0.0 { (v / mean).powf(exponent) } else { 0.0 };
+    match polarity {
+        Polarity::Full => g,
+        Polarity::Amplify => g.max(1.0),
+        Polarity::Suppress => g.min(1.0),
+        Polarity::Reversed if g > 0.0 => 1.0 / g,
+        Polarity::Reversed => 0.0,
+    }
+}
