@@ -3,3 +3,7 @@
 
 pub mod backend;
 pub mod kernels;
+#[cfg(feature = "merge")]
+pub mod linalg;
+#[cfg(feature = "merge")]
+pub mod method;

@@ -181,6 +181,9 @@ pub trait Backend {
     /// `x[b, i, j] *= s[b, i]`, with `s` of shape `batch x rows x 1`.
     fn scale_rows(&self, x: &mut Self::Tensor, s: &Self::Tensor) -> Result<()>;
 
+    /// `x[b, i, j] /= s[b, i]`, with `s` of shape `batch x rows x 1`; where `s` is 0 the row becomes 0.
+    fn divide_rows(&self, x: &mut Self::Tensor, s: &Self::Tensor) -> Result<()>;
+
     /// `x[b, i, j] *= s[b, j]`, with `s` of shape `batch x 1 x cols`.
     fn scale_columns(&self, x: &mut Self::Tensor, s: &Self::Tensor) -> Result<()>;
 

@@ -4,7 +4,8 @@ use super::{Error, Result};
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
-use faer::{Mat, MatRef, Par};
+use faer::linalg::matmul::matmul;
+use faer::{Accum, Mat, MatRef, Par};
 
 /// Eigenvalues, descending, and the eigenvectors as columns in the same order.
 pub struct SymmetricEigen {
@@ -45,4 +46,23 @@ pub fn symmetric_eigen_with(a: MatRef<'_, f64>, par: Par) -> Result<SymmetricEig
     let values = (0..n).rev().map(|i| ascending.column_vector()[i]).collect();
     u.reverse_cols_mut();
     Ok(SymmetricEigen { values, vectors: u })
+}
+
+/// `Q` (orthonormal columns) and `R` (upper triangular) of a tall matrix.
+pub fn thin_qr(a: &Mat<f64>) -> (Mat<f64>, Mat<f64>) {
+    let qr = a.qr();
+    (qr.compute_thin_Q(), qr.thin_R().to_owned())
+}
+
+/// `A A^T` in f64 of an f32 matrix.
+pub fn gram_of_rows(a: MatRef<'_, f32>, par: Par) -> Mat<f64> {
+    let wide = Mat::from_fn(a.nrows(), a.ncols(), |i, j| f64::from(a[(i, j)]));
+    product(wide.as_ref(), wide.transpose(), par)
+}
+
+/// `A B` in f64.
+pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>, par: Par) -> Mat<f64> {
+    let mut c = Mat::zeros(a.nrows(), b.ncols());
+    matmul(c.as_mut(), Accum::Replace, a, b, 1.0, par);
+    c
 }

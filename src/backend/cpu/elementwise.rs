@@ -39,6 +39,15 @@ pub fn scale_rows(x: &mut CpuTensor, s: &CpuTensor) {
     });
 }
 
+pub fn divide_rows(x: &mut CpuTensor, s: &CpuTensor) {
+    let cols = x.shape.cols.max(1);
+    for_each_piece(&mut x.values, cols, |first, rows| {
+        for (row, &g) in rows.chunks_mut(cols).zip(&s.values[first / cols..]) {
+            row.iter_mut().for_each(|v| *v = if g == 0.0 { 0.0 } else { *v / g });
+        }
+    });
+}
+
 pub fn scale_columns(x: &mut CpuTensor, s: &CpuTensor) {
     let (rows, cols) = (x.shape.rows.max(1), x.shape.cols.max(1));
     for_each_piece(&mut x.values, cols, |first, piece| {

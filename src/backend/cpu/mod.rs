@@ -159,6 +159,12 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn divide_rows(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
+        require(s.shape == Shape { cols: 1, ..x.shape }, "divide_rows", &[x.shape, s.shape])?;
+        elementwise::divide_rows(x, s);
+        Ok(())
+    }
+
     fn scale_columns(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
         require(s.shape == Shape { rows: 1, ..x.shape }, "scale_columns", &[x.shape, s.shape])?;
         elementwise::scale_columns(x, s);

@@ -1,0 +1,186 @@
+//! Leading eigenvectors of the symmetric positive semidefinite matrices whose factors are at hand.
+
+use super::{Accuracy, subspace};
+use crate::backend::cpu::dense;
+use crate::backend::{Backend, Op, Result, Shape, Tensor};
+use faer::{Mat, MatRef, Par};
+use rayon::prelude::*;
+
+/// Eigenvalues at or below this fraction of the largest are null: their directions are rounding noise. Factors are
+/// f32, whose noise lies near `(2^-24)^2 = 4e-15` of the largest eigenvalue times the dimension.
+pub const NULL_EIGENVALUE: f64 = 1e-10;
+
+/// A batch of symmetric positive semidefinite matrices, as products that need not be formed.
+pub enum SymmetricProduct<'a, T> {
+    /// `C = op(x) op(x)^T`; `x` is `batch x n x d` under [`Op::Transpose`], `batch x d x n` under [`Op::None`].
+    Factor {
+        /// The factor.
+        x: &'a T,
+        /// Which side is contracted.
+        op: Op,
+    },
+    /// `C = d g d^T`, with `d` of `batch x d_out x d_in` and `g` symmetric, `batch x d_in x d_in`.
+    Congruence {
+        /// The outer factor.
+        d: &'a T,
+        /// The inner matrix.
+        g: &'a T,
+    },
+}
+
+impl<T: Tensor> SymmetricProduct<'_, T> {
+    /// Batch and order of `C`.
+    fn dimensions(&self) -> (usize, usize) {
+        match self {
+            SymmetricProduct::Factor { x, op } => (x.shape().batch, op.apply(x.shape()).0),
+            SymmetricProduct::Congruence { d, .. } => (d.shape().batch, d.shape().rows),
+        }
+    }
+}
+
+/// The leading eigenpairs of a batch of matrices `C`, `d x d`.
+pub struct Eigenpairs<T> {
+    /// `batch x r x d`: orthonormal rows, the eigenvectors of the largest eigenvalues; null directions are zero rows.
+    pub basis: T,
+    /// For each member of the batch `r` eigenvalues, descending; null ones are 0.
+    pub values: Vec<Vec<f64>>,
+    /// The trace of each `C`: the sum of all its eigenvalues.
+    pub traces: Vec<f64>,
+}
+
+/// The `r` leading eigenpairs of every `C`, of which member `b` has at most `ranks[b]` nonzero eigenvalues.
+/// `seed` and `stream` choose the random start of the iteration.
+pub async fn leading_eigenpairs<B: Backend>(
+    backend: &B,
+    c: SymmetricProduct<'_, B::Tensor>,
+    r: usize,
+    ranks: &[usize],
+    accuracy: Accuracy,
+    (seed, stream): (u64, u32),
+) -> Result<Eigenpairs<B::Tensor>> {
+    if accuracy == Accuracy::Exact || !subspace::pays_off(&c, r, accuracy) {
+        return exact(backend, c, r, ranks).await;
+    }
+    subspace::iterate(backend, c, r, ranks, accuracy, (seed, stream)).await
+}
+
+/// Downloads the factors and decomposes in f64. Forms no f32 Gram matrix.
+async fn exact<B: Backend>(
+    backend: &B,
+    c: SymmetricProduct<'_, B::Tensor>,
+    r: usize,
+    ranks: &[usize],
+) -> Result<Eigenpairs<B::Tensor>> {
+    let (batch, d) = c.dimensions();
+    let members: Vec<HostProduct> = match c {
+        SymmetricProduct::Factor { x, op } => {
+            host_matrices(backend, x, op).await?.into_iter().map(HostProduct::Factor).collect()
+        }
+        SymmetricProduct::Congruence { d, g } => {
+            let (d, g) =
+                (host_matrices(backend, d, Op::None).await?, host_matrices(backend, g, Op::None).await?);
+            d.into_iter().zip(g).map(|(d, g)| HostProduct::Congruence(d, g)).collect()
+        }
+    };
+    // whole matrices side by side where there are enough of them
+    let par = if batch >= rayon::current_num_threads() { Par::Seq } else { Par::rayon(0) };
+    let solve = |(member, &rank): (&HostProduct, &usize)| member.leading(r, rank, par);
+    let each: Vec<HostEigenpairs> = match par {
+        Par::Seq => members.par_iter().zip(ranks).map(solve).collect::<Result<_>>()?,
+        _ => members.iter().zip(ranks).map(solve).collect::<Result<_>>()?,
+    };
+    let rows: Vec<f32> = each.iter().flat_map(|e| e.rows.iter().copied()).collect();
+    Ok(Eigenpairs {
+        basis: backend.upload(Shape::new(batch, r, d), &rows)?,
+        values: each.iter().map(|e| e.values.clone()).collect(),
+        traces: each.iter().map(|e| e.trace).collect(),
+    })
+}
+
+/// One member of a [`SymmetricProduct`] on the host.
+enum HostProduct {
+    /// `C = Y Y^T`
+    Factor(Mat<f64>),
+    /// `C = D G D^T`
+    Congruence(Mat<f64>, Mat<f64>),
+}
+
+impl HostProduct {
+    fn leading(&self, r: usize, rank: usize, par: Par) -> Result<HostEigenpairs> {
+        match self {
+            HostProduct::Factor(y) => leading_of_factor(y.as_ref(), r, rank, par),
+            HostProduct::Congruence(d, g) => leading_of_congruence(d.as_ref(), g.as_ref(), r, rank, par),
+        }
+    }
+}
+
+/// Leading eigenpairs of one matrix on the host.
+struct HostEigenpairs {
+    /// `r x d`, row-major.
+    rows: Vec<f32>,
+    values: Vec<f64>,
+    trace: f64,
+}
+
+/// `op(x)` of every member, in f64.
+async fn host_matrices<B: Backend>(backend: &B, x: &B::Tensor, op: Op) -> Result<Vec<Mat<f64>>> {
+    let shape = x.shape();
+    let (rows, cols) = op.apply(shape);
+    let values = backend.download(x).await?;
+    let widen = |m: &[f32]| match op {
+        Op::None => Mat::from_fn(rows, cols, |i, j| f64::from(m[i * cols + j])),
+        Op::Transpose => Mat::from_fn(rows, cols, |i, j| f64::from(m[j * rows + i])),
+    };
+    Ok((0..shape.batch)
+        .map(|b| widen(&values[b * shape.matrix_len()..(b + 1) * shape.matrix_len()]))
+        .collect())
+}
+
+/// Of `C = Y Y^T`, through the smaller of `Y Y^T` and `Y^T Y`: if `Y^T Y v = lambda v`, then `Y v / sqrt(lambda)` is the
+/// eigenvector of `C`.
+fn leading_of_factor(y: MatRef<'_, f64>, r: usize, rank: usize, par: Par) -> Result<HostEigenpairs> {
+    let (d, n) = (y.nrows(), y.ncols());
+    let trace = y.squared_norm_l2();
+    if d <= n {
+        let eigen = dense::symmetric_eigen_with(dense::product(y, y.transpose(), par).as_ref(), par)?;
+        return Ok(truncate(eigen.values, eigen.vectors.as_ref(), r, rank, trace));
+    }
+    let eigen = dense::symmetric_eigen_with(dense::product(y.transpose(), y, par).as_ref(), par)?;
+    let kept = r.min(n);
+    let mut vectors = dense::product(y, eigen.vectors.subcols(0, kept), par);
+    for (j, &lambda) in eigen.values.iter().take(kept).enumerate() {
+        let scale = if lambda > 0.0 { lambda.sqrt().recip() } else { 0.0 };
+        vectors.col_mut(j).iter_mut().for_each(|v| *v *= scale);
+    }
+    debug_assert_eq!(vectors.nrows(), d);
+    Ok(truncate(eigen.values, vectors.as_ref(), r, rank, trace))
+}
+
+/// Of `C = D G D^T`.
+fn leading_of_congruence(
+    d: MatRef<'_, f64>,
+    g: MatRef<'_, f64>,
+    r: usize,
+    rank: usize,
+    par: Par,
+) -> Result<HostEigenpairs> {
+    let c = dense::product(dense::product(d, g, par).as_ref(), d.transpose(), par);
+    let trace = (0..c.nrows()).map(|i| c[(i, i)]).sum();
+    let eigen = dense::symmetric_eigen_with(c.as_ref(), par)?;
+    Ok(truncate(eigen.values, eigen.vectors.as_ref(), r, rank, trace))
+}
+
+/// The first `r` eigenpairs as rows, null directions as zeros.
+fn truncate(values: Vec<f64>, vectors: MatRef<'_, f64>, r: usize, rank: usize, trace: f64) -> HostEigenpairs {
+    let d = vectors.nrows();
+    let cut = NULL_EIGENVALUE * values.first().copied().unwrap_or(0.0);
+    let mut kept = vec![0f64; r];
+    let mut rows = vec![0f32; r * d];
+    for j in 0..r.min(rank).min(vectors.ncols()) {
+        if values[j] > cut {
+            kept[j] = values[j];
+            (0..d).for_each(|i| rows[j * d + i] = vectors[(i, j)] as f32);
+        }
+    }
+    HostEigenpairs { rows, values: kept, trace: f64::max(trace, 0.0) }
+}
