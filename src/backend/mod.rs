@@ -51,6 +51,20 @@ pub enum Polarity {
     Reversed,
 }
 
+impl Polarity {
+    /// `(v / mean)^exponent`, turned; 0 where the mean is 0.
+    pub fn scale(self, v: f64, mean: f64, exponent: f64) -> f64 {
+        let g = if mean > 0.0 { (v / mean).powf(exponent) } else { 0.0 };
+        match self {
+            Polarity::Full => g,
+            Polarity::Amplify => g.max(1.0),
+            Polarity::Suppress => g.min(1.0),
+            Polarity::Reversed if g > 0.0 => 1.0 / g,
+            Polarity::Reversed => 0.0,
+        }
+    }
+}
+
 /// A batched matrix on the backend's device. Owned, never aliased: in-place operations take `&mut`.
 pub trait Tensor {
     /// `batch x rows x cols`.

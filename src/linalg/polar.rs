@@ -1,5 +1,6 @@
 //! The orthogonal polar factor by an iteration of matrix products, and its nuclear norm.
 
+use super::Accuracy;
 use crate::backend::cpu::dense;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use faer::{Mat, MatRef, Par};
@@ -42,16 +43,16 @@ pub struct Polar<T> {
     pub rank_deficient: Vec<bool>,
 }
 
-/// Polar factor of every member of `a` (`batch x rows x cols`), by `steps` (at most 14) quintic steps on the short side.
+/// Polar factor of every member of `a` (`batch x rows x cols`), by quintic steps on the short side.
 ///
 /// The nuclear norm is `trace(P^T A)`. A member whose result is not a projector on its range is rank-deficient: rounding
 /// noise grew in its null space. It is computed again in f64 from the smaller Gram matrix, with the null cut
 /// [`NULL_SINGULAR_VALUE`].
-pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, steps: usize) -> Result<Polar<B::Tensor>> {
+pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -> Result<Polar<B::Tensor>> {
     let shape = a.shape();
     let short_side = if shape.rows <= shape.cols { Op::None } else { Op::Transpose };
     let mut factor = normalized(backend, a)?;
-    for &step in schedule(steps) {
+    for &step in schedule(accuracy.effort().polar_steps) {
         factor = quintic_step(backend, factor, short_side, step)?;
     }
     let defects = backend.download(&projector_defect(backend, &factor, short_side)?).await?;

@@ -1,1 +1,27 @@
 //! The merging methods: each equation of the papers is a function of its name.
+//!
+//! *Paper 1* is "Model Merging in the Essential Subspace" (CVPR 2026, arXiv 2602.20208), *paper 2* "Essential Subspace
+//! Merging for Multi-Task Learning" (arXiv 2606.19164). A method sees tensors on a backend and nothing else: no files,
+//! no layer names. Throughout, T tasks share a linear layer `y = W x` with `W` of `d_out x d_in`; `dW_t = W_t - W_0`.
+
+pub mod arithmetic;
+pub mod assembly;
+pub mod esd;
+pub mod esm;
+pub mod options;
+pub mod tsv;
+
+pub use options::{AlphaScope, Decomposition, EsmOptions, Fusion, Preset, Scale, TaskNorm};
+
+use crate::linalg::Accuracy;
+
+/// What every method needs to know about how to compute.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Solver {
+    /// Accuracy against time.
+    pub accuracy: Accuracy,
+    /// Seed of the random starts.
+    pub seed: u64,
+    /// Distinguishes the random numbers of different layers.
+    pub stream: u32,
+}

@@ -69,20 +69,6 @@ pub fn polarize(v: &mut CpuTensor, exponent: f32, polarity: Polarity) {
     let n = v.shape.matrix_len().max(1);
     for values in v.values.chunks_mut(n) {
         let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64;
-        values
-            .iter_mut()
-            .for_each(|x| *x = polarized(f64::from(*x), mean, f64::from(exponent), polarity) as f32);
-    }
-}
-
-/// `(v / mean)^exponent`, turned by `polarity`; 0 where the mean is 0.
-pub fn polarized(v: f64, mean: f64, exponent: f64, polarity: Polarity) -> f64 {
-    let g = if mean > 0.0 { (v / mean).powf(exponent) } else { 0.0 };
-    match polarity {
-        Polarity::Full => g,
-        Polarity::Amplify => g.max(1.0),
-        Polarity::Suppress => g.min(1.0),
-        Polarity::Reversed if g > 0.0 => 1.0 / g,
-        Polarity::Reversed => 0.0,
+        values.iter_mut().for_each(|x| *x = polarity.scale(f64::from(*x), mean, f64::from(exponent)) as f32);
     }
 }

@@ -1,0 +1,160 @@
+//! Essential Subspace Decomposition: the principal components of a task's output shift.
+
+use super::{Decomposition, Solver};
+use crate::backend::{Backend, Op, Result, Shape, Tensor};
+use crate::linalg::{Eigenpairs, SymmetricProduct, leading_eigenpairs};
+
+/// What is known of the inputs of one layer in each of T experts.
+pub enum Inputs<T> {
+    /// Every input token.
+    Activations {
+        /// `X_t`, `T x n x d_in`; experts with fewer tokens are padded with zero rows.
+        x: T,
+        /// The true number of tokens of each expert.
+        tokens: Vec<usize>,
+    },
+    /// `G_t = X_t^T X_t`, not normalised.
+    Gram {
+        /// `T x d_in x d_in`.
+        gram: T,
+        /// The number of tokens summed over, for each expert.
+        tokens: Vec<usize>,
+    },
+    /// No calibration: `G = I`.
+    DataFree,
+}
+
+impl<T> Inputs<T> {
+    /// The divisor `n - 1` of the covariance of task `t`; 1 for a single token and without calibration.
+    fn divisor(&self, t: usize) -> f64 {
+        match self {
+            Inputs::Activations { tokens, .. } | Inputs::Gram { tokens, .. } => {
+                tokens[t].saturating_sub(1).max(1) as f64
+            }
+            Inputs::DataFree => 1.0,
+        }
+    }
+
+    /// The largest rank the covariance of task `t` can have.
+    fn rank(&self, t: usize, d_out: usize, d_in: usize) -> usize {
+        match self {
+            Inputs::Activations { tokens, .. } | Inputs::Gram { tokens, .. } => {
+                tokens[t].min(d_out).min(d_in)
+            }
+            Inputs::DataFree => d_out.min(d_in),
+        }
+    }
+}
+
+/// Essential subspaces of T tasks.
+pub struct EssentialSubspace<T> {
+    /// `E_t^T`, `T x r x d_out`: orthonormal rows, most essential first; null directions are zero rows.
+    pub basis: T,
+    /// `lambda_t`, r for each task, descending; null ones are 0.
+    pub eigenvalues: Vec<Vec<f64>>,
+    /// For each task the share of the output shift's energy that the r directions keep, `sum_{j<=r} lambda / sum lambda`.
+    pub energy_retention: Vec<f64>,
+}
+
+/// The output shift `dO_t = X_t dW_t^T`, `T x n x d_out` (paper 1, eq. 3).
+pub fn output_shift<B: Backend>(backend: &B, x: &B::Tensor, deltas: &B::Tensor) -> Result<B::Tensor> {
+    backend.matmul(x, Op::None, deltas, Op::Transpose)
+}
+
+/// ESD: the `r` leading eigenvectors and eigenvalues of `C_t = dO_t^T dO_t / (n - 1)`, uncentered, `d_out x d_out`
+/// (paper 1, eqs. 4 to 6). With Grams, `C_t = dW_t G_t dW_t^T / (n - 1)`; without calibration `C_t = dW_t dW_t^T`.
+///
+/// `deltas` is `T x d_out x d_in`. With `n < r` there are only `n` directions; no other is invented.
+pub async fn essential_subspace<B: Backend>(
+    backend: &B,
+    deltas: &B::Tensor,
+    inputs: &Inputs<B::Tensor>,
+    decomposition: Decomposition,
+    r: usize,
+    solver: Solver,
+) -> Result<EssentialSubspace<B::Tensor>> {
+    let inputs = match decomposition {
+        Decomposition::Esd => inputs,
+        Decomposition::Svd => &Inputs::DataFree,
+    };
+    let Shape { batch: tasks, rows: d_out, cols: d_in } = deltas.shape();
+    let ranks: Vec<usize> = (0..tasks).map(|t| inputs.rank(t, d_out, d_in)).collect();
+    let (accuracy, start) = (solver.accuracy, (solver.seed, solver.stream));
+    let pairs = match inputs {
+        Inputs::Activations { x, .. } => {
+            let shift = output_shift(backend, x, deltas)?;
+            let c = SymmetricProduct::Factor { x: &shift, op: Op::Transpose };
+            leading_eigenpairs(backend, c, r, &ranks, accuracy, start).await?
+        }
+        Inputs::Gram { gram, .. } => {
+            let c = SymmetricProduct::Congruence { d: deltas, g: gram };
+            leading_eigenpairs(backend, c, r, &ranks, accuracy, start).await?
+        }
+        Inputs::DataFree => {
+            let c = SymmetricProduct::Factor { x: deltas, op: Op::None };
+            leading_eigenpairs(backend, c, r, &ranks, accuracy, start).await?
+        }
+    };
+    Ok(normalized(pairs, |t| inputs.divisor(t)))
+}
+
+/// Eigenvalues of the covariance from those of the unnormalised product.
+fn normalized<T>(pairs: Eigenpairs<T>, divisor: impl Fn(usize) -> f64) -> EssentialSubspace<T> {
+    let kept = |values: &[f64]| values.iter().sum::<f64>();
+    let energy = pairs
+        .values
+        .iter()
+        .zip(&pairs.traces)
+        .map(|(v, &total)| if total > 0.0 { kept(v) / total } else { 0.0 });
+    EssentialSubspace {
+        energy_retention: energy.collect(),
+        eigenvalues: pairs
+            .values
+            .iter()
+            .enumerate()
+            .map(|(t, v)| v.iter().map(|l| l / divisor(t)).collect())
+            .collect(),
+        basis: pairs.basis,
+    }
+}
+
+/// The rank budget of a task, `r = floor(d_out / T)`, at least 1.
+pub fn rank_budget(d_out: usize, tasks: usize) -> usize {
+    (d_out / tasks.max(1)).max(1)
+}
+
+/// `||V_m^T dW_t||_F^2 + sum_{j >= m} ||row j of dW_t||^2` with the complete basis `V_m`, `m = min(n, d_out)`: the squared
+/// norm that the released code compares when there are fewer tokens than outputs. `delta` is one task's.
+pub async fn code_padded_norm<B: Backend>(
+    backend: &B,
+    delta: &B::Tensor,
+    inputs: &Inputs<B::Tensor>,
+    task: usize,
+    decomposition: Decomposition,
+) -> Result<f64> {
+    let Shape { rows: d_out, cols: d_in, .. } = delta.shape();
+    let own = match inputs {
+        Inputs::Activations { x, tokens } => Inputs::Activations {
+            x: backend.slice(x, task..task + 1, 0..tokens[task], 0..d_in)?,
+            tokens: vec![tokens[task]],
+        },
+        Inputs::Gram { gram, tokens } => Inputs::Gram {
+            gram: backend.slice(gram, task..task + 1, 0..d_in, 0..d_in)?,
+            tokens: vec![tokens[task]],
+        },
+        Inputs::DataFree => Inputs::DataFree,
+    };
+    let m = match &own {
+        Inputs::Activations { tokens, .. } | Inputs::Gram { tokens, .. } => tokens[0].min(d_out),
+        Inputs::DataFree => d_out.min(d_in),
+    };
+    let exact = Solver { accuracy: crate::linalg::Accuracy::Exact, ..Solver::default() };
+    let complete = essential_subspace(backend, delta, &own, decomposition, m, exact).await?;
+    let inside = backend.matmul(&complete.basis, Op::None, delta, Op::None)?;
+    let padded = backend.slice(delta, 0..1, m..d_out, 0..d_in)?;
+    let norm = async |x: &B::Tensor| -> Result<f64> {
+        let norms = backend.download(&backend.frobenius_norms(x)?).await?;
+        Ok(norms.iter().map(|&v| f64::from(v)).sum())
+    };
+    Ok(norm(&inside).await?.hypot(norm(&padded).await?))
+}
