@@ -44,8 +44,7 @@ pub fn symmetric_eigen_with(a: MatRef<'_, f64>, par: Par) -> Result<SymmetricEig
     )
     .map_err(|_| Error::Internal("an eigendecomposition did not converge".into()))?;
     let values = (0..n).rev().map(|i| ascending.column_vector()[i]).collect();
-    u.reverse_cols_mut();
-    Ok(SymmetricEigen { values, vectors: u })
+    Ok(SymmetricEigen { values, vectors: u.reverse_cols().to_owned() })
 }
 
 /// `Q` (orthonormal columns) and `R` (upper triangular) of a tall matrix.

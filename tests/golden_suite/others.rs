@@ -1,0 +1,78 @@
+//! Runs of the other methods, and the polar factor's unit cases.
+
+use crate::case::{Case, Run};
+use crate::compare::Actual;
+use crate::esm::wide;
+use esmerge::backend::{Backend, Result, Shape, Tensor};
+use esmerge::linalg::{Accuracy, NULL_SINGULAR_VALUE, polar, singular_values};
+use esmerge::method::{Solver, arithmetic, assembly, tsv};
+
+pub async fn polar_units<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
+    let mut actual = Actual::new();
+    for name in case.keys_under("matrix/") {
+        let matrix = case.upload(backend, &format!("matrix/{name}"))?;
+        let shape = matrix.shape();
+        let result = polar(backend, &matrix, Accuracy::Exact).await?;
+        let sigma = singular_values(backend, &matrix).await?.remove(0);
+        let rank = sigma.iter().filter(|&&s| s > NULL_SINGULAR_VALUE * sigma[0]).count();
+        let key = |quantity: &str| format!("run.{}/{name}/{quantity}", run.id);
+        actual.insert(key("factor"), wide(backend, &result.factor).await?);
+        actual.insert(key("mean_sigma"), vec![result.nuclear_norms[0] / shape.rows.min(shape.cols) as f64]);
+        actual.insert(key("sigma"), sigma);
+        actual.insert(key("rank"), vec![rank as f64]);
+    }
+    Ok(actual)
+}
+
+pub async fn tsv_m<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
+    let mean_sigma = run.options.get("polar_scale").is_some_and(|v| v == "mean_sigma");
+    let solver = Solver { accuracy: Accuracy::Exact, ..Solver::default() };
+    let mut actual = Actual::new();
+    for weight in case.tensors.keys() {
+        let delta = tsv::tsv_m(backend, &case.deltas(backend, weight)?, mean_sigma, solver).await?.delta;
+        insert(backend, case, run, weight, delta, &mut actual).await?;
+    }
+    Ok(actual)
+}
+
+pub async fn arithmetic<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
+    let number = |v: &serde_json::Value| v.as_f64().expect("a number");
+    let given = run.options.get("coeffs").and_then(|v| v.as_array());
+    let weights: Vec<f64> = given.map_or(vec![1.0; case.tasks], |c| c.iter().map(number).collect());
+    let coefficients = match run.method.as_str() {
+        "weight_average" => arithmetic::average_coefficients(&weights).expect("weights do not sum to zero"),
+        _ => arithmetic::task_arithmetic_coefficients(&weights, run.options.get("lam").map_or(1.0, number)),
+    };
+    let mut actual = Actual::new();
+    for weight in case.tensors.keys() {
+        let deltas = case.deltas(backend, weight)?;
+        let Shape { rows, cols, .. } = deltas.shape();
+        let mut sum = backend.zeros(Shape::matrix(rows, cols))?;
+        for (t, &c) in coefficients.iter().enumerate() {
+            arithmetic::accumulate(
+                backend,
+                &mut sum,
+                c,
+                &backend.slice(&deltas, t..t + 1, 0..rows, 0..cols)?,
+            )?;
+        }
+        insert(backend, case, run, weight, sum, &mut actual).await?;
+    }
+    Ok(actual)
+}
+
+/// The delta and the weight it makes.
+async fn insert<B: Backend>(
+    backend: &B,
+    case: &Case,
+    run: &Run,
+    weight: &str,
+    mut delta: B::Tensor,
+    actual: &mut Actual,
+) -> Result<()> {
+    let key = |quantity: &str| format!("run.{}/{weight}/{quantity}", run.id);
+    actual.insert(key("delta"), wide(backend, &delta).await?);
+    assembly::assemble(backend, &case.upload(backend, &format!("base/{weight}"))?, &mut delta, 1.0, 1.0)?;
+    actual.insert(key("weight"), wide(backend, &delta).await?);
+    Ok(())
+}

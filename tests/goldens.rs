@@ -1,0 +1,94 @@
+//! The golden suite: every run of every case file, on every device, within the tolerance stated for each value.
+//!
+//! The suite knows nothing but the files. Their folder is `ESMERGE_GOLDEN`, else `../shared/golden`, else the subset
+//! committed under `tests/goldens/`. A run whose method this version does not have is reported as ignored, by name.
+
+#[path = "golden_suite/case.rs"]
+mod case;
+#[path = "golden_suite/compare.rs"]
+mod compare;
+#[path = "common/devices.rs"]
+mod devices;
+#[path = "golden_suite/esm.rs"]
+mod esm;
+#[path = "golden_suite/others.rs"]
+mod others;
+
+use case::{Case, Run};
+use compare::Actual;
+use devices::{Device, for_each_device};
+use esmerge::backend::Backend;
+use libtest_mimic::{Arguments, Failed, Trial};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+fn main() {
+    let arguments = Arguments::from_args();
+    let mut trials = Vec::new();
+    for path in case::files(&folder()) {
+        let case = Arc::new(Case::read(&path));
+        for (index, run) in case.runs.iter().enumerate() {
+            for device in for_each_device() {
+                trials.push(trial(&case, index, run, device));
+            }
+        }
+    }
+    libtest_mimic::run(&arguments, trials).exit();
+}
+
+/// One run of one case on one device.
+fn trial(case: &Arc<Case>, index: usize, run: &Run, device: Device) -> Trial {
+    let supported = is_supported(&run.method);
+    let what = if supported { "" } else { " [method not in this version]" };
+    let name = format!("{device}/{}/{}{what}", case.name, run.id);
+    let ignored = !supported || !device.present();
+    let case = Arc::clone(case);
+    Trial::test(name, move || {
+        let run = &case.runs[index];
+        let actual = device.with(Job { case: &case, run })?;
+        compare::check(&case, run, &actual)
+    })
+    .with_ignored_flag(ignored)
+}
+
+fn is_supported(method: &str) -> bool {
+    matches!(method, "esm" | "polar" | "tsv_m" | "weight_average" | "task_arithmetic")
+}
+
+/// Computes a run's values on whichever backend the device has.
+struct Job<'a> {
+    case: &'a Case,
+    run: &'a Run,
+}
+
+impl devices::Work for Job<'_> {
+    type Output = Result<Actual, Failed>;
+
+    fn run<B: Backend>(self, backend: &B) -> Self::Output {
+        let Job { case, run } = self;
+        pollster::block_on(async {
+            match run.method.as_str() {
+                "esm" => esm::compute(backend, case, run).await,
+                "polar" => others::polar_units(backend, case, run).await,
+                "tsv_m" => others::tsv_m(backend, case, run).await,
+                _ => others::arithmetic(backend, case, run).await,
+            }
+        })
+        .map_err(Failed::from)
+    }
+}
+
+/// Where the case files are. In CI a missing folder is a failure, never a quiet fallback.
+fn folder() -> PathBuf {
+    if let Some(folder) = std::env::var_os("ESMERGE_GOLDEN") {
+        return folder.into();
+    }
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let full = root.join("../shared/golden");
+    if full.is_dir() {
+        return full;
+    }
+    assert!(std::env::var_os("CI").is_none(), "in CI the golden vectors must be at {}", full.display());
+    println!("{} is not here: running the subset in tests/goldens", full.display());
+    root.join("tests/goldens")
+}
