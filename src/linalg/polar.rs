@@ -16,21 +16,22 @@ const NOT_A_PROJECTOR: f32 = 1e-2;
 /// Coefficients `(a, b, c)` of the steps `X <- (a I + b G + c G^2) X`: minimax quintics for singular values in
 /// `[1e-6, 1]`, each composed with a safety factor 1/1.01 but the last four (the Polar Express schedule, arXiv
 /// 2505.16932, continued by Newton-Schulz steps).
-const STEPS: [(f32, f32, f32); 14] = [
-    (8.239_266, -22.997_13, 16.529_146),
-    (4.119_596_2, -2.874_639_4, 0.516_539_8),
-    (4.119_425, -2.874_595_4, 0.516_545_5),
-    (4.118_712_4, -2.874_413, 0.516_569_2),
-    (4.115_752_2, -2.873_655, 0.516_668_2),
-    (4.103_494_6, -2.870_526_6, 0.517_083_76),
-    (4.053_515_4, -2.857_935_4, 0.518_877_33),
-    (3.862_118_7, -2.812_57, 0.527_439_6),
-    (3.131_528_6, -2.301_771_2, 0.472_706_67),
-    (2.159_877_3, -1.513_884, 0.387_333_48),
-    (1.881_792_7, -1.257_526_8, 0.375_753_46),
-    (1.875_000_1, -1.250_000_1, 0.375),
-    (1.875, -1.25, 0.375),
-    (1.875, -1.25, 0.375),
+#[rustfmt::skip]
+const STEPS: [[f64; 3]; 14] = [
+    [8.239266450, -22.997130473, 16.529146496],
+    [4.119596187, -2.874639386, 0.516539781],
+    [4.119424945, -2.874595504, 0.516545482],
+    [4.118712634, -2.874413003, 0.516569219],
+    [4.115752299, -2.873655090, 0.516668197],
+    [4.103494804, -2.870526486, 0.517083771],
+    [4.053515262, -2.857935517, 0.518877355],
+    [3.862118790, -2.812569960, 0.527439582],
+    [3.131528550, -2.301771286, 0.472706665],
+    [2.159877347, -1.513884072, 0.387333478],
+    [1.881792615, -1.257526817, 0.375753475],
+    [1.875000109, -1.250000121, 0.375000012],
+    [1.875, -1.25, 0.375],
+    [1.875, -1.25, 0.375],
 ];
 
 /// Polar factors `P = U V^T` of the thin SVDs `A = U S V^T`.
@@ -58,8 +59,7 @@ pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -
     let defects = backend.download(&projector_defect(backend, &factor, short_side)?).await?;
     let inner = backend.download(&backend.inner_products(&factor, a)?).await?;
     let mut nuclear_norms: Vec<f64> = inner.iter().map(|&v| f64::from(v)).collect();
-    // written so that NaN counts as deficient
-    let rank_deficient: Vec<bool> = defects.iter().map(|&d| !(d <= NOT_A_PROJECTOR)).collect();
+    let rank_deficient: Vec<bool> = defects.iter().map(|&d| d.is_nan() || d > NOT_A_PROJECTOR).collect();
     for b in (0..shape.batch).filter(|&b| rank_deficient[b]) {
         let member = backend.slice(a, b..b + 1, 0..shape.rows, 0..shape.cols)?;
         let (exact, nuclear_norm) = rank_deficient_polar(backend, &member).await?;
@@ -71,7 +71,7 @@ pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -
 
 /// The last `steps` of the schedule start too late for small singular values, and the first are nearly alike: a
 /// shorter schedule leaves out steps after the first.
-fn schedule(steps: usize) -> impl Iterator<Item = &'static (f32, f32, f32)> {
+fn schedule(steps: usize) -> impl Iterator<Item = &'static [f64; 3]> {
     let left_out = STEPS.len().saturating_sub(steps);
     STEPS[..1].iter().chain(&STEPS[1 + left_out..])
 }
@@ -90,8 +90,9 @@ fn quintic_step<B: Backend>(
     backend: &B,
     x: B::Tensor,
     short_side: Op,
-    (a, b, c): (f32, f32, f32),
+    coefficients: [f64; 3],
 ) -> Result<B::Tensor> {
+    let [a, b, c] = coefficients.map(|v| v as f32);
     let gram = backend.gram(&x, short_side)?;
     let mut polynomial = backend.duplicate(&gram)?;
     backend.syrk(c, &gram, Op::None, b, &mut polynomial)?; // G is symmetric: c G G^T + b G

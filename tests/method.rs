@@ -1,0 +1,276 @@
+//! Claims about the merging methods, on every device.
+
+#[path = "common/claims.rs"]
+#[macro_use]
+mod claims;
+#[path = "common/devices.rs"]
+mod devices;
+#[path = "common/matrices.rs"]
+mod matrices;
+
+use esmerge::backend::{Backend, Polarity, Result};
+use esmerge::linalg::Accuracy;
+use esmerge::method::esd::{EssentialSubspace, Inputs, essential_subspace};
+use esmerge::method::esm::{eigenvalue_weights, esm_layer, join_factors, merge_factors, task_factors};
+use esmerge::method::{Decomposition, EsmOptions, Fusion, Preset, Scale, Solver, assembly, tsv};
+use matrices::{Matrix, download, upload};
+
+const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, stream: 0 };
+
+fn main() {
+    claims::run(claims());
+}
+
+/// Deltas of `d_out x d_in` for T tasks, with decaying spectra.
+fn deltas(tasks: u64, d_out: usize, d_in: usize) -> Vec<Matrix> {
+    (0..tasks).map(|t| Matrix::with_decay(d_out, d_in, 0.85, 100 + 2 * t)).collect()
+}
+
+fn activations(tasks: u64, n: usize, d_in: usize) -> Vec<Matrix> {
+    (0..tasks).map(|t| Matrix::random(n, d_in, 200 + t)).collect()
+}
+
+fn inputs<B: Backend>(backend: &B, x: &[Matrix]) -> Result<Inputs<B::Tensor>> {
+    Ok(Inputs::Activations { x: upload(backend, x)?, tokens: vec![x[0].rows; x.len()] })
+}
+
+async fn esd<B: Backend>(
+    backend: &B,
+    d: &[Matrix],
+    inputs: &Inputs<B::Tensor>,
+    r: usize,
+) -> Result<EssentialSubspace<B::Tensor>> {
+    essential_subspace(backend, &upload(backend, d)?, inputs, Decomposition::Esd, r, EXACT).await
+}
+
+async fn merged<B: Backend>(
+    backend: &B,
+    d: &[Matrix],
+    inputs: &Inputs<B::Tensor>,
+    r: usize,
+    options: &EsmOptions,
+) -> Result<Matrix> {
+    let layer = esm_layer(backend, &upload(backend, d)?, inputs, r, options, EXACT).await?;
+    Ok(download(backend, &layer.delta).await?.remove(0))
+}
+
+/// `E^T E` of a basis kept as rows.
+fn projector(basis: &Matrix) -> Matrix {
+    basis.transposed().times(basis)
+}
+
+claims! {
+    async fn esd_error_equals_the_discarded_eigenvalues(backend) {
+        let (d, x) = (deltas(2, 33, 20), activations(2, 50, 20));
+        let (all, few) = (esd(backend, &d, &inputs(backend, &x)?, 20).await?, esd(backend, &d, &inputs(backend, &x)?, 7).await?);
+        let basis = download(backend, &few.basis).await?;
+        for t in 0..2 {
+            let kept = projector(&basis[t]).times(&d[t]);
+            let error = x[t].times(&d[t].minus(&kept).transposed()).norm().powi(2);
+            let discarded = 49.0 * all.eigenvalues[t][7..].iter().sum::<f64>();
+            assert!((error - discarded).abs() < 1e-4 * discarded, "{error} {discarded}");
+            let total: f64 = all.eigenvalues[t].iter().sum();
+            let retained = all.eigenvalues[t][..7].iter().sum::<f64>() / total;
+            assert!((few.energy_retention[t] - retained).abs() < 1e-5);
+        }
+        Ok(())
+    }
+
+    async fn no_other_output_projection_of_the_same_rank_does_better(backend) {
+        let (d, x) = (deltas(1, 30, 24), activations(1, 40, 24));
+        let basis = download(backend, &esd(backend, &d, &inputs(backend, &x)?, 5).await?.basis).await?.remove(0);
+        let error = |rows: &Matrix| {
+            let kept = projector(rows).times(&d[0]);
+            x[0].times(&d[0].minus(&kept).transposed()).norm()
+        };
+        let best = error(&basis);
+        let svd = download(backend, &esd(backend, &d, &Inputs::DataFree, 5).await?.basis).await?.remove(0);
+        assert!(best < error(&svd), "the truncated SVD is optimal for the weights, not for the outputs");
+        for seed in 0..20 {
+            let nudge = Matrix::random(5, 30, 300 + seed);
+            let other = Matrix::from_fn(5, 30, |i, j| basis.at(i, j) + 0.05 * nudge.at(i, j));
+            assert!(best < error(&other.transposed().orthonormal_columns().transposed()));
+        }
+        Ok(())
+    }
+
+    async fn scaling_the_inputs_scales_eigenvalues_and_leaves_the_subspace(backend) {
+        let (d, x) = (deltas(1, 24, 30), activations(1, 60, 30));
+        let scaled: Vec<Matrix> = vec![Matrix::from_fn(60, 30, |i, j| 4.0 * x[0].at(i, j))];
+        let (a, b) = (esd(backend, &d, &inputs(backend, &x)?, 6).await?, esd(backend, &d, &inputs(backend, &scaled)?, 6).await?);
+        let (ea, eb) = (download(backend, &a.basis).await?, download(backend, &b.basis).await?);
+        assert!(projector(&eb[0]).distance(&projector(&ea[0])) < 1e-5);
+        for (p, q) in a.eigenvalues[0].iter().zip(&b.eigenvalues[0]) {
+            assert!((q / p - 16.0).abs() < 1e-4);
+        }
+        Ok(())
+    }
+
+    async fn without_calibration_esd_is_the_truncated_svd(backend) {
+        let d = deltas(1, 40, 28);
+        let free = esd(backend, &d, &Inputs::DataFree, 9).await?;
+        for (j, value) in free.eigenvalues[0].iter().enumerate() {
+            let truth = 0.85f64.powi(2 * j as i32);
+            assert!((value - truth).abs() < 1e-5 * truth, "sigma^2 {j}");
+        }
+        let basis = download(backend, &free.basis).await?.remove(0);
+        let error = projector(&basis).times(&d[0]).minus(&d[0]).norm().powi(2);
+        let discarded: f64 = (9..28).map(|j| 0.85f64.powi(2 * j)).sum();
+        assert!((error - discarded).abs() < 1e-5 * discarded);
+        Ok(())
+    }
+
+    async fn a_gram_says_the_same_as_the_tokens_it_sums(backend) {
+        let (d, x) = (deltas(2, 26, 18), activations(2, 70, 18));
+        let grams: Vec<Matrix> = x.iter().map(|x| x.transposed().times(x)).collect();
+        let gram = Inputs::Gram { gram: upload(backend, &grams)?, tokens: vec![70, 70] };
+        let (a, b) = (esd(backend, &d, &inputs(backend, &x)?, 6).await?, esd(backend, &d, &gram, 6).await?);
+        let (ea, eb) = (download(backend, &a.basis).await?, download(backend, &b.basis).await?);
+        for t in 0..2 {
+            assert!(projector(&eb[t]).distance(&projector(&ea[t])) < 1e-4);
+            assert!((a.energy_retention[t] - b.energy_retention[t]).abs() < 1e-5);
+        }
+        Ok(())
+    }
+
+    async fn zero_rows_that_pad_a_shorter_expert_change_nothing(backend) {
+        let (d, x) = (deltas(1, 20, 16), activations(1, 30, 16));
+        let padded = Matrix::from_fn(45, 16, |i, j| if i < 30 { x[0].at(i, j) } else { 0.0 });
+        let padded = Inputs::Activations { x: upload(backend, &[padded])?, tokens: vec![30] };
+        let (a, b) = (esd(backend, &d, &inputs(backend, &x)?, 8).await?, esd(backend, &d, &padded, 8).await?);
+        for (p, q) in a.eigenvalues[0].iter().zip(&b.eigenvalues[0]) {
+            assert!((p - q).abs() < 1e-6 * a.eigenvalues[0][0]);
+        }
+        Ok(())
+    }
+
+    async fn with_fewer_tokens_than_directions_none_is_invented(backend) {
+        let (d, x) = (deltas(2, 40, 30), activations(2, 4, 30));
+        for accuracy in [Accuracy::Exact, Accuracy::Balanced] {
+            let solver = Solver { accuracy, ..EXACT };
+            let found = essential_subspace(backend, &upload(backend, &d)?, &inputs(backend, &x)?, Decomposition::Esd, 9, solver).await?;
+            let basis = download(backend, &found.basis).await?;
+            assert!(basis.iter().all(|b| b.values[4 * 40..].iter().all(|&v| v == 0.0)), "{accuracy}");
+            assert!(found.eigenvalues.iter().all(|l| l[3] > 0.0 && l[4..].iter().all(|&v| v == 0.0)), "{accuracy}");
+        }
+        Ok(())
+    }
+
+    async fn decomposition_svd_ignores_the_calibration(backend) {
+        let (d, x) = (deltas(3, 24, 16), activations(3, 30, 16));
+        let svd = EsmOptions { decomposition: Decomposition::Svd, ..Preset::Esm.options() };
+        let with = merged(backend, &d, &inputs(backend, &x)?, 8, &svd).await?;
+        let without = merged(backend, &d, &Inputs::DataFree, 8, &Preset::Esm.options()).await?;
+        assert_eq!(with.values, without.values);
+        Ok(())
+    }
+
+    async fn one_task_of_full_rank_without_scaling_comes_back_whole(backend) {
+        let (d, x) = (deltas(1, 12, 20), activations(1, 50, 20));
+        let plain = EsmOptions {
+            eigen_weight_power: 0.0, inter_task: None, inter_dimension: None, fusion: Fusion::Concat, gain: 1.0,
+            ..Preset::Esm.options()
+        };
+        let back = merged(backend, &d, &inputs(backend, &x)?, 12, &plain).await?;
+        assert!(back.distance(&d[0]) < 1e-5);
+        Ok(())
+    }
+
+    async fn the_order_of_tasks_does_not_matter(backend) {
+        let (d, x) = (deltas(3, 30, 21), activations(3, 40, 21));
+        let order = [2, 0, 1];
+        let (d2, x2): (Vec<_>, Vec<_>) = order.iter().map(|&t| (d[t].clone(), x[t].clone())).unzip();
+        let a = merged(backend, &d, &inputs(backend, &x)?, 10, &Preset::Esm.options()).await?;
+        let b = merged(backend, &d2, &inputs(backend, &x2)?, 10, &Preset::Esm.options()).await?;
+        assert!(b.distance(&a) < 1e-4, "{}", b.distance(&a));
+        Ok(())
+    }
+
+    async fn tasks_taken_a_few_at_a_time_merge_to_the_same_layer(backend) {
+        let (d, x) = (deltas(3, 24, 18), activations(3, 40, 18));
+        let options = Preset::Esm.options();
+        let whole = merged(backend, &d, &inputs(backend, &x)?, 8, &options).await?;
+        let mut parts = Vec::new();
+        for range in [0..2, 2..3] {
+            let (d, x) = (&d[range.clone()], &x[range]);
+            parts.push(task_factors(backend, &upload(backend, d)?, &inputs(backend, x)?, 8, &options, EXACT).await?);
+        }
+        let layer = merge_factors(backend, join_factors(backend, parts)?, &options, EXACT).await?;
+        let joined = download(backend, &layer.delta).await?.remove(0);
+        assert!(joined.distance(&whole) < 1e-5);
+        Ok(())
+    }
+
+    async fn a_task_without_a_delta_leaves_the_others_their_directions(backend) {
+        let (mut d, x) = (deltas(3, 24, 18), activations(3, 40, 18));
+        d[1].values.fill(0.0);
+        let layer = merged(backend, &d, &inputs(backend, &x)?, 8, &Preset::Esm.options()).await?;
+        assert!(layer.values.iter().all(|v| v.is_finite()) && layer.norm() > 0.0);
+        d.iter_mut().for_each(|d| d.values.fill(0.0));
+        let nothing = merged(backend, &d, &inputs(backend, &x)?, 8, &Preset::Esm.options()).await?;
+        assert!(nothing.values.iter().all(|&v| v == 0.0));
+        Ok(())
+    }
+
+    async fn the_polarized_scale_has_its_four_forms_on_the_device_too(backend) {
+        let norms = [0.0, 0.5, 1.0, 2.5];
+        for (polarity, expected) in [
+            (Polarity::Full, [0.0, 0.25, 1.0, 6.25]),
+            (Polarity::Amplify, [1.0, 1.0, 1.0, 6.25]),
+            (Polarity::Suppress, [0.0, 0.25, 1.0, 1.0]),
+            (Polarity::Reversed, [0.0, 4.0, 1.0, 0.16]),
+        ] {
+            assert_eq!(Scale::of(Some(Scale { exponent: 2.0, polarity }), &norms), expected);
+            let mut device = upload(backend, &[Matrix { rows: 1, cols: 4, values: norms.to_vec() }])?;
+            backend.polarize(&mut device, 2.0, polarity)?;
+            let got = download(backend, &device).await?.remove(0);
+            got.values.iter().zip(expected).for_each(|(g, e)| assert!((g - e).abs() < 1e-6 * e.max(1.0), "{polarity:?}"));
+        }
+        assert_eq!(Scale::of(None, &norms), [1.0; 4]);
+        assert_eq!(Scale::of(Some(Scale::default()), &[0.0, 0.0]), [0.0, 0.0]);
+        Ok(())
+    }
+
+    async fn tsv_m_of_one_task_is_the_task(backend) {
+        let d = deltas(1, 14, 22);
+        let layer = tsv::tsv_m(backend, &upload(backend, &d)?, false, EXACT).await?;
+        assert!(download(backend, &layer.delta).await?[0].distance(&d[0]) < 1e-5);
+        assert!((layer.energy_retention[0] - 1.0).abs() < 1e-5);
+        Ok(())
+    }
+
+    async fn balanced_and_fast_merges_are_near_the_exact_one(backend) {
+        // decays to 1e-4 of the first singular value within the rank budget, like a real task vector's output shift
+        let (d, x) = (deltas(4, 128, 96), activations(4, 160, 96));
+        let options = Preset::Esm.options();
+        let exact = merged(backend, &d, &inputs(backend, &x)?, 32, &options).await?;
+        for (accuracy, bound) in [(Accuracy::Balanced, 0.05), (Accuracy::Fast, 0.25)] {
+            let solver = Solver { accuracy, ..EXACT };
+            let layer = esm_layer(backend, &upload(backend, &d)?, &inputs(backend, &x)?, 32, &options, solver).await?;
+            let got = download(backend, &layer.delta).await?.remove(0);
+            assert!(got.distance(&exact) < bound, "{accuracy}: {}", got.distance(&exact));
+        }
+        Ok(())
+    }
+
+    async fn eigenvalue_weights_have_mean_one_and_follow_the_power(backend) {
+        let w = eigenvalue_weights(&[16.0, 1.0, 0.0], 0.5);
+        assert!((w.iter().sum::<f64>() / 3.0 - 1.0).abs() < 1e-12 && (w[0] / w[1] - 4.0).abs() < 1e-12 && w[2] == 0.0);
+        assert_eq!(eigenvalue_weights(&[3.0, 0.0], 0.0), [1.0, 1.0]);
+        assert_eq!(eigenvalue_weights(&[0.0, 0.0], 0.15), [0.0, 0.0]);
+        let _ = backend.name();
+        Ok(())
+    }
+
+    async fn inter_layer_scales_compare_a_layer_with_its_group_only(backend) {
+        let groups = [Some("fc"), Some("qkv"), Some("fc"), None];
+        let beta = assembly::inter_layer_scales(&[1.0, 7.0, 3.0, 5.0], &groups, Some(Scale::default()));
+        assert_eq!(beta, [0.25, 1.0, 2.25, 1.0]);
+        assert_eq!(assembly::inter_layer_scales(&[1.0, 7.0, 3.0, 5.0], &groups, None), [1.0; 4]);
+        let mut delta = upload(backend, &[Matrix { rows: 1, cols: 2, values: vec![1.0, -2.0] }])?;
+        let base = upload(backend, &[Matrix { rows: 1, cols: 2, values: vec![10.0, 20.0] }])?;
+        assembly::assemble(backend, &base, &mut delta, 0.5, 4.0)?;
+        assert_eq!(download(backend, &delta).await?[0].values, [12.0, 16.0]);
+        Ok(())
+    }
+}
