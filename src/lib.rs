@@ -7,3 +7,4 @@ pub mod kernels;
 pub mod linalg;
 #[cfg(feature = "merge")]
 pub mod method;
+mod matrix;
