@@ -39,7 +39,8 @@ fn main() {
 /// `naga`'s message, with an excerpt of the file, if the shader does not parse or is not valid.
 fn check(source: &str, file: &str) -> Result<(), String> {
     let name = format!("shaders/{file}");
-    let module = naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, &name))?;
+    let module =
+        naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, &name))?;
     Validator::new(ValidationFlags::all(), Capabilities::empty())
         .validate(&module)
         .map_err(|e| e.emit_to_string_with_path(source, &name))?;

@@ -9,8 +9,8 @@ pub mod cpu;
 mod error;
 pub mod gpu;
 
-pub use error::Error;
 pub use crate::matrix::{Dtype, Op, Polarity, Shape};
+pub use error::Error;
 
 use std::ops::Range;
 

@@ -65,8 +65,11 @@ pub fn gemm(
 ) -> Result<()> {
     let ((m, k), (k_b, n)) = (op_a.apply(a.shape), op_b.apply(b.shape));
     let batch = c.shape.batch;
-    let fits = k == k_b && c.shape == Shape::new(batch, m, n) && a.shape.batch == batch && b.shape.batch == batch;
-    require(fits, "gemm", || format!("a is {} ({op_a:?}), b is {} ({op_b:?}), c is {}", a.shape, b.shape, c.shape))?;
+    let fits =
+        k == k_b && c.shape == Shape::new(batch, m, n) && a.shape.batch == batch && b.shape.batch == batch;
+    require(fits, "gemm", || {
+        format!("a is {} ({op_a:?}), b is {} ({op_b:?}), c is {}", a.shape, b.shape, c.shape)
+    })?;
     let (a, b, c) = (*a, *b, *c);
     encode(recorder, &Product { name: "gemm", alpha, a, op_a, b, op_b, beta, c, triangular: false })
 }

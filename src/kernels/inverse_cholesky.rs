@@ -6,7 +6,7 @@ use crate::matrix::{Op, Shape};
 const NAME: &str = "inverse_cholesky";
 
 /// Rows of a diagonal block, as in the shader.
-const BLOCK: usize = 32;
+pub(crate) const CHOLESKY_BLOCK: usize = 32;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -40,7 +40,12 @@ pub struct CholeskyScratch<'a> {
 impl CholeskyScratch<'_> {
     /// Elements of `work`, `column`, `row` and `inverse` for a batch of matrices of order `n`.
     pub fn lens(batch: usize, n: usize) -> [usize; 4] {
-        [batch * n * n, batch * n * BLOCK, batch * BLOCK * n, batch * BLOCK * BLOCK]
+        [
+            batch * n * n,
+            batch * n * CHOLESKY_BLOCK,
+            batch * CHOLESKY_BLOCK * n,
+            batch * CHOLESKY_BLOCK * CHOLESKY_BLOCK,
+        ]
     }
 }
 
@@ -58,36 +63,53 @@ pub fn inverse_cholesky(
     scratch: &CholeskyScratch<'_>,
     w: &View<'_>,
 ) -> Result<()> {
-    let Shape { batch, rows: n, cols } = g.shape;
+    let Shape { rows: n, cols, .. } = g.shape;
     require(n == cols && w.shape == g.shape, NAME, || format!("g is {}, w is {}", g.shape, w.shape))?;
     if g.shape.is_empty() {
         return Ok(());
     }
+    equilibrate(recorder, g, scratch, w)?;
+    (0..n).step_by(CHOLESKY_BLOCK).try_for_each(|first| eliminate(recorder, g, scratch, w, first))
+}
+
+/// The first step of [`inverse_cholesky`].
+pub(crate) fn equilibrate(
+    recorder: &mut Recorder<'_>,
+    g: &View<'_>,
+    scratch: &CholeskyScratch<'_>,
+    w: &View<'_>,
+) -> Result<()> {
+    step(recorder, "equilibrate", g, scratch, w, 0..0)
+}
+
+/// The step of [`inverse_cholesky`] that finishes the block of rows at `first` and takes it out of the rows below.
+pub(crate) fn eliminate(
+    recorder: &mut Recorder<'_>,
+    g: &View<'_>,
+    scratch: &CholeskyScratch<'_>,
+    w: &View<'_>,
+    first: usize,
+) -> Result<()> {
+    let Shape { batch, rows: n, .. } = g.shape;
+    let end = n.min(first + CHOLESKY_BLOCK);
+    let (block, below) = (first..end, end..n);
+    step(recorder, "factor", g, scratch, w, block.clone())?;
+    let inverse = View::packed(scratch.inverse, Shape::new(batch, CHOLESKY_BLOCK, CHOLESKY_BLOCK));
+    let inverse = inverse.block(0..batch, 0..block.len(), 0..block.len());
+
+    // The block's rows of w: L_jj^(-1) times what the rows above left of S.
+    let done = w.block(0..batch, block.clone(), 0..end);
+    let row = View::packed(scratch.row, done.shape);
+    gemm(recorder, 1.0, &inverse, Op::None, &done, Op::None, 0.0, &row)?;
+    copy_block(recorder, &row, &done)?;
+
+    // L_ij for the rows below, and what it takes from them.
     let work = View::packed(scratch.work, g.shape);
-    step(recorder, "equilibrate", g, scratch, w, 0..0)?;
-    for first in (0..n).step_by(BLOCK) {
-        let end = n.min(first + BLOCK);
-        let (block, below) = (first..end, end..n);
-        step(recorder, "factor", g, scratch, w, block.clone())?;
-        let inverse = View::packed(scratch.inverse, Shape::new(batch, BLOCK, BLOCK));
-        let inverse = inverse.block(0..batch, 0..block.len(), 0..block.len());
-
-        // The rows of the block are finished: w_j = L_jj^(-1) (what the rows above left of S_j).
-        let done = w.block(0..batch, block.clone(), 0..end);
-        let row = View::packed(scratch.row, done.shape);
-        gemm(recorder, 1.0, &inverse, Op::None, &done, Op::None, 0.0, &row)?;
-        copy_block(recorder, &row, &done)?;
-
-        // L_ij for the rows below, and what it takes from them.
-        let left = work.block(0..batch, below.clone(), block);
-        let column = View::packed(scratch.column, left.shape);
-        gemm(recorder, 1.0, &left, Op::None, &inverse, Op::Transpose, 0.0, &column)?;
-        let rest = work.block(0..batch, below.clone(), below.clone());
-        syrk(recorder, -1.0, &column, Op::None, 1.0, &rest)?;
-        let rest = w.block(0..batch, below, 0..end);
-        gemm(recorder, -1.0, &column, Op::None, &row, Op::None, 1.0, &rest)?;
-    }
-    Ok(())
+    let left = work.block(0..batch, below.clone(), block);
+    let column = View::packed(scratch.column, left.shape);
+    gemm(recorder, 1.0, &left, Op::None, &inverse, Op::Transpose, 0.0, &column)?;
+    syrk(recorder, -1.0, &column, Op::None, 1.0, &work.block(0..batch, below.clone(), below.clone()))?;
+    gemm(recorder, -1.0, &column, Op::None, &row, Op::None, 1.0, &w.block(0..batch, below, 0..end))
 }
 
 /// Encodes one of the shader's entry points for the diagonal block `block`.
@@ -104,7 +126,7 @@ fn step(
     let from = recorder.window(NAME, g)?;
     let work = recorder.window(NAME, &View::packed(scratch.work, g.shape))?;
     let to = recorder.window(NAME, w)?;
-    let inverse = View::packed(scratch.inverse, Shape::new(batch, BLOCK, BLOCK));
+    let inverse = View::packed(scratch.inverse, Shape::new(batch, CHOLESKY_BLOCK, CHOLESKY_BLOCK));
     let inverse = recorder.window(NAME, &inverse)?;
     let all = [(1, &from), (2, &work), (3, &to)];
     let diagonal = [(2, &work), (4, &inverse)];

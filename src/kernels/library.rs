@@ -142,8 +142,7 @@ impl Kernels {
     }
 
     fn compile(&self, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> wgpu::ComputePipeline {
-        let module =
-            lock(&self.modules).entry(shader.name).or_insert_with(|| self.module(shader)).clone();
+        let module = lock(&self.modules).entry(shader.name).or_insert_with(|| self.module(shader)).clone();
         self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(entry),
             layout: None,

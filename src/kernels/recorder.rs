@@ -81,8 +81,7 @@ impl<'a> Recorder<'a> {
 
     /// What a kernel binds for a view.
     pub(super) fn window<'v>(&self, kernel: &'static str, view: &View<'v>) -> Result<Window<'v>> {
-        if view.shape.batch > 1 && view.batch_stride == 0 || view.row_stride >= view.shape.cols || view.shape.rows <= 1
-        {
+        if view.row_stride >= view.shape.cols || view.shape.rows <= 1 {
             self.bytes(kernel, view.buffer, 4 * view.offset, 4 * view.span().max(1), 4)
         } else {
             let reason = format!("rows of {} elements are {} apart", view.shape.cols, view.row_stride);
@@ -139,7 +138,10 @@ impl<'a> Recorder<'a> {
 
 fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {
     let size = wgpu::BufferSize::new(size);
-    wgpu::BindGroupEntry { binding, resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }) }
+    wgpu::BindGroupEntry {
+        binding,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }),
+    }
 }
 
 /// [`Error::Operands`] unless `condition` holds.

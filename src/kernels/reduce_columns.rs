@@ -24,14 +24,15 @@ struct Params {
 
 const WORKGROUP: u32 = 64;
 
-/// Into how many chunks to cut columns of `rows` elements: 1 if one step does; else a second step, of [`Terms::Sums`],
-/// adds the chunks up.
-pub fn column_chunks(rows: usize) -> usize {
-    if rows <= 128 { 1 } else { rows.div_ceil(64).min(64) }
+/// Rows that one step had better add up at once: a longer column is cut into chunks of so many, and a second step, of
+/// [`Terms::Sums`], adds the chunks up.
+pub fn column_chunk(rows: usize) -> usize {
+    if rows <= 128 { 128 } else { rows.div_ceil(64).max(64) }
 }
 
-/// `out[b, c, j]` is the sum of the terms of column `j` of matrix `b` over its `c`-th chunk of rows, of `out.rows` equal
-/// chunks; with `root`, its square root. Column norms are [`Terms::Squares`] with `root` into one chunk.
+/// `out[b, c, j]` is the sum of the terms of column `j` of matrix `b` over its `c`-th chunk of `chunk` rows; with `root`,
+/// its square root. `out` has a row for each chunk, and at least one. Column norms are [`Terms::Squares`] with `root`
+/// and a chunk as long as the column.
 ///
 /// # Errors
 /// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
@@ -39,13 +40,15 @@ pub fn reduce_columns(
     recorder: &mut Recorder<'_>,
     x: &View<'_>,
     terms: Terms<'_>,
+    chunk: usize,
     root: bool,
     out: &View<'_>,
 ) -> Result<()> {
     const NAME: &str = "reduce_columns";
     let y = if let Terms::Products(y) = terms { y } else { *x };
-    let chunks = out.shape.rows;
-    let fits = x.shape == y.shape && out.shape == Shape { rows: chunks, ..x.shape } && chunks > 0;
+    let chunk = chunk.max(1);
+    let chunks = x.shape.rows.div_ceil(chunk).max(1);
+    let fits = x.shape == y.shape && out.shape == Shape { rows: chunks, ..x.shape };
     require(fits, NAME, || format!("x is {}, y is {}, out is {}", x.shape, y.shape, out.shape))?;
     if out.shape.is_empty() {
         return Ok(());
@@ -67,7 +70,7 @@ pub fn reduce_columns(
             rows: x.shape.rows as u32,
             cols: x.shape.cols as u32,
             chunks: chunks as u32,
-            chunk: x.shape.rows.div_ceil(chunks) as u32,
+            chunk: chunk as u32,
             groups: count as u32,
             x_offset: from_x.first,
             x_row_stride: x.row_stride as u32,

@@ -44,15 +44,15 @@ impl Terms<'_> {
     }
 }
 
-
-/// Into how many chunks to cut rows of `cols` elements: 1 if one step does; else a second step, of [`Terms::Sums`], adds
-/// the chunks up.
-pub fn row_chunks(cols: usize) -> usize {
-    cols.div_ceil(4096).clamp(1, 4096)
+/// Columns that one step had better add up at once: a longer row is cut into chunks of so many, and a second step, of
+/// [`Terms::Sums`], adds the chunks up.
+pub fn row_chunk(cols: usize) -> usize {
+    cols.div_ceil(4096).max(4096)
 }
 
-/// `out[b, i, c]` is the sum of the terms of row `i` of matrix `b` over its `c`-th chunk of columns, of `out.cols` equal
-/// chunks; with `root`, its square root. Row norms are [`Terms::Squares`] with `root` into one chunk.
+/// `out[b, i, c]` is the sum of the terms of row `i` of matrix `b` over its `c`-th chunk of `chunk` columns; with `root`,
+/// its square root. `out` has a column for each chunk, and at least one. Row norms are [`Terms::Squares`] with `root`
+/// and a chunk as long as the row.
 ///
 /// # Errors
 /// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
@@ -60,18 +60,19 @@ pub fn reduce_rows(
     recorder: &mut Recorder<'_>,
     x: &View<'_>,
     terms: Terms<'_>,
+    chunk: usize,
     root: bool,
     out: &View<'_>,
 ) -> Result<()> {
     const NAME: &str = "reduce_rows";
     let y = if let Terms::Products(y) = terms { y } else { *x };
-    let chunks = out.shape.cols;
-    let fits = x.shape == y.shape && out.shape == Shape { cols: chunks, ..x.shape } && chunks > 0;
+    let chunk = chunk.max(1);
+    let chunks = x.shape.cols.div_ceil(chunk).max(1);
+    let fits = x.shape == y.shape && out.shape == Shape { cols: chunks, ..x.shape };
     require(fits, NAME, || format!("x is {}, y is {}, out is {}", x.shape, y.shape, out.shape))?;
     if out.shape.is_empty() {
         return Ok(());
     }
-    let chunk = x.shape.cols.div_ceil(chunks);
     let workgroup = if chunk > 1024 { 256 } else { 64 };
     let groups = recorder.grid(NAME, out.shape.len() as u64, 1)?;
     let (from_x, from_y) = (recorder.window(NAME, x)?, recorder.window(NAME, &y)?);

@@ -96,7 +96,7 @@ fn rayleigh_quotients(recorder: &mut Recorder<'_>, a: &View<'_>, scratch: &Eigen
 
     // lambda_i = v_i^T A v_i
     gemm(recorder, 1.0, &polished, Op::None, a, Op::None, 0.0, &v)?;
-    reduce_rows(recorder, &v, Terms::Products(polished), false, &values)
+    reduce_rows(recorder, &v, Terms::Products(polished), n, false, &values)
 }
 
 /// The shader's entry points, all over the same operands.

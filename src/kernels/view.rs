@@ -30,7 +30,10 @@ impl<'a> View<'a> {
     /// If the block reaches past the view.
     pub fn block(self, batches: Range<usize>, rows: Range<usize>, cols: Range<usize>) -> Self {
         let s = self.shape;
-        assert!(batches.end <= s.batch && rows.end <= s.rows && cols.end <= s.cols, "a block outside its view");
+        assert!(
+            batches.end <= s.batch && rows.end <= s.rows && cols.end <= s.cols,
+            "a block outside its view"
+        );
         let skipped = batches.start * self.batch_stride + rows.start * self.row_stride + cols.start;
         View {
             offset: self.offset + skipped as u64,
