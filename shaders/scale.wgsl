@@ -1,5 +1,5 @@
 // x[b, i, j] *= s[b, i, j], where s repeats along the directions whose stride is 0: a factor for every row, every
-// column or every matrix.
+// column or every matrix. With DIVIDE x is divided by s instead, and becomes 0 where s is 0.
 
 struct Params {
     count: u32,
@@ -15,6 +15,7 @@ struct Params {
 }
 
 override WORKGROUP: u32 = 256;
+override DIVIDE: bool = false;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> s: array<f32>;
@@ -33,6 +34,13 @@ fn scale(
     let col = i % params.cols;
     let row = (i / params.cols) % params.rows;
     let batch = i / params.cols / params.rows;
-    let factor = params.s_offset + batch * params.s_batch_stride + row * params.s_row_stride + col * params.s_col_stride;
-    x[params.x_offset + batch * params.x_batch_stride + row * params.x_row_stride + col] *= s[factor];
+    let factor = s[params.s_offset + batch * params.s_batch_stride + row * params.s_row_stride + col * params.s_col_stride];
+    let at = params.x_offset + batch * params.x_batch_stride + row * params.x_row_stride + col;
+    if !DIVIDE {
+        x[at] *= factor;
+    } else if factor == 0.0 {
+        x[at] = 0.0;
+    } else {
+        x[at] /= factor;
+    }
 }

@@ -56,7 +56,7 @@ pub use random_normal::random_normal;
 pub use recorder::Recorder;
 pub use reduce_columns::{column_chunk, reduce_columns};
 pub use reduce_rows::{Terms, reduce_rows, row_chunk};
-pub use scale::{scale_batches, scale_columns, scale_rows};
+pub use scale::{divide_rows, scale_batches, scale_columns, scale_rows};
 pub use symmetric_eigen::{EigenScratch, LARGEST_EIGENPROBLEM, symmetric_eigen};
 pub use unpack::unpack;
 pub use view::{Raw, View};

@@ -23,7 +23,15 @@ struct Params {
 /// # Errors
 /// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
 pub fn scale_rows(recorder: &mut Recorder<'_>, x: &View<'_>, s: &View<'_>) -> Result<()> {
-    scale(recorder, x, s, |shape| Shape { cols: 1, ..shape })
+    scale(recorder, x, s, |shape| Shape { cols: 1, ..shape }, false)
+}
+
+/// `x[b, i, j] /= s[b, i]`, with `s` of shape `batch x rows x 1`; where `s` is 0 the row becomes 0.
+///
+/// # Errors
+/// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
+pub fn divide_rows(recorder: &mut Recorder<'_>, x: &View<'_>, s: &View<'_>) -> Result<()> {
+    scale(recorder, x, s, |shape| Shape { cols: 1, ..shape }, true)
 }
 
 /// `x[b, i, j] *= s[b, j]`, with `s` of shape `batch x 1 x cols`; a batch of 1 in `s` serves all.
@@ -31,7 +39,7 @@ pub fn scale_rows(recorder: &mut Recorder<'_>, x: &View<'_>, s: &View<'_>) -> Re
 /// # Errors
 /// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
 pub fn scale_columns(recorder: &mut Recorder<'_>, x: &View<'_>, s: &View<'_>) -> Result<()> {
-    scale(recorder, x, s, |shape| Shape { rows: 1, ..shape })
+    scale(recorder, x, s, |shape| Shape { rows: 1, ..shape }, false)
 }
 
 /// `x[b, i, j] *= s[b]`, with `s` of shape `batch x 1 x 1`; a batch of 1 in `s` serves all.
@@ -39,7 +47,7 @@ pub fn scale_columns(recorder: &mut Recorder<'_>, x: &View<'_>, s: &View<'_>) ->
 /// # Errors
 /// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
 pub fn scale_batches(recorder: &mut Recorder<'_>, x: &View<'_>, s: &View<'_>) -> Result<()> {
-    scale(recorder, x, s, |shape| Shape { rows: 1, cols: 1, ..shape })
+    scale(recorder, x, s, |shape| Shape { rows: 1, cols: 1, ..shape }, false)
 }
 
 fn scale(
@@ -47,6 +55,7 @@ fn scale(
     x: &View<'_>,
     s: &View<'_>,
     factors: impl Fn(Shape) -> Shape,
+    divide: bool,
 ) -> Result<()> {
     const NAME: &str = "scale";
     let expected = factors(x.shape);
@@ -61,7 +70,7 @@ fn scale(
     recorder.dispatch(Dispatch {
         shader: &SCALE,
         entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        constants: &[("WORKGROUP", f64::from(ELEMENTS)), ("DIVIDE", f64::from(u8::from(divide)))],
         params: Params {
             count: x.shape.len() as u32,
             rows: x.shape.rows as u32,

@@ -283,6 +283,13 @@ impl Backend for Gpu {
         self.scale(x, s, |block| Block { cols: 0..1, ..block.clone() }, kernels::scale_rows)
     }
 
+    fn divide_rows(&self, x: &mut GpuTensor, s: &GpuTensor) -> Result<()> {
+        let fits =
+            broadcasts(s.shape.batch, x.shape.batch) && s.shape == Shape::new(s.shape.batch, x.shape.rows, 1);
+        require(fits, "divide_rows", &[x.shape, s.shape])?;
+        self.scale(x, s, |block| Block { cols: 0..1, ..block.clone() }, kernels::divide_rows)
+    }
+
     fn scale_columns(&self, x: &mut GpuTensor, s: &GpuTensor) -> Result<()> {
         let fits =
             broadcasts(s.shape.batch, x.shape.batch) && s.shape == Shape::new(s.shape.batch, 1, x.shape.cols);
