@@ -5,5 +5,6 @@ pub mod backend;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;
+mod matrix;
 #[cfg(feature = "merge")]
 pub mod method;
