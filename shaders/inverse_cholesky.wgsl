@@ -24,15 +24,19 @@ override WORKGROUP: u32 = 256;
 @group(0) @binding(1) var<storage, read> g: array<f32>; // batch x n x n
 @group(0) @binding(2) var<storage, read_write> work: array<f32>; // batch x n x n, packed
 @group(0) @binding(3) var<storage, read_write> w: array<f32>; // batch x n x n
-@group(0) @binding(4) var<storage, read_write> inverse: array<f32>; // batch x 32 x 32, packed
+@group(0) @binding(4) var<storage, read_write> inverse: array<f32>; // batch x 2 x 32 x 32, packed
 
 var<workgroup> l: array<f32, BLOCK * PITCH>;
 var<workgroup> x: array<f32, BLOCK * PITCH>;
+var<workgroup> lifted: array<u32, BLOCK>;
+
+// The smallest f32 that no device takes for 0.
+const SMALLEST_NORMAL: f32 = 0x1p-126;
 
 // What makes the i-th diagonal element 1; 0 where it is 0, so that the row and column vanish.
 fn scale(batch: u32, i: u32) -> f32 {
     let diagonal = g[params.g_offset + batch * params.g_batch_stride + i * (params.g_row_stride + 1u)];
-    if diagonal > 0.0 {
+    if diagonal >= SMALLEST_NORMAL {
         return inverseSqrt(diagonal);
     }
     return 0.0;
@@ -54,12 +58,13 @@ fn equilibrate(
     let batch = at / params.n / params.n;
     let s = scale(batch, i);
     let value = g[params.g_offset + batch * params.g_batch_stride + i * params.g_row_stride + j];
-    work[at] = s * value * scale(batch, j);
+    work[at] = select(s * value * scale(batch, j), 1.0, i == j);
     w[params.w_offset + batch * params.w_batch_stride + i * params.w_row_stride + j] = select(0.0, s, i == j);
 }
 
-// inverse = L^(-1), with L L^T the diagonal block of `work` at `first`. A workgroup takes one matrix, a thread one row
-// of L, then one column of its inverse.
+// inverse[0] = L^(-1), with L L^T the diagonal block of `work` at `first`. Where a pivot is lifted, what stands below it
+// is rounding, which the division would blow up: there L gets zeros, and inverse[1], which makes the rows of L below
+// the block, a row of zeros. A workgroup takes one matrix, a thread one row of L, then one column of its inverse.
 @compute @workgroup_size(BLOCK)
 fn factor(
     @builtin(workgroup_id) group: vec3<u32>,
@@ -82,13 +87,15 @@ fn factor(
     workgroupBarrier();
 
     for (var j = 0u; j < params.size; j++) {
-        let pivot = sqrt(max(l[j * PITCH + j], params.smallest));
+        let square = l[j * PITCH + j];
+        let pivot = sqrt(max(square, params.smallest));
         workgroupBarrier();
         if local == j {
             l[j * PITCH + j] = pivot;
+            lifted[j] = u32(square < params.smallest);
         }
         if local > j {
-            l[local * PITCH + j] /= pivot;
+            l[local * PITCH + j] = select(l[local * PITCH + j] / pivot, 0.0, square < params.smallest);
         }
         workgroupBarrier();
         if local > j {
@@ -111,7 +118,10 @@ fn factor(
         }
     }
     workgroupBarrier();
+    let row = (batch * 2u * BLOCK + local) * BLOCK;
     for (var j = 0u; j < BLOCK; j++) {
-        inverse[(batch * BLOCK + local) * BLOCK + j] = x[local * PITCH + j];
+        let value = x[local * PITCH + j];
+        inverse[row + j] = value;
+        inverse[row + BLOCK * BLOCK + j] = select(value, 0.0, local < params.size && lifted[local] == 1u);
     }
 }

@@ -33,7 +33,7 @@ pub struct CholeskyScratch<'a> {
     pub column: &'a wgpu::Buffer,
     /// A block row of the inverse.
     pub row: &'a wgpu::Buffer,
-    /// The inverse of a diagonal block.
+    /// The inverse of a diagonal block, twice: as it is, and as the rows below need it.
     pub inverse: &'a wgpu::Buffer,
 }
 
@@ -44,13 +44,14 @@ impl CholeskyScratch<'_> {
             batch * n * n,
             batch * n * CHOLESKY_BLOCK,
             batch * CHOLESKY_BLOCK * n,
-            batch * CHOLESKY_BLOCK * CHOLESKY_BLOCK,
+            batch * 2 * CHOLESKY_BLOCK * CHOLESKY_BLOCK,
         ]
     }
 }
 
 /// The lower triangular `w` with `w g w^T = I` for symmetric positive (semi-)definite `g`: with `S = diag(g)^(-1/2)` and
-/// `L L^T = S g S`, `w = L^(-1) S`. Pivots below `8 n 2^-24` are lifted to it; a zero on the diagonal of `g` gives a
+/// `L L^T = S g S`, `w = L^(-1) S`. Pivots below `8 n 2^-24` are lifted to it, and the
+/// column of `L` below them is zero; a zero on the diagonal of `g` gives a
 /// zero row and column of `w`.
 ///
 /// Blocked: a diagonal block of 32 is factored and inverted in one workgroup, the rest are products.
@@ -94,8 +95,10 @@ pub(crate) fn eliminate(
     let end = n.min(first + CHOLESKY_BLOCK);
     let (block, below) = (first..end, end..n);
     step(recorder, "factor", g, scratch, w, block.clone())?;
-    let inverse = View::packed(scratch.inverse, Shape::new(batch, CHOLESKY_BLOCK, CHOLESKY_BLOCK));
-    let inverse = inverse.block(0..batch, 0..block.len(), 0..block.len());
+    let both = View::packed(scratch.inverse, Shape::new(batch, 2 * CHOLESKY_BLOCK, CHOLESKY_BLOCK))
+        .cols(0..block.len());
+    let inverse = both.rows(0..block.len());
+    let inverse_for_below = both.rows(CHOLESKY_BLOCK..CHOLESKY_BLOCK + block.len());
 
     // The block's rows of w: L_jj^(-1) times what the rows above left of S.
     let done = w.block(0..batch, block.clone(), 0..end);
@@ -107,7 +110,7 @@ pub(crate) fn eliminate(
     let work = View::packed(scratch.work, g.shape);
     let left = work.block(0..batch, below.clone(), block);
     let column = View::packed(scratch.column, left.shape);
-    gemm(recorder, 1.0, &left, Op::None, &inverse, Op::Transpose, 0.0, &column)?;
+    gemm(recorder, 1.0, &left, Op::None, &inverse_for_below, Op::Transpose, 0.0, &column)?;
     syrk(recorder, -1.0, &column, Op::None, 1.0, &work.block(0..batch, below.clone(), below.clone()))?;
     gemm(recorder, -1.0, &column, Op::None, &row, Op::None, 1.0, &w.block(0..batch, below, 0..end))
 }
@@ -126,7 +129,7 @@ fn step(
     let from = recorder.window(NAME, g)?;
     let work = recorder.window(NAME, &View::packed(scratch.work, g.shape))?;
     let to = recorder.window(NAME, w)?;
-    let inverse = View::packed(scratch.inverse, Shape::new(batch, CHOLESKY_BLOCK, CHOLESKY_BLOCK));
+    let inverse = View::packed(scratch.inverse, Shape::new(batch, 2 * CHOLESKY_BLOCK, CHOLESKY_BLOCK));
     let inverse = recorder.window(NAME, &inverse)?;
     let all = [(1, &from), (2, &work), (3, &to)];
     let diagonal = [(2, &work), (4, &inverse)];
