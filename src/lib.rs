@@ -3,6 +3,8 @@
 
 pub mod backend;
 #[cfg(feature = "merge")]
+pub mod calibration;
+#[cfg(feature = "merge")]
 pub mod checkpoint;
 pub mod kernels;
 #[cfg(feature = "merge")]
@@ -10,3 +12,5 @@ pub mod linalg;
 mod matrix;
 #[cfg(feature = "merge")]
 pub mod method;
+#[cfg(feature = "merge")]
+pub mod recipe;
