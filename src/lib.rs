@@ -13,4 +13,6 @@ mod matrix;
 #[cfg(feature = "merge")]
 pub mod method;
 #[cfg(feature = "merge")]
+pub mod plan;
+#[cfg(feature = "merge")]
 pub mod recipe;
