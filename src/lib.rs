@@ -6,6 +6,8 @@ pub mod backend;
 pub mod calibration;
 #[cfg(feature = "merge")]
 pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;
@@ -13,6 +15,10 @@ mod matrix;
 #[cfg(feature = "merge")]
 pub mod method;
 #[cfg(feature = "merge")]
+pub mod pipeline;
+#[cfg(feature = "merge")]
 pub mod plan;
 #[cfg(feature = "merge")]
 pub mod recipe;
+#[cfg(feature = "merge")]
+pub mod report;
