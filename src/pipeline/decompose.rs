@@ -8,7 +8,7 @@ use super::{Error, Job};
 use crate::backend::{Backend, Dtype};
 use crate::checkpoint::first_not_finite;
 use crate::method::{EsmOptions, Solver, esm, tsv};
-use crate::plan::{Layer, Role};
+use crate::plan::{Expert, Layer, Role};
 
 /// What is known of a layer once it is merged.
 #[derive(Clone, Debug, Default)]
@@ -30,6 +30,9 @@ pub(super) async fn merge_layer<B: Backend>(
     stream: u32,
     rounding: &mut [Rounding],
 ) -> Result<(Vec<f32>, Outcome), Error> {
+    if is_untouched(job, layer) {
+        return Ok((vec![0.0; layer.elements()], Outcome::default()));
+    }
     let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, stream };
     let (delta, mut outcome) = match (layer.role, job.esm_options()) {
         (Role::Esm, Some(options)) => merge_by_esm(job, layer, options, solver, rounding).await?,
@@ -41,6 +44,12 @@ pub(super) async fn merge_layer<B: Backend>(
         None => Ok((values, outcome)),
         Some((index, value)) => Err(Error::NotFinite { layer: layer.name.clone(), index, value }),
     }
+}
+
+/// Whether no expert changes the layer: task vectors lack the tensors that fine-tuning left alone.
+fn is_untouched<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
+    let lacks = |expert: &Expert| layer.parts.iter().all(|part| expert.weights.get(&part.name).is_none());
+    job.family.experts.iter().all(lacks)
 }
 
 /// ESM. A layer too large for all tasks at once passes them a few at a time through the first half of the method, which

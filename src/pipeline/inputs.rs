@@ -20,7 +20,7 @@ pub(super) fn layer_inputs<B: Backend>(
     if sources.is_empty() {
         return Ok(Inputs::DataFree);
     }
-    let tokens = sources.iter().map(|s| s.file.tokens(s.weight)).collect();
+    let tokens: Vec<usize> = sources.iter().map(|s| s.file.tokens(s.weight)).collect();
     if sources.iter().all(|s| s.statistic == Statistic::Input) {
         Ok(Inputs::Activations { x: activations(backend, layer, &sources, &tokens)?, tokens })
     } else {
@@ -52,7 +52,7 @@ fn activations<B: Backend>(
     backend: &B,
     layer: &Layer,
     sources: &[Source],
-    tokens: &Vec<usize>,
+    tokens: &[usize],
 ) -> Result<B::Tensor, Error> {
     let device = || Error::device(&layer.name);
     let longest = tokens.iter().copied().max().unwrap_or(0);
