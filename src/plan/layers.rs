@@ -7,7 +7,7 @@ use super::roles::{Architecture, Rules, Ruling, is_transposed};
 use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
 use crate::calibration::Statistic;
 use crate::checkpoint::TensorMeta;
-use crate::method::{AlphaScope, arithmetic};
+use crate::method::{AlphaScope, arithmetic, tsv};
 use crate::recipe::{self, Alpha, Esm, Method, Recipe};
 use std::collections::HashMap;
 
@@ -142,7 +142,7 @@ impl Planner<'_> {
         };
         let rank = match (role, esm) {
             (Role::Esm, Some(esm)) => esm.rank.of(d_out, tasks),
-            (Role::TsvM, _) => (d_out.min(d_in) / tasks.max(1)).max(1),
+            (Role::TsvM, _) => tsv::rank_budget(d_out, d_in, tasks),
             _ => 0,
         };
         if role == Role::Esm {
