@@ -1,6 +1,6 @@
 use super::library::Shader;
-use super::library::shaders::{GEMM, GEMM_DIRECT};
-use super::recorder::{Dispatch, require};
+use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT};
+use super::recorder::{Dispatch, Window, require};
 use super::{Products, Recorder, Result, View};
 use crate::matrix::{Op, Shape};
 
@@ -24,15 +24,19 @@ struct Params {
     beta: f32,
 }
 
-impl Products {
-    /// The shader, its entry point, and the rows and columns of its tile.
-    fn shader(self) -> (&'static Shader, &'static str, usize) {
-        match self {
-            Products::Tiled => (&GEMM, "gemm", 64),
-            Products::Direct => (&GEMM_DIRECT, "gemm_direct", 32),
-        }
-    }
+/// One of the shaders that multiply.
+struct Variant {
+    shader: &'static Shader,
+    entry: &'static str,
+    /// Rows and columns of a tile.
+    tile: usize,
+    /// Tiles of a workgroup.
+    tiles: u32,
 }
+
+const TILED: Variant = Variant { shader: &GEMM, entry: "gemm", tile: 64, tiles: 1 };
+const DIRECT: Variant = Variant { shader: &GEMM_DIRECT, entry: "gemm_direct", tile: 32, tiles: 1 };
+const BLOCKS: Variant = Variant { shader: &GEMM_BLOCKS, entry: "gemm_blocks", tile: 16, tiles: 8 };
 
 /// A product about to be encoded.
 struct Product<'a> {
@@ -110,18 +114,52 @@ fn encode(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
     Ok(())
 }
 
+/// What the shaders bind for the operands of a product.
+struct Windows<'a> {
+    a: Window<'a>,
+    b: Window<'a>,
+    c: Window<'a>,
+}
+
+impl Product<'_> {
+    /// The one place where it is decided which shader multiplies.
+    fn variant(&self, products: Products, windows: &Windows<'_>) -> Variant {
+        match products {
+            Products::Tiled => TILED,
+            Products::Direct if self.is_in_blocks(windows) => BLOCKS,
+            Products::Direct => DIRECT,
+        }
+    }
+
+    /// Whether every row of every operand is whole vec4s, and `c` as tall as a block.
+    fn is_in_blocks(&self, windows: &Windows<'_>) -> bool {
+        let whole = |view: &View<'_>, window: &Window<'_>| {
+            let strides = [view.shape.cols, view.row_stride, view.batch_stride];
+            window.is_aligned() && strides.iter().all(|stride| stride.is_multiple_of(4))
+        };
+        self.c.shape.rows >= 4
+            && whole(&self.a, &windows.a)
+            && whole(&self.b, &windows.b)
+            && whole(&self.c, &windows.c)
+    }
+}
+
 fn encode_part(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
-    let (shader, entry, tile) = recorder.kernels().products().shader();
     let (_, k) = p.op_a.apply(p.a.shape);
-    let (down, across) = (p.c.shape.rows.div_ceil(tile), p.c.shape.cols.div_ceil(tile));
+    let windows = Windows {
+        a: recorder.window(p.name, &p.a)?,
+        b: recorder.window(p.name, &p.b)?,
+        c: recorder.window(p.name, &p.c)?,
+    };
+    let variant = p.variant(recorder.kernels().products(), &windows);
+    let Windows { a, b, c } = windows;
+    let (down, across) = (p.c.shape.rows.div_ceil(variant.tile), p.c.shape.cols.div_ceil(variant.tile));
     let tiles = if p.triangular { down * (down + 1) / 2 } else { down * across };
-    let [x, y, _] = recorder.grid(p.name, tiles as u64, 1)?;
-    let (a, b) = (recorder.window(p.name, &p.a)?, recorder.window(p.name, &p.b)?);
-    let c = recorder.window(p.name, &p.c)?;
+    let [x, y, _] = recorder.grid(p.name, tiles as u64, variant.tiles)?;
     let flag = |set: bool| f64::from(u8::from(set));
     recorder.dispatch(Dispatch {
-        shader,
-        entry,
+        shader: variant.shader,
+        entry: variant.entry,
         constants: &[
             ("TRANSPOSE_A", flag(p.op_a == Op::Transpose)),
             ("TRANSPOSE_B", flag(p.op_b == Op::Transpose)),

@@ -29,6 +29,13 @@ pub(super) struct Window<'a> {
     pub first: u32,
 }
 
+impl Window<'_> {
+    /// Whether the view begins on a vec4 of the window, and the window on a vec4 of the buffer.
+    pub fn is_aligned(&self) -> bool {
+        self.first.is_multiple_of(4) && self.start.is_multiple_of(16)
+    }
+}
+
 /// One dispatch.
 pub(super) struct Dispatch<'a, P> {
     pub shader: &'static Shader,
