@@ -5,9 +5,11 @@ use esmerge::backend::gpu::{Config, Gpu};
 use esmerge::backend::{Backend, Error, Op, Shape};
 use libtest_mimic::Trial;
 
+type Test = fn(&Device);
+
 /// The tests, and those of every adapter.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, fn(&Device)); 5] = [
+    let tests: [(&str, Test); 5] = [
         ("an_adapter_is_found_by_its_name_in_any_case", named),
         ("a_matrix_beyond_the_largest_buffer_is_too_large", too_large),
         ("a_small_device_gives_the_results_of_a_large_one", small_as_large),

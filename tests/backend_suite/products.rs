@@ -1,6 +1,6 @@
 //! Products: gemm and syrk.
 
-use crate::matrices::{Matrix, download, upload};
+use crate::matrices::{Matrix, download, upload, upload_one};
 use crate::{SIZES, U, assert_near};
 use esmerge::backend::{Error, Op, Shape};
 
@@ -42,7 +42,7 @@ claims! {
                 for (op_a, op_b) in OPS {
                     let (x, y) = (upload(backend, &[stored(&a, op_a)])?, upload(backend, &[stored(&b, op_b)])?);
                     let what = format!("{m} x {n} x {k} {op_a:?} {op_b:?}");
-                    let mut z = upload(backend, &[c.clone()])?;
+                    let mut z = upload_one(backend, &c)?;
                     backend.gemm(-1.5, &x, op_a, &y, op_b, 0.75, &mut z)?;
                     assert_product(&download(backend, &z).await?[0], -1.5, &a, &b, 0.75, &c, &what);
                     let product = backend.matmul(&x, op_a, &y, op_b)?;
@@ -84,7 +84,7 @@ claims! {
         let (a, b, c) = (Matrix::random(m, k, 1), Matrix::random(k, n, 2), Matrix::random(m, n, 3));
         for (op_a, op_b) in OPS {
             let (x, y) = (upload(backend, &[stored(&a, op_a)])?, upload(backend, &[stored(&b, op_b)])?);
-            let mut z = upload(backend, &[c.clone()])?;
+            let mut z = upload_one(backend, &c)?;
             backend.gemm(1.0, &x, op_a, &y, op_b, -1.0, &mut z)?;
             assert_product(&download(backend, &z).await?[0], 1.0, &a, &b, -1.0, &c, &format!("{op_a:?} {op_b:?}"));
         }
@@ -99,7 +99,7 @@ claims! {
 
     async fn beta_zero_ignores_what_was_there(backend) {
         let (a, b) = (Matrix::random(20, 30, 1), Matrix::random(30, 10, 2));
-        let (x, y) = (upload(backend, &[a.clone()])?, upload(backend, &[b.clone()])?);
+        let (x, y) = (upload_one(backend, &a)?, upload_one(backend, &b)?);
         let mut c = backend.upload(Shape::matrix(20, 10), &[f32::NAN; 200])?;
         backend.gemm(1.0, &x, Op::None, &y, Op::None, 0.0, &mut c)?;
         assert_product(&download(backend, &c).await?[0], 1.0, &a, &b, 0.0, &Matrix::random(20, 10, 3), "gemm");
@@ -139,7 +139,7 @@ claims! {
 
     async fn syrk_accumulates_over_slabs_of_tokens(backend) {
         let x = Matrix::random(257, 66, 5);
-        let whole = upload(backend, &[x.clone()])?;
+        let whole = upload_one(backend, &x)?;
         let mut c = backend.zeros(Shape::matrix(66, 66))?;
         for slab in [0..100, 100..101, 101..257] {
             backend.syrk(0.5, &backend.slice(&whole, 0..1, slab, 0..66)?, Op::Transpose, 1.0, &mut c)?;

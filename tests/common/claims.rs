@@ -1,6 +1,8 @@
 //! Claims that hold on every device: a function each, run once per device under its own name.
 
-use super::devices::{Device, Work};
+#![allow(dead_code)] // each test binary uses some of these
+
+use super::devices::{Device, Work, for_each_device};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Declares claims as `async fn name(backend) { ... }`, generic over the backend, and the trials of all of them on given
@@ -40,6 +42,14 @@ where
 {
     let (full_name, absent, device) = (format!("{device}/{name}"), !device.present(), device.clone());
     Trial::test(full_name, move || device.with(claim).map_err(Failed::from)).with_ignored_flag(absent)
+}
+
+/// A claim's trials on every device.
+pub fn on_every_device<W>(name: &str, claim: W) -> Vec<Trial>
+where
+    W: Work<Output = esmerge::backend::Result<()>> + Copy + Send + 'static,
+{
+    for_each_device().iter().map(|device| on(device, name, claim)).collect()
 }
 
 /// Runs trials as a test binary does.
