@@ -131,13 +131,14 @@ impl Product<'_> {
         }
     }
 
-    /// Whether every row of every operand is whole vec4s, and `c` as tall as a block.
+    /// Whether every row of every operand is whole vec4s, `c` is as tall as a block, and there is something to sum.
     fn is_in_blocks(&self, windows: &Windows<'_>) -> bool {
         let whole = |view: &View<'_>, window: &Window<'_>| {
             let strides = [view.shape.cols, view.row_stride, view.batch_stride];
             window.is_aligned() && strides.iter().all(|stride| stride.is_multiple_of(4))
         };
         self.c.shape.rows >= 4
+            && !self.a.shape.is_empty()
             && whole(&self.a, &windows.a)
             && whole(&self.b, &windows.b)
             && whole(&self.c, &windows.c)
