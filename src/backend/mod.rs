@@ -8,6 +8,7 @@
 pub mod cpu;
 mod error;
 pub mod gpu;
+pub mod layers;
 mod shape;
 
 pub use error::Error;
