@@ -2,6 +2,8 @@
 #![warn(missing_docs)]
 
 pub mod backend;
+#[cfg(feature = "merge")]
+pub mod checkpoint;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;
