@@ -3,9 +3,13 @@
 
 pub mod backend;
 #[cfg(feature = "merge")]
+pub mod calibration;
+#[cfg(feature = "merge")]
 pub mod checkpoint;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;
 #[cfg(feature = "merge")]
 pub mod method;
+#[cfg(feature = "merge")]
+pub mod recipe;
