@@ -12,4 +12,6 @@ pub mod linalg;
 #[cfg(feature = "merge")]
 pub mod method;
 #[cfg(feature = "merge")]
+pub mod plan;
+#[cfg(feature = "merge")]
 pub mod recipe;

@@ -83,7 +83,7 @@ impl Checkpoint {
     }
 
     /// Names of all tensors, in the order of the files.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> + Clone {
         self.tensors.keys().map(String::as_str)
     }
 
