@@ -1,9 +1,10 @@
 //! What a layer costs, roughly: for the dry run and the progress bar.
 
 use crate::linalg::Accuracy;
+use serde::Serialize;
 
 /// An estimate.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Cost {
     /// Floating-point operations.
     pub flops: f64,

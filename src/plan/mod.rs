@@ -17,11 +17,13 @@ pub use family::{Expert, Family};
 pub use layers::plan;
 pub use roles::Role;
 
+use serde::Serialize;
+
 /// Values of a tensor that are summed at a time: the memory of an embedding of any size stays at this.
 pub const SUM_CHUNK: usize = 4 << 20;
 
 /// What happens to every tensor of the base.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Plan {
     /// The layers, in the order of the base's files.
     pub layers: Vec<Layer>,
@@ -34,7 +36,7 @@ pub struct Plan {
 }
 
 /// `dW = base W0 + sum_t experts_t dW_t`.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sum {
     /// Coefficients of the deltas.
     pub experts: Vec<f64>,
@@ -43,7 +45,7 @@ pub struct Sum {
 }
 
 /// One or several tensors that are merged as one matrix.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Layer {
     /// The tensor's name; for several, a name for their stack.
     pub name: String,
@@ -70,7 +72,7 @@ pub struct Layer {
 }
 
 /// One tensor of a layer.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Part {
     /// Its name.
     pub name: String,

@@ -5,10 +5,12 @@ use super::names::{VitWeight, block, is_head, is_vocabulary, vit_weight};
 use crate::checkpoint::{Kind, TensorMeta, kind};
 use crate::method::Preset;
 use crate::recipe::{Esm, Method};
+use serde::Serialize;
 use wildmatch::WildMatch;
 
 /// What is done with a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Essential Subspace Merging.
     Esm,
