@@ -2,8 +2,22 @@
 #![warn(missing_docs)]
 
 pub mod backend;
+#[cfg(feature = "merge")]
+pub mod calibration;
+#[cfg(feature = "merge")]
+pub mod checkpoint;
+#[cfg(feature = "cli")]
+pub mod cli;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;
 #[cfg(feature = "merge")]
 pub mod method;
+#[cfg(feature = "merge")]
+pub mod pipeline;
+#[cfg(feature = "merge")]
+pub mod plan;
+#[cfg(feature = "merge")]
+pub mod recipe;
+#[cfg(feature = "merge")]
+pub mod report;

@@ -1,1 +1,5 @@
-fn main() {}
+//! `esmerge`, the command.
+
+fn main() -> std::process::ExitCode {
+    esmerge::cli::main()
+}

@@ -227,8 +227,9 @@ pub trait Backend {
 
     /// For a Gram matrix `g = Y Y^T` (`batch x n x n`), a lower triangular `w` with `w g w^T = I`: with `S = diag(g)^(-1/2)`
     /// and `L L^T = S g S` the Cholesky factorization of the scaled matrix, `w = L^(-1) S`. Where a pivot falls below
-    /// `8 n 2^-24` it is lifted to that value (the adaptive shift), so that `w` stays finite; a zero on the diagonal of
-    /// `g` gives a zero row and column of `w`.
+    /// `8 n 2^-24` it is lifted to that value and the column of `L` below it is set to 0 (the adaptive shift: what is
+    /// left there is rounding noise, which would grow from one lifted pivot to the next), so that `w` stays finite; a
+    /// zero on the diagonal of `g` gives a zero row and column of `w`.
     fn inverse_cholesky(&self, g: &Self::Tensor) -> Result<Self::Tensor>;
 
     /// Eigenvalues, descending (`batch x 1 x n`), and eigenvectors as ROWS (`batch x n x n`) of symmetric matrices.

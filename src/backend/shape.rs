@@ -68,6 +68,16 @@ impl Dtype {
             Dtype::F16 | Dtype::Bf16 => 2,
         }
     }
+
+    /// The type of this name, in the spellings of PyTorch, mergekit and safetensors.
+    pub fn from_name(name: &str) -> Option<Dtype> {
+        match name.strip_prefix("torch.").unwrap_or(name) {
+            "float32" | "fp32" | "f32" | "F32" => Some(Dtype::F32),
+            "float16" | "fp16" | "f16" | "F16" => Some(Dtype::F16),
+            "bfloat16" | "bf16" | "BF16" => Some(Dtype::Bf16),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Display for Dtype {

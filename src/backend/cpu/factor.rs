@@ -2,11 +2,14 @@
 
 use super::parallel::for_each_matrix;
 use super::{CpuTensor, Error, Result, Shape, dense};
-use faer::dyn_stack::{MemBuffer, MemStack};
-use faer::linalg::cholesky::llt::factor::{LltRegularization, cholesky_in_place, cholesky_in_place_scratch};
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_inverse::invert_lower_triangular;
-use faer::{Mat, MatRef, Par};
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::{Accum, Mat, MatMut, MatRef, Par};
 use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Order of the diagonal blocks that are factored one column at a time.
+const BLOCK: usize = 32;
 
 pub fn inverse_cholesky(g: &CpuTensor) -> Result<CpuTensor> {
     let n = g.shape.rows;
@@ -18,23 +21,17 @@ pub fn inverse_cholesky(g: &CpuTensor) -> Result<CpuTensor> {
         }
     });
     if failed.into_inner() {
-        return Err(Error::Internal("the Cholesky factorization met a value that is not finite".into()));
+        return Err(Error::Internal("a Cholesky factorization met a value that is not finite".into()));
     }
     Ok(CpuTensor::new(g.shape, values))
 }
 
-/// `w = L^(-1) S` for `L L^T = S g S + shift`; false if `g` holds something that is not finite.
+/// `w = L^(-1) S` for `L L^T = S g S`, pivots lifted; false if the result is not finite.
 fn inverse_cholesky_of(g: &[f32], n: usize, w: &mut [f32], par: Par) -> bool {
     let s: Vec<f32> =
         (0..n).map(|i| if g[i * n + i] > 0.0 { g[i * n + i].sqrt().recip() } else { 0.0 }).collect();
     let mut l = Mat::from_fn(n, n, |i, j| if i == j { 1.0 } else { s[i] * g[i * n + j] * s[j] });
-    let shift = 8.0 * n as f32 * 2f32.powi(-24);
-    let lift =
-        LltRegularization { dynamic_regularization_delta: shift, dynamic_regularization_epsilon: shift };
-    let mut memory = MemBuffer::new(cholesky_in_place_scratch::<f32>(n, par, Default::default()));
-    if cholesky_in_place(l.as_mut(), lift, par, MemStack::new(&mut memory), Default::default()).is_err() {
-        return false;
-    }
+    cholesky_with_lifted_pivots(l.as_mut(), 8.0 * n as f32 * 2f32.powi(-24), par);
     let mut inverse = Mat::<f32>::zeros(n, n);
     invert_lower_triangular(inverse.as_mut(), l.as_ref(), par);
     for i in 0..n {
@@ -43,6 +40,51 @@ fn inverse_cholesky_of(g: &[f32], n: usize, w: &mut [f32], par: Par) -> bool {
         }
     }
     w.iter().all(|v| v.is_finite())
+}
+
+/// Blocked, right-looking, in the lower triangle; a pivot below `lift` becomes `lift`, and the column below it 0.
+fn cholesky_with_lifted_pivots(a: MatMut<'_, f32>, lift: f32, par: Par) {
+    let size = a.nrows().min(BLOCK);
+    if size == 0 {
+        return;
+    }
+    let (mut a11, _, mut a21, mut a22) = a.split_at_mut(size, size);
+    let lifted = factor_block(a11.as_mut(), lift);
+    solve_lower_triangular_in_place(a11.as_ref(), a21.as_mut().transpose_mut(), par);
+    lifted.iter().for_each(|&j| a21.as_mut().col_mut(j).fill(0.0));
+    triangular::matmul(
+        a22.as_mut(),
+        BlockStructure::TriangularLower,
+        Accum::Add,
+        a21.as_ref(),
+        BlockStructure::Rectangular,
+        a21.as_ref().transpose(),
+        BlockStructure::Rectangular,
+        -1.0,
+        par,
+    );
+    cholesky_with_lifted_pivots(a22, lift, par);
+}
+
+/// A diagonal block, a column at a time; returns the columns whose pivots were lifted.
+fn factor_block(mut a: MatMut<'_, f32>, lift: f32) -> Vec<usize> {
+    let n = a.nrows();
+    let mut lifted = Vec::new();
+    for j in 0..n {
+        let pivot = a[(j, j)].max(lift).sqrt();
+        if a[(j, j)] < lift {
+            // what is left of this column is rounding noise, which would grow from one lifted pivot to the next
+            lifted.push(j);
+            (j + 1..n).for_each(|i| a[(i, j)] = 0.0);
+        }
+        a[(j, j)] = pivot;
+        (j + 1..n).for_each(|i| a[(i, j)] /= pivot);
+        for k in j + 1..n {
+            let factor = a[(k, j)];
+            (k..n).for_each(|i| a[(i, k)] -= a[(i, j)] * factor);
+        }
+    }
+    lifted
 }
 
 pub fn symmetric_eigen(a: &CpuTensor) -> Result<(CpuTensor, CpuTensor)> {

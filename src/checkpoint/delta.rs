@@ -1,0 +1,258 @@
+//! `esmerge-delta-1`: the merged deltas in f32, before inter-layer scaling and alpha, with what is needed to make the
+//! model from them.
+
+use super::write::{TensorSpec, header, with_length};
+use super::{Error, TensorFile};
+use crate::backend::Dtype;
+use indexmap::IndexMap;
+use safetensors::Dtype as Stored;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use tempfile::NamedTempFile;
+
+/// The value of `format` in the metadata.
+pub const FORMAT: &str = "esmerge-delta-1";
+
+/// What the file says of one tensor.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeltaEntry {
+    /// Inter-layer scale.
+    pub beta: f64,
+    /// How it was merged: `esm`, `tsv_m`, `average`, ...
+    pub role: String,
+    /// Whether alpha multiplies it.
+    pub alpha: bool,
+}
+
+/// What the file says of the merge as a whole.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct DeltaMeta {
+    /// SHA-256 of the base (see [`fingerprint`](super::fingerprint)).
+    pub base_fingerprint: String,
+    /// The merge method, for reports.
+    pub method: String,
+    /// The alpha of the merge that kept the file.
+    pub alpha: f64,
+    /// The output type of that merge; `None` for the base's own.
+    pub out_dtype: Option<Dtype>,
+    /// The recipe, verbatim.
+    pub recipe: String,
+    /// Tensor by tensor.
+    pub tensors: IndexMap<String, DeltaEntry>,
+}
+
+/// Metadata keys that hold JSON objects of tensor name to value.
+const BETA: &str = "beta";
+const ROLE: &str = "role";
+const ALPHA_SCOPE: &str = "alpha_scope";
+
+impl DeltaMeta {
+    fn to_strings(&self) -> Result<BTreeMap<String, String>, serde_json::Error> {
+        let each = |value: fn(&DeltaEntry) -> serde_json::Value| {
+            let map: serde_json::Map<_, _> =
+                self.tensors.iter().map(|(name, entry)| (name.clone(), value(entry))).collect();
+            serde_json::to_string(&map)
+        };
+        let mut strings = BTreeMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("base_fingerprint".to_owned(), self.base_fingerprint.clone()),
+            ("merge_method".to_owned(), self.method.clone()),
+            ("alpha".to_owned(), self.alpha.to_string()),
+            ("recipe".to_owned(), self.recipe.clone()),
+            (BETA.to_owned(), each(|e| e.beta.into())?),
+            (ROLE.to_owned(), each(|e| e.role.as_str().into())?),
+            (ALPHA_SCOPE.to_owned(), each(|e| e.alpha.into())?),
+        ]);
+        if let Some(dtype) = self.out_dtype {
+            strings.insert("out_dtype".to_owned(), dtype.to_string());
+        }
+        Ok(strings)
+    }
+}
+
+/// A delta file being written under a temporary name. The values come first; the header, whose betas are known only
+/// when all values are, is put into the room left for it by [`finish`](DeltaWriter::finish).
+#[derive(Debug)]
+pub struct DeltaWriter {
+    file: BufWriter<NamedTempFile>,
+    specs: Vec<TensorSpec>,
+    /// Bytes reserved for length prefix and header.
+    room: u64,
+    offsets: IndexMap<String, u64>,
+}
+
+/// More characters than any f64 takes in JSON.
+const LONGEST_BETA: usize = 32;
+
+impl DeltaWriter {
+    /// A file in `folder` for tensors that will be written in the order given. `longest` is the metadata with any
+    /// betas: it sizes the header.
+    pub fn create(
+        folder: &Path,
+        tensors: Vec<(String, Vec<usize>)>,
+        longest: &DeltaMeta,
+    ) -> Result<DeltaWriter, Error> {
+        let specs: Vec<TensorSpec> =
+            tensors.into_iter().map(|(name, shape)| TensorSpec { name, dtype: Stored::F32, shape }).collect();
+        let metadata = longest.to_strings().map_err(|e| Error::io("write", folder)(e.into()))?;
+        let header = header(&specs, &metadata).map_err(|e| Error::io("write", folder)(e.into()))?;
+        let room = (header.len() + LONGEST_BETA * specs.len()).next_multiple_of(64) as u64;
+        let mut offsets = IndexMap::new();
+        let mut at = room;
+        for spec in &specs {
+            offsets.insert(spec.name.clone(), at);
+            at += spec.bytes();
+        }
+        let mut builder = tempfile::Builder::new();
+        builder.prefix(".esmerge-delta.partial-");
+        ordinary_permissions(&mut builder);
+        let file = builder.tempfile_in(folder).map_err(Error::io("create a file in", folder))?;
+        let mut file = BufWriter::with_capacity(1 << 20, file);
+        file.seek(SeekFrom::Start(room)).map_err(Error::io("write", folder))?;
+        Ok(DeltaWriter { file, specs, room, offsets })
+    }
+
+    /// Appends the next values.
+    pub fn write(&mut self, values: &[f32]) -> Result<(), Error> {
+        let bytes: &[u8] = bytemuck::cast_slice(values); // little-endian hosts only, as everywhere in this crate
+        self.file.write_all(bytes).map_err(Error::io("write", self.file.get_ref().path()))
+    }
+
+    /// Ends the writing of values, which can now be read back.
+    pub fn flush(&mut self) -> Result<(), Error> {
+        self.file.flush().map_err(Error::io("write", self.file.get_ref().path()))
+    }
+
+    /// Whether the file holds this tensor.
+    pub fn contains(&self, name: &str) -> bool {
+        self.offsets.contains_key(name)
+    }
+
+    /// The values `range` of a tensor, as little-endian f32.
+    pub fn read(&self, name: &str, range: Range<usize>) -> Result<Vec<u8>, Error> {
+        let path = self.file.get_ref().path();
+        let Some(&offset) = self.offsets.get(name) else {
+            return Err(Error::NoTensor { path: path.to_path_buf(), tensor: name.to_owned() });
+        };
+        let mut bytes = vec![0; range.len() * 4];
+        let file: &File = self.file.get_ref().as_file();
+        super::file::read_exact_at(file, &mut bytes, offset + range.start as u64 * 4)
+            .map_err(Error::io("read", path))?;
+        Ok(bytes)
+    }
+
+    /// Writes the header and gives the file its name, which must be free.
+    pub fn finish(self, path: &Path, metadata: &DeltaMeta) -> Result<(), Error> {
+        let DeltaWriter { file, specs, room, .. } = self;
+        let strings = metadata.to_strings().map_err(|e| Error::io("write", path)(e.into()))?;
+        let json = header(&specs, &strings).map_err(|e| Error::io("write", path)(e.into()))?;
+        let mut json = json[8..].to_vec();
+        json.resize(room as usize - 8, b' '); // trailing blanks are part of a valid header
+        let mut file = file.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
+        file.seek(SeekFrom::Start(0)).map_err(Error::io("write", path))?;
+        file.write_all(&with_length(json)).map_err(Error::io("write", path))?;
+        file.as_file().sync_all().map_err(Error::io("write", path))?;
+        file.persist_noclobber(path).map_err(|e| Error::io("write", path)(e.error))?;
+        Ok(())
+    }
+}
+
+/// Temporary files are readable by their owner alone; a kept one becomes an ordinary file.
+fn ordinary_permissions(builder: &mut tempfile::Builder) {
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // the umask still applies
+    #[cfg(not(unix))]
+    let _ = builder;
+}
+
+/// A delta file that was kept.
+#[derive(Clone, Debug)]
+pub struct DeltaFile {
+    file: TensorFile,
+    meta: DeltaMeta,
+}
+
+impl DeltaFile {
+    /// Opens and checks the file.
+    pub fn open(path: &Path) -> Result<DeltaFile, Error> {
+        if !path.exists() {
+            let hint = "give the file that `merge --keep-delta` wrote";
+            return Err(Error::NotFound { path: path.to_path_buf(), hint });
+        }
+        let file = TensorFile::open(path)?;
+        let reader = Reader { file: &file };
+        if file.metadata().get("format").map(String::as_str) != Some(FORMAT) {
+            return Err(reader.bad(format!(
+                "its metadata has no `format: {FORMAT}`; give the file that `merge --keep-delta` wrote"
+            )));
+        }
+        let meta = reader.metadata()?;
+        Ok(DeltaFile { file, meta })
+    }
+
+    /// What the file says of the merge.
+    pub fn meta(&self) -> &DeltaMeta {
+        &self.meta
+    }
+
+    /// The tensors.
+    pub fn file(&self) -> &TensorFile {
+        &self.file
+    }
+}
+
+struct Reader<'a> {
+    file: &'a TensorFile,
+}
+
+impl Reader<'_> {
+    fn metadata(&self) -> Result<DeltaMeta, Error> {
+        let mut beta: BTreeMap<String, f64> = self.json(BETA)?;
+        let mut role: BTreeMap<String, String> = self.json(ROLE)?;
+        let mut alpha: BTreeMap<String, bool> = self.json(ALPHA_SCOPE)?;
+        let mut tensors = IndexMap::new();
+        for (name, meta) in self.file.tensors() {
+            if meta.float() != Some(Dtype::F32) {
+                return Err(self.bad(format!("tensor `{name}` should be float32")));
+            }
+            let (Some(beta), Some(role), Some(alpha)) =
+                (beta.remove(name), role.remove(name), alpha.remove(name))
+            else {
+                return Err(
+                    self.bad(format!("its metadata lacks beta, role or alpha scope of tensor `{name}`"))
+                );
+            };
+            if !beta.is_finite() {
+                return Err(self.bad(format!("the beta of tensor `{name}` is not a number")));
+            }
+            tensors.insert(name.clone(), DeltaEntry { beta, role, alpha });
+        }
+        let out_dtype = self.file.metadata().get("out_dtype").and_then(|name| Dtype::from_name(name));
+        Ok(DeltaMeta {
+            base_fingerprint: self.string("base_fingerprint")?,
+            method: self.string("merge_method")?,
+            alpha: self.json("alpha")?,
+            out_dtype,
+            recipe: self.string("recipe")?,
+            tensors,
+        })
+    }
+
+    fn string(&self, key: &str) -> Result<String, Error> {
+        let value = self.file.metadata().get(key).cloned();
+        value.ok_or_else(|| self.bad(format!("its metadata lacks `{key}`; merge again with --keep-delta")))
+    }
+
+    fn json<T: DeserializeOwned>(&self, key: &str) -> Result<T, Error> {
+        serde_json::from_str(&self.string(key)?)
+            .map_err(|e| self.bad(format!("`{key}` in its metadata cannot be read ({e})")))
+    }
+
+    fn bad(&self, reason: String) -> Error {
+        Error::BadDelta { path: PathBuf::from(self.file.path()), reason }
+    }
+}

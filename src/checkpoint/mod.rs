@@ -1,0 +1,26 @@
+//! Weights on disk: safetensors in and out, folders, shards, and files that appear only when complete.
+//!
+//! This module knows bytes, names and shapes; what they mean is for others.
+
+mod delta;
+mod error;
+mod file;
+mod fingerprint;
+mod meta;
+mod model;
+mod output;
+mod scan;
+mod sidecar;
+mod write;
+
+pub use delta::{DeltaEntry, DeltaFile, DeltaMeta, DeltaWriter};
+pub use error::Error;
+pub use file::TensorFile;
+pub use fingerprint::fingerprint;
+pub use meta::{Kind, TensorMeta, kind, stored};
+pub use model::Checkpoint;
+pub use output::OutputDir;
+pub use safetensors::Dtype as Stored;
+pub use scan::{first_not_finite, sum_of_squared_ulps};
+pub use sidecar::copy_sidecars;
+pub use write::{Shard, TensorSpec, TensorWriter, aligned_order, index, shards};

@@ -1,0 +1,82 @@
+//! What the bit patterns of stored values say: whether they are finite, and how coarsely they are rounded.
+
+use crate::backend::Dtype;
+
+/// Position and kind of the first NaN or infinity among little-endian values.
+pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, &'static str)> {
+    match dtype {
+        Dtype::F32 => find(bytes, |v: [u8; 4]| u32::from_le_bytes(v), 0x7f80_0000),
+        Dtype::F16 => find(bytes, |v: [u8; 2]| u16::from_le_bytes(v).into(), 0x7c00),
+        Dtype::Bf16 => find(bytes, |v: [u8; 2]| u16::from_le_bytes(v).into(), 0x7f80),
+    }
+}
+
+/// A value is not finite when all bits of its exponent, `mask`, are set.
+fn find<const N: usize>(
+    bytes: &[u8],
+    bits: impl Fn([u8; N]) -> u32,
+    mask: u32,
+) -> Option<(usize, &'static str)> {
+    let (values, _) = bytes.as_chunks::<N>();
+    let bad = |v: &[u8; N]| bits(*v) & mask == mask;
+    // Whole blocks first: a loop without an exit is vectorized, and nearly every block is clean.
+    const BLOCK: usize = 4096;
+    let block = values.chunks(BLOCK).position(|block| block.iter().fold(false, |any, v| any | bad(v)))?;
+    let within = values[block * BLOCK..].iter().position(bad)?;
+    let index = block * BLOCK + within;
+    let fraction = bits(values[index]) & ((1 << mask.trailing_zeros()) - 1);
+    Some((index, if fraction == 0 { "an infinity" } else { "NaN" }))
+}
+
+/// `sum ulp(w)^2` over 16-bit values: twelve times the expected squared error that rounding to this type left in them.
+/// Zero for float32, whose rounding is no concern here.
+pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8]) -> f64 {
+    // Exponent bits, and the power of two of one unit in the last place at exponent field 1 (and 0, the subnormals).
+    let (shift, mask, unit) = match dtype {
+        Dtype::F32 => return 0.0,
+        Dtype::F16 => (10, 0x1f, -24),
+        Dtype::Bf16 => (7, 0xff, -133),
+    };
+    let mut count = [0u64; 256];
+    for value in bytes.as_chunks::<2>().0 {
+        count[usize::from((u16::from_le_bytes(*value) >> shift) & mask)] += 1;
+    }
+    let squared_ulp = |field: usize| 4f64.powi(unit + field.max(1) as i32 - 1);
+    count.iter().enumerate().map(|(field, &n)| n as f64 * squared_ulp(field)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    fn f16s(values: &[f16]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn the_first_value_that_is_not_finite_is_found_and_named() {
+        let mut values = vec![f16::MAX; 10_000];
+        assert_eq!(first_not_finite(Dtype::F16, &f16s(&values)), None);
+        values[9_000] = f16::NEG_INFINITY;
+        values[9_001] = f16::NAN;
+        assert_eq!(first_not_finite(Dtype::F16, &f16s(&values)), Some((9_000, "an infinity")));
+
+        let floats = [1.0f32, f32::MAX, f32::NAN].map(f32::to_le_bytes).concat();
+        assert_eq!(first_not_finite(Dtype::F32, &floats), Some((2, "NaN")));
+        let floats = [bf16::MIN, bf16::INFINITY].map(bf16::to_le_bytes).concat();
+        assert_eq!(first_not_finite(Dtype::Bf16, &floats), Some((1, "an infinity")));
+    }
+
+    #[test]
+    fn an_ulp_is_the_gap_to_the_next_value() {
+        for value in [0.0, 1e-7, 0.02, 1.0, 1.5, 1000.0] {
+            let half = f16::from_f64(value);
+            let gap = f16::from_bits(half.to_bits() + 1).to_f64() - half.to_f64();
+            assert_eq!(sum_of_squared_ulps(Dtype::F16, &half.to_le_bytes()), gap * gap, "{value}");
+            let brain = bf16::from_f64(value);
+            let gap = bf16::from_bits(brain.to_bits() + 1).to_f64() - brain.to_f64();
+            assert_eq!(sum_of_squared_ulps(Dtype::Bf16, &brain.to_le_bytes()), gap * gap, "{value}");
+        }
+    }
+}

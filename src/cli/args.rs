@@ -1,0 +1,173 @@
+use super::device::DeviceChoice;
+use crate::linalg::Accuracy;
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "\
+Examples:
+  esmerge merge recipe.yaml merged/                     merge as the recipe says
+  esmerge merge recipe.yaml --dry-run                   show what would be done to every tensor
+  esmerge merge recipe.yaml merged/ --keep-delta d.safetensors
+  esmerge rescale d.safetensors --base models/base --alpha 0.6 other/
+                                                        another alpha, in seconds
+  esmerge devices                                       what there is to compute on
+
+Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other error.";
+
+const RECIPE: &str = "\
+A recipe is a YAML file; its paths are relative to it:
+
+  merge_method: esm             # or linear, task_arithmetic, tsv_m
+  base_model: models/base
+  models:
+    - model: models/cars        # a folder or .safetensors file, or {delta: FILE} for a task vector
+      calibration: calib/cars.safetensors
+    - model: models/mnist
+      calibration: calib/mnist.safetensors
+  parameters:
+    alpha: 0.8                  # strength of the merge
+  out_dtype: bfloat16           # the base's if left out
+
+Examples:
+  esmerge merge recipe.yaml merged/
+  esmerge merge recipe.yaml merged/ --device gpu --alpha 0.6
+  esmerge merge recipe.yaml merged/ --out-shard-size 2GB --json > report.json
+  esmerge merge recipe.yaml --dry-run";
+
+/// Merge fine-tuned models into one by Essential Subspace Merging, on any GPU or on the CPU.
+#[derive(Debug, Parser)]
+#[command(name = "esmerge", version, after_help = EXAMPLES, max_term_width = 110)]
+pub(super) struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Merge models as a recipe says
+    Merge(Merge),
+    /// Make the model again with another alpha, from the deltas that `merge --keep-delta` wrote
+    Rescale(Rescale),
+    /// List the devices there are to compute on
+    Devices(Devices),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = RECIPE)]
+pub(super) struct Merge {
+    /// The recipe, a YAML file
+    pub recipe: PathBuf,
+    /// The folder to create; it appears when it is complete
+    #[arg(required_unless_present = "dry_run")]
+    pub out: Option<PathBuf>,
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// exact: parity with float64; balanced (default): its error is far below the effect of other calibration samples;
+    /// fast: less [default: the recipe's]
+    #[arg(long, value_name = "LEVEL")]
+    pub accuracy: Option<Accuracy>,
+    /// Strength of the merge, instead of the recipe's
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
+    pub alpha: Option<f64>,
+    /// Seed of random numbers, instead of the recipe's
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Check everything and show what would be done to every tensor, without reading weights
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Keep the merged deltas in this file, for `esmerge rescale`
+    #[arg(long, value_name = "FILE")]
+    pub keep_delta: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Rescale {
+    /// The file that `merge --keep-delta` wrote
+    pub delta: PathBuf,
+    /// The base model of that merge
+    #[arg(long)]
+    pub base: PathBuf,
+    /// The new strength of the merge
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
+    pub alpha: f64,
+    /// The folder to create; it appears when it is complete
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Devices {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of every command that computes and writes a model.
+#[derive(Debug, Args)]
+pub(super) struct RunFlags {
+    /// auto (a hardware GPU, discrete before integrated, else the CPU), cpu, gpu, or gpu:NAME for the adapter whose name
+    /// contains NAME (software adapters are used only by name)
+    #[arg(long, env = "ESMERGE_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Largest output file, in bytes or with a unit: 500MB, 5GB, 2GiB
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub out_shard_size: u64,
+    /// Name every layer and tensor
+    #[arg(short, long, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Print nothing but errors (and what --json asks for)
+    #[arg(short, long)]
+    pub quiet: bool,
+    /// Print the report as JSON on standard output, in place of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn finite(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x.is_finite() => Ok(x),
+        _ => Err("a number is expected, such as 0.8".to_owned()),
+    }
+}
+
+/// `5GB`, `500 MB`, `2GiB`, `1000000`.
+fn size(text: &str) -> Result<u64, String> {
+    let wrong = || "a size is expected, such as 500MB, 5GB or 2GiB".to_owned();
+    let digits = text.trim().find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.trim().len());
+    let (number, unit) = text.trim().split_at(digits);
+    let unit = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" | "k" => 1e3,
+        "mb" | "m" => 1e6,
+        "gb" | "g" => 1e9,
+        "tb" | "t" => 1e12,
+        "kib" => 1024.0,
+        "mib" => 1024f64.powi(2),
+        "gib" => 1024f64.powi(3),
+        "tib" => 1024f64.powi(4),
+        _ => return Err(wrong()),
+    };
+    let bytes = number.parse::<f64>().map_err(|_| wrong())? * unit;
+    if bytes >= 1.0 { Ok(bytes as u64) } else { Err("at least one byte is needed".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_decimal_or_binary() {
+        assert_eq!(size("5GB"), Ok(5_000_000_000));
+        assert_eq!(size("1.5 MiB"), Ok(1_572_864));
+        assert_eq!(size("1024"), Ok(1024));
+        assert!(size("5 parsecs").is_err());
+        assert!(size("0").is_err());
+        assert!(size("").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+}

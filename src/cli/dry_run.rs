@@ -1,0 +1,80 @@
+use super::args;
+use super::failure::Failure;
+use super::output;
+use crate::plan::{Family, Layer, Plan, Role};
+use crate::report::{align_right, new_table};
+use indexmap::IndexMap;
+
+/// `esmerge merge --dry-run`
+pub(super) fn show(plan: &Plan, family: &Family, args: &args::Merge) -> Result<(), Failure> {
+    if args.run.json {
+        output::print(&serde_json::to_string_pretty(plan)?);
+    } else if args.run.verbose {
+        plan.layers.iter().for_each(|layer| output::print(&line(layer)));
+    } else if !args.run.quiet {
+        output::print(&table(plan, family));
+    }
+    Ok(())
+}
+
+/// One layer.
+fn line(layer: &Layer) -> String {
+    let mut text = format!("{}: {}", layer.name, layer.role.name());
+    if is_decomposed(layer) {
+        text += &format!(", {} x {}, rank {}", layer.d_out, layer.d_in, layer.rank);
+    }
+    if let Some(reason) = layer.reason {
+        text += &format!(" ({reason})");
+    }
+    text
+}
+
+fn is_decomposed(layer: &Layer) -> bool {
+    matches!(layer.role, Role::Esm | Role::TsvM)
+}
+
+/// Layers that are treated alike.
+#[derive(Default)]
+struct Row {
+    shape: String,
+    tensors: usize,
+    values: usize,
+    flops: f64,
+    bytes: u64,
+    alpha: bool,
+}
+
+fn table(plan: &Plan, family: &Family) -> String {
+    let mut rows: IndexMap<(String, &str), Row> = IndexMap::new();
+    for layer in &plan.layers {
+        let name = match is_decomposed(layer) {
+            true => layer.kind(),
+            false => layer.reason.unwrap_or("all tensors").to_owned(),
+        };
+        let row = rows.entry((name, layer.role.name())).or_default();
+        if is_decomposed(layer) {
+            row.shape = format!("{} x {}, rank {}", layer.d_out, layer.d_in, layer.rank);
+        }
+        row.tensors += layer.parts.len();
+        row.values += layer.elements();
+        row.flops += layer.cost.flops;
+        row.bytes = row.bytes.max(layer.cost.bytes);
+        row.alpha = layer.scaled;
+    }
+    let mut table =
+        new_table(["layers", "treatment", "tensors", "shape", "values", "alpha", "GFLOP", "memory"]);
+    for ((name, role), row) in rows {
+        table.add_row(vec![
+            name,
+            role.to_owned(),
+            row.tensors.to_string(),
+            row.shape,
+            row.values.to_string(),
+            if row.alpha { plan.alpha.to_string() } else { String::new() },
+            format!("{:.2}", row.flops / 1e9),
+            format!("{:.1} MiB", row.bytes as f64 / f64::from(1 << 20)),
+        ]);
+    }
+    align_right(&mut table, &[2, 4, 5, 6, 7]);
+    format!("{table}\n{} experts; GFLOP and memory are estimates", family.experts.len())
+}

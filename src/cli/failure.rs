@@ -1,0 +1,67 @@
+use crate::{backend, checkpoint, pipeline, plan, recipe};
+use std::fmt::Display;
+use std::process::ExitCode;
+
+/// An error on its way to the user.
+#[derive(Debug)]
+pub(super) struct Failure {
+    message: String,
+    code: u8,
+}
+
+/// Errors in the command line and in the recipe, as clap has it.
+const USAGE: u8 = 2;
+/// All others.
+const OTHER: u8 = 1;
+
+impl Failure {
+    fn new(error: impl Display, code: u8) -> Failure {
+        Failure { message: error.to_string(), code }
+    }
+
+    /// Prints the error and gives the exit code.
+    pub fn report(&self) -> ExitCode {
+        super::output::error(&self.message);
+        ExitCode::from(self.code)
+    }
+}
+
+impl From<recipe::Error> for Failure {
+    fn from(error: recipe::Error) -> Failure {
+        Failure::new(error, USAGE)
+    }
+}
+
+impl From<plan::Error> for Failure {
+    fn from(error: plan::Error) -> Failure {
+        let code = if matches!(error, plan::Error::Recipe(_)) { USAGE } else { OTHER };
+        Failure::new(error, code)
+    }
+}
+
+impl From<pipeline::Error> for Failure {
+    fn from(error: pipeline::Error) -> Failure {
+        match error {
+            pipeline::Error::Plan(error) => error.into(),
+            other => Failure::new(other, OTHER),
+        }
+    }
+}
+
+impl From<checkpoint::Error> for Failure {
+    fn from(error: checkpoint::Error) -> Failure {
+        Failure::new(error, OTHER)
+    }
+}
+
+impl From<backend::Error> for Failure {
+    fn from(error: backend::Error) -> Failure {
+        Failure::new(error, OTHER)
+    }
+}
+
+impl From<serde_json::Error> for Failure {
+    fn from(error: serde_json::Error) -> Failure {
+        Failure::new(error, OTHER)
+    }
+}

@@ -1,0 +1,35 @@
+use super::args;
+use super::device::on_device;
+use super::failure::Failure;
+use super::output;
+use super::progress::Display;
+use crate::pipeline::{self, Rescale};
+use crate::report;
+
+/// `esmerge rescale`
+pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
+    let request = Rescale {
+        delta: args.delta.clone(),
+        base: args.base.clone(),
+        alpha: args.alpha,
+        shard_size: args.run.out_shard_size,
+    };
+    let device = args.run.device.open()?;
+    let mut display = Display::new(args.run.quiet, args.run.verbose);
+    let made = on_device!(&device, |backend| pollster::block_on(pipeline::rescale(
+        backend,
+        &request,
+        &args.out,
+        &mut display,
+    )));
+    display.clear();
+    let report = made?;
+    if args.run.json {
+        output::print(&serde_json::to_string_pretty(&report)?);
+    } else if !args.run.quiet {
+        output::print(&report::table(&report));
+        let seconds = report.seconds.unwrap_or_default();
+        output::print(&format!("{} written in {seconds:.1} s on {}", args.out.display(), report.device));
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Second half of a merge: `W = W0 + alpha beta dW`, rounded once, streamed into shards.
+
+use super::weights::read_row;
+use super::{Error, Progress};
+use crate::backend::{Backend, Dtype};
+use crate::checkpoint::{
+    Checkpoint, OutputDir, Shard, TensorSpec, TensorWriter, first_not_finite, index, shards, stored,
+};
+use crate::method::assembly;
+use crate::plan::SUM_CHUNK;
+use indexmap::IndexMap;
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Where the merged deltas come from.
+pub(super) trait Deltas<B: Backend> {
+    /// `dW` of the values `range` of a tensor, as one row; `base` holds the same values of the base.
+    async fn read(&mut self, tensor: &str, range: Range<usize>, base: &B::Tensor)
+    -> Result<B::Tensor, Error>;
+}
+
+/// How a tensor of the base becomes one of the output.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Step {
+    /// `W0 + alpha beta dW`, stored as `dtype`.
+    Merge { alpha: f64, beta: f64, dtype: Dtype },
+    /// As it is.
+    Copy,
+}
+
+/// Writes the shards and, for several, their index.
+pub(super) async fn write_model<B: Backend>(
+    backend: &B,
+    base: &Checkpoint,
+    steps: &IndexMap<String, Step>,
+    deltas: &mut impl Deltas<B>,
+    output: &OutputDir,
+    shard_size: u64,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Shard>, Error> {
+    let shards = shards(specs(base, steps), shard_size);
+    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+    for shard in &shards {
+        let mut writer = TensorWriter::create(&output.path().join(&shard.file), &shard.tensors, &metadata)?;
+        for tensor in &shard.tensors {
+            progress.layer(&tensor.name);
+            match steps.get(&tensor.name) {
+                Some(&Step::Merge { alpha, beta, dtype }) => {
+                    let assembly = Assembly { backend, base, tensor, alpha, beta, dtype };
+                    assembly.write(deltas, &mut writer, progress).await?;
+                }
+                _ => copy(base, tensor, &mut writer, progress)?,
+            }
+        }
+        writer.finish()?;
+    }
+    if shards.len() > 1 {
+        write_json(output, "model.safetensors.index.json", &index(&shards))?;
+    }
+    Ok(shards)
+}
+
+/// Writes a small JSON file into the output.
+pub(super) fn write_json(output: &OutputDir, name: &str, value: &impl serde::Serialize) -> Result<(), Error> {
+    let path = output.path().join(name);
+    let io = |source| crate::checkpoint::Error::Io { action: "write", path: path.clone(), source };
+    let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
+    text.push(b'\n');
+    Ok(std::fs::write(&path, text).map_err(io)?)
+}
+
+fn specs(base: &Checkpoint, steps: &IndexMap<String, Step>) -> Vec<TensorSpec> {
+    let spec = |(name, step): (&String, &Step)| {
+        let meta = base.get(name)?;
+        let dtype = match step {
+            Step::Merge { dtype, .. } => stored(*dtype),
+            Step::Copy => meta.dtype,
+        };
+        Some(TensorSpec { name: name.clone(), dtype, shape: meta.shape.clone() })
+    };
+    steps.iter().filter_map(spec).collect()
+}
+
+fn copy(
+    base: &Checkpoint,
+    tensor: &TensorSpec,
+    writer: &mut TensorWriter,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    let (end, chunk) = (tensor.bytes(), 4 * SUM_CHUNK as u64);
+    for start in (0..end).step_by(chunk as usize) {
+        let range = start..end.min(start + chunk);
+        progress.advance(range.end - range.start);
+        writer.write(&base.read_bytes(&tensor.name, range)?)?;
+    }
+    Ok(())
+}
+
+/// One tensor on its way out.
+struct Assembly<'a, B> {
+    backend: &'a B,
+    base: &'a Checkpoint,
+    tensor: &'a TensorSpec,
+    alpha: f64,
+    beta: f64,
+    dtype: Dtype,
+}
+
+impl<B: Backend> Assembly<'_, B> {
+    async fn write(
+        &self,
+        deltas: &mut impl Deltas<B>,
+        writer: &mut TensorWriter,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
+        let elements: usize = self.tensor.shape.iter().product();
+        for start in (0..elements).step_by(SUM_CHUNK) {
+            let range = start..elements.min(start + SUM_CHUNK);
+            writer.write(&self.chunk(deltas, range.clone()).await?)?;
+            progress.advance((range.len() * self.dtype.size()) as u64);
+        }
+        Ok(())
+    }
+
+    async fn chunk(&self, deltas: &mut impl Deltas<B>, range: Range<usize>) -> Result<Vec<u8>, Error> {
+        let name = &self.tensor.name;
+        let base = read_row(self.backend, self.base, name, range.clone(), None)?;
+        let mut weights = deltas.read(name, range.clone(), &base).await?;
+        assembly::assemble(self.backend, &base, &mut weights, self.alpha, self.beta)
+            .map_err(Error::device(name))?;
+        let bytes = self.backend.pack(&weights, self.dtype).await.map_err(Error::device(name))?;
+        match first_not_finite(self.dtype, &bytes) {
+            None => Ok(bytes),
+            Some((index, value)) => {
+                let index = range.start + index;
+                Err(Error::Overflow { tensor: name.clone(), index, value, dtype: self.dtype })
+            }
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! First half of a merge: the layers that are decomposed. Their deltas are spilled to a file, because inter-layer
+//! scaling compares the norms of all of them before the first can be written.
+
+use super::inputs::layer_inputs;
+use super::rounding::{Rounding, norms};
+use super::weights::layer_deltas;
+use super::{Error, Job};
+use crate::backend::{Backend, Dtype};
+use crate::checkpoint::first_not_finite;
+use crate::method::{EsmOptions, Solver, esm, tsv};
+use crate::plan::{Layer, Role};
+
+/// What is known of a layer once it is merged.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Outcome {
+    /// `||dW||_F`
+    pub norm: f64,
+    /// `s_t`; empty where tasks are not scaled.
+    pub task_scales: Vec<f64>,
+    /// Per task.
+    pub energy_retention: Vec<f64>,
+    /// Whether a concatenation was rank-deficient.
+    pub rank_deficient: bool,
+}
+
+/// `dW` of a layer merged by ESM or TSV-M, on the host, and what it was like.
+pub(super) async fn merge_layer<B: Backend>(
+    job: &Job<'_, B>,
+    layer: &Layer,
+    stream: u32,
+    rounding: &mut [Rounding],
+) -> Result<(Vec<f32>, Outcome), Error> {
+    let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, stream };
+    let (delta, mut outcome) = match (layer.role, job.esm_options()) {
+        (Role::Esm, Some(options)) => merge_by_esm(job, layer, options, solver, rounding).await?,
+        _ => merge_by_tsv(job, layer, solver, rounding).await?,
+    };
+    outcome.norm = norms(job.backend, &delta, &layer.name).await?.first().copied().unwrap_or(0.0);
+    let values = job.backend.download(&delta).await.map_err(Error::device(&layer.name))?;
+    match first_not_finite(Dtype::F32, bytemuck::cast_slice(&values)) {
+        None => Ok((values, outcome)),
+        Some((index, value)) => Err(Error::NotFinite { layer: layer.name.clone(), index, value }),
+    }
+}
+
+/// ESM. A layer too large for all tasks at once passes them a few at a time through the first half of the method, which
+/// is independent between tasks.
+async fn merge_by_esm<B: Backend>(
+    job: &Job<'_, B>,
+    layer: &Layer,
+    options: &EsmOptions,
+    solver: Solver,
+    rounding: &mut [Rounding],
+) -> Result<(B::Tensor, Outcome), Error> {
+    let device = || Error::device(&layer.name);
+    let tasks = job.family.experts.len();
+    let at_once = tasks_at_once(job.backend, layer);
+    let mut parts = Vec::new();
+    for first in (0..tasks).step_by(at_once) {
+        let group = first..tasks.min(first + at_once);
+        let deltas = layer_deltas(job.backend, job.family, layer, group.clone(), rounding).await?;
+        let inputs = layer_inputs(job.backend, job.family, layer, group)?;
+        let factors = esm::task_factors(job.backend, &deltas, &inputs, layer.rank, options, solver).await;
+        parts.push(factors.map_err(device())?);
+    }
+    let factors = esm::join_factors(job.backend, parts).map_err(device())?;
+    let merged = esm::merge_factors(job.backend, factors, options, solver).await.map_err(device())?;
+    let outcome = Outcome {
+        norm: 0.0,
+        task_scales: merged.task_scales,
+        energy_retention: merged.energy_retention,
+        rank_deficient: merged.rank_deficient,
+    };
+    Ok((merged.delta, outcome))
+}
+
+/// How many tasks' deltas of a layer fit into one tensor of the backend.
+fn tasks_at_once<B: Backend>(backend: &B, layer: &Layer) -> usize {
+    let one = 4 * layer.elements() as u64;
+    usize::try_from(backend.max_tensor_bytes() / one.max(1)).unwrap_or(usize::MAX).max(1)
+}
+
+async fn merge_by_tsv<B: Backend>(
+    job: &Job<'_, B>,
+    layer: &Layer,
+    solver: Solver,
+    rounding: &mut [Rounding],
+) -> Result<(B::Tensor, Outcome), Error> {
+    let tasks = 0..job.family.experts.len();
+    let deltas = layer_deltas(job.backend, job.family, layer, tasks, rounding).await?;
+    let merged = tsv::tsv_m(job.backend, &deltas, layer.mean_sigma, solver).await;
+    let merged = merged.map_err(Error::device(&layer.name))?;
+    let outcome = Outcome {
+        norm: 0.0,
+        task_scales: Vec::new(),
+        energy_retention: merged.energy_retention,
+        rank_deficient: merged.rank_deficient,
+    };
+    Ok((merged.delta, outcome))
+}

@@ -1,0 +1,69 @@
+use crate::{backend, calibration, checkpoint, plan};
+use std::path::PathBuf;
+
+/// Why a merge stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The recipe does not fit the models.
+    #[error(transparent)]
+    Plan(#[from] plan::Error),
+    /// A weights file cannot be read, or the output not written.
+    #[error(transparent)]
+    Checkpoint(#[from] checkpoint::Error),
+    /// A calibration file cannot be used.
+    #[error(transparent)]
+    Calibration(#[from] calibration::Error),
+    /// The device failed.
+    #[error("merging `{layer}`: {source}")]
+    Device {
+        /// The layer it was working on.
+        layer: String,
+        /// What failed.
+        source: backend::Error,
+    },
+    /// The merged values are not numbers.
+    #[error(
+        "merging `{layer}` gave {value} at element {index}: the deltas or inputs of this layer are too large for float32; \
+         look at the experts' weights, or try another `gain`, `alpha` or scaling exponent"
+    )]
+    NotFinite {
+        /// The layer or tensor.
+        layer: String,
+        /// Position in it.
+        index: usize,
+        /// "NaN" or "an infinity".
+        value: &'static str,
+    },
+    /// A merged weight does not fit the output type.
+    #[error(
+        "tensor `{tensor}` of the merged model holds {value} at element {index} after rounding to {dtype}; choose another \
+         out_dtype (float32 or bfloat16), or a smaller alpha"
+    )]
+    Overflow {
+        /// The tensor.
+        tensor: String,
+        /// Position in it.
+        index: usize,
+        /// "NaN" or "an infinity".
+        value: &'static str,
+        /// The output type.
+        dtype: backend::Dtype,
+    },
+    /// The deltas cannot be kept where it was asked for.
+    #[error("cannot keep the deltas in {}: {reason}", path.display())]
+    KeepDelta {
+        /// The path.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
+}
+
+impl Error {
+    /// For `map_err`: an error of the device while working on `layer`.
+    pub(super) fn device(layer: &str) -> impl FnOnce(backend::Error) -> Error {
+        let layer = layer.to_owned();
+        move |source| Error::Device { layer, source }
+    }
+}

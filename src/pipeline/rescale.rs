@@ -1,0 +1,123 @@
+//! Another alpha from the deltas that a merge kept.
+
+use super::assemble::{Deltas, Step, write_model};
+use super::{Error, Progress};
+use crate::backend::{Backend, Dtype, Shape};
+use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, fingerprint};
+use crate::report::{Group, Report};
+use indexmap::IndexMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// What to make, from what.
+#[derive(Clone, Debug)]
+pub struct Rescale {
+    /// The file that `merge --keep-delta` wrote.
+    pub delta: PathBuf,
+    /// The base of that merge.
+    pub base: PathBuf,
+    /// The new coefficient.
+    pub alpha: f64,
+    /// Bytes of one output file.
+    pub shard_size: u64,
+}
+
+/// Makes the model `W0 + alpha beta dW` from kept deltas. The base must be the one of the merge, byte for byte.
+pub async fn rescale<B: Backend>(
+    backend: &B,
+    request: &Rescale,
+    output: &Path,
+    progress: &mut dyn Progress,
+) -> Result<Report, Error> {
+    let started = Instant::now();
+    let output = OutputDir::create(output)?;
+    let deltas = DeltaFile::open(&request.delta)?;
+    let base = Checkpoint::open(&request.base)?;
+    check_base(&deltas, &base, request)?;
+    let steps = steps(&deltas, &base, request.alpha);
+    progress.start(steps.keys().filter_map(|name| base.get(name)).map(|m| m.bytes).sum());
+    let mut source = Kept { backend, file: &deltas };
+    write_model(backend, &base, &steps, &mut source, &output, request.shard_size, progress).await?;
+
+    let mut report = report(backend, &deltas, &base, request.alpha);
+    if let Some(folder) = base.folder() {
+        checkpoint::copy_sidecars(folder, output.path(), deltas.meta().out_dtype)?;
+    }
+    super::write_reports(&output, &deltas.meta().recipe, &report)?;
+    output.finish()?;
+    report.seconds = Some(started.elapsed().as_secs_f64());
+    Ok(report)
+}
+
+fn check_base(deltas: &DeltaFile, base: &Checkpoint, request: &Rescale) -> Result<(), Error> {
+    let bad = |reason| checkpoint::Error::BadDelta { path: request.delta.clone(), reason };
+    let fits = |(name, meta): (&String, &checkpoint::TensorMeta)| {
+        base.get(name).is_some_and(|b| b.shape == meta.shape && b.float().is_some())
+    };
+    let strange = deltas.file().tensors().iter().find(|entry| !fits(*entry));
+    let same = strange.is_none() && fingerprint(base, base.names())? == deltas.meta().base_fingerprint;
+    if same {
+        return Ok(());
+    }
+    let what = match strange {
+        Some((name, _)) => format!("its tensor `{name}` is not one of {}", base.path().display()),
+        None => format!("the weights of {} are not those it was made for", base.path().display()),
+    };
+    Err(bad(format!("{what}; give the base model of the merge that kept it")).into())
+}
+
+fn steps(deltas: &DeltaFile, base: &Checkpoint, alpha: f64) -> IndexMap<String, Step> {
+    let step = |name: &str| {
+        let stored = base.get(name)?.float();
+        let step = match (deltas.meta().tensors.get(name), stored) {
+            (Some(entry), Some(stored)) => Step::Merge {
+                alpha: if entry.alpha { alpha } else { 1.0 },
+                beta: entry.beta,
+                dtype: deltas.meta().out_dtype.unwrap_or(stored),
+            },
+            _ => Step::Copy,
+        };
+        Some((name.to_owned(), step))
+    };
+    base.names().filter_map(step).collect()
+}
+
+/// Deltas in a file.
+struct Kept<'a, B> {
+    backend: &'a B,
+    file: &'a DeltaFile,
+}
+
+impl<B: Backend> Deltas<B> for Kept<'_, B> {
+    async fn read(&mut self, tensor: &str, range: Range<usize>, _: &B::Tensor) -> Result<B::Tensor, Error> {
+        let bytes = self.file.file().read_values(tensor, range.clone())?;
+        self.backend.unpack(Shape::matrix(1, range.len()), Dtype::F32, &bytes).map_err(Error::device(tensor))
+    }
+}
+
+fn report<B: Backend>(backend: &B, deltas: &DeltaFile, base: &Checkpoint, alpha: f64) -> Report {
+    let meta = deltas.meta();
+    let mut groups: IndexMap<(String, bool), Group> = IndexMap::new();
+    for entry in meta.tensors.values() {
+        let key = (entry.role.clone(), entry.alpha);
+        let group = groups.entry(key).or_insert_with(|| Group {
+            role: entry.role.clone(),
+            scaled_by_alpha: entry.alpha,
+            ..Group::default()
+        });
+        group.layers += 1;
+        group.tensors += 1;
+        group.beta.extend([entry.beta]);
+    }
+    Report {
+        merge_method: meta.method.clone(),
+        base_model: crate::report::last_part(base.path()),
+        device: backend.name(),
+        alpha,
+        out_dtype: meta.out_dtype.map(|d| d.to_string()),
+        overrides: vec![format!("rescaled from alpha {} to {alpha}", meta.alpha)],
+        groups: groups.into_values().collect(),
+        ..Report::default()
+    }
+}

@@ -1,0 +1,76 @@
+//! How much of each expert's delta is nothing but the rounding of its 16-bit file.
+
+use super::Error;
+use crate::backend::{Backend, Dtype};
+use crate::checkpoint::sum_of_squared_ulps;
+
+/// Share of a delta above which its rounding is worth a warning.
+pub const WARN_ABOVE: f64 = 0.01;
+
+/// Sums over all tensors of one expert.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Rounding {
+    squared_ulps: f64,
+    squared_norm: f64,
+}
+
+impl Rounding {
+    /// Counts values as they are stored.
+    pub fn stored(&mut self, dtype: Dtype, bytes: &[u8]) {
+        self.squared_ulps += sum_of_squared_ulps(dtype, bytes);
+    }
+
+    /// Counts a delta.
+    pub fn delta(&mut self, norm: f64) {
+        self.squared_norm += norm * norm;
+    }
+
+    /// `sqrt(sum ulp^2 / 12) / ||dW||`: the expected relative error of the expert's delta. A value rounded to nearest is
+    /// off by a uniformly distributed part of its ulp, which has variance `ulp^2 / 12`.
+    pub fn damage(&self) -> Option<f64> {
+        (self.squared_norm > 0.0 && self.squared_ulps > 0.0)
+            .then(|| (self.squared_ulps / 12.0 / self.squared_norm).sqrt())
+    }
+}
+
+/// The Frobenius norms of all members of a batch.
+pub(super) async fn norms<B: Backend>(backend: &B, x: &B::Tensor, layer: &str) -> Result<Vec<f64>, Error> {
+    let norms = backend.frobenius_norms(x).map_err(Error::device(layer))?;
+    let norms = backend.download(&norms).await.map_err(Error::device(layer))?;
+    Ok(norms.into_iter().map(f64::from).collect())
+}
+
+/// What is said of an expert whose file is too coarse.
+pub(super) fn warning(expert: &str, damage: f64) -> String {
+    format!(
+        "the 16-bit file of expert `{expert}` moves its delta by about {:.1}%: the weights are rounded more coarsely than \
+         the fine-tuning changed them; use a float32 checkpoint or a task vector of it if there is one",
+        100.0 * damage
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::bf16;
+
+    #[test]
+    fn the_damage_is_the_expected_error_of_rounding() {
+        // Weights spread over a binade, moved by a delta of 1 part in 200, then rounded to bf16.
+        let mut rounding = Rounding::default();
+        let (mut error, mut norm) = (0.0, 0.0);
+        for i in 0..50_000u32 {
+            let weight = 1.0 + f64::from(i) / 50_000.0;
+            let delta = if i % 2 == 0 { 0.005 } else { -0.005 };
+            let exact = (weight + delta) as f32;
+            let stored = bf16::from_f32(exact);
+            rounding.stored(Dtype::Bf16, &stored.to_le_bytes());
+            error += (f64::from(stored.to_f32()) - f64::from(exact)).powi(2);
+            norm += delta * delta;
+        }
+        rounding.delta(f64::sqrt(norm));
+        let measured = f64::sqrt(error / norm);
+        let estimate = rounding.damage().unwrap();
+        assert!((estimate / measured - 1.0).abs() < 0.02, "{estimate} {measured}");
+    }
+}

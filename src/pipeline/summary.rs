@@ -1,0 +1,113 @@
+//! What a merge has to tell: outcomes, layer by layer and group by group.
+
+use super::decompose::Outcome;
+use super::{Job, Options};
+use crate::backend::Backend;
+use crate::method::{AlphaScope, Preset};
+use crate::plan::{Layer, Role};
+use crate::recipe::{Calibration, Method};
+use crate::report::{Group, LayerReport, Report, last_part};
+use indexmap::IndexMap;
+
+/// The report of a finished merge, without any times: the same merge gives the same report.
+pub(super) fn report<B: Backend>(
+    job: &Job<'_, B>,
+    outcomes: &[Outcome],
+    betas: &[f64],
+    options: &Options,
+) -> Report {
+    let layers = job.plan.layers.iter().zip(outcomes).zip(betas);
+    let layers: Vec<LayerReport> = layers.map(|((l, o), &b)| layer_report(job, l, o, b)).collect();
+    let calibrated = job.recipe.models.iter().any(|m| matches!(m.calibration, Calibration::File(_)));
+    let mut report = Report {
+        merge_method: job.recipe.method.name().to_owned(),
+        base_model: last_part(&job.recipe.base_model),
+        models: job.recipe.models.iter().map(|m| m.name.clone()).collect(),
+        device: job.backend.name(),
+        accuracy: Some(job.recipe.accuracy.to_string()),
+        seed: Some(job.recipe.seed),
+        alpha: job.plan.alpha,
+        out_dtype: job.recipe.out_dtype.map(|d| d.to_string()),
+        overrides: options.overrides.clone(),
+        groups: groups(job, &layers),
+        layers,
+        warnings: job.plan.warnings.clone(),
+        ..Report::default()
+    };
+    if let Method::Esm(esm) = &job.recipe.method {
+        let name = Preset::NAMES.iter().find(|(_, p)| *p == esm.preset).map(|(name, _)| *name);
+        report.preset = name.map(str::to_owned);
+        report.alpha_scope = Some(if esm.alpha_scope == AlphaScope::All { "all" } else { "esm" }.to_owned());
+        report.calibrated = Some(calibrated);
+    }
+    report
+}
+
+fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64) -> LayerReport {
+    let by_task = |values: &[f64]| -> IndexMap<String, f64> {
+        job.family.experts.iter().map(|e| e.name.clone()).zip(values.iter().copied()).collect()
+    };
+    let decomposed = matches!(layer.role, Role::Esm | Role::TsvM);
+    LayerReport {
+        name: layer.name.clone(),
+        tensors: layer.parts.iter().map(|p| p.name.clone()).collect(),
+        role: role_name(job, layer).to_owned(),
+        reason: layer.reason.map(str::to_owned),
+        scaled_by_alpha: layer.scaled,
+        rank: decomposed.then_some(layer.rank),
+        norm: decomposed.then_some(outcome.norm),
+        beta: layer.group.as_ref().map(|_| beta),
+        energy_retention: by_task(&outcome.energy_retention),
+        task_scale: by_task(&outcome.task_scales),
+        rank_deficient: outcome.rank_deficient,
+    }
+}
+
+/// "sum" is a mean or task arithmetic, as the method has it.
+fn role_name<B>(job: &Job<'_, B>, layer: &Layer) -> &'static str {
+    match (layer.role, &job.recipe.method) {
+        (Role::Sum, Method::TaskArithmetic { .. }) => "task_arithmetic",
+        (Role::Sum, _) => "average",
+        (role, _) => role.name(),
+    }
+}
+
+/// Decomposed layers by their kind; the others by what was done and why.
+fn groups<B>(job: &Job<'_, B>, layers: &[LayerReport]) -> Vec<Group> {
+    let mut groups: IndexMap<(String, String), Group> = IndexMap::new();
+    for (layer, report) in job.plan.layers.iter().zip(layers) {
+        let group = groups.entry(group_key(layer, report)).or_insert_with(|| Group {
+            name: report.rank.map(|_| layer.kind()),
+            role: report.role.clone(),
+            reason: report.reason.clone(),
+            scaled_by_alpha: report.scaled_by_alpha,
+            rank: report.rank,
+            ..Group::default()
+        });
+        group.layers += 1;
+        group.tensors += layer.parts.len();
+        group.energy_retention.extend(report.energy_retention.values().copied());
+        group.task_scale.extend(report.task_scale.values().copied());
+        group.beta.extend(report.beta);
+        group.rank_deficient += usize::from(report.rank_deficient);
+    }
+    groups.into_values().collect()
+}
+
+fn group_key(layer: &Layer, report: &LayerReport) -> (String, String) {
+    match report.rank {
+        Some(_) => (report.role.clone(), layer.kind()),
+        None => (report.role.clone(), report.reason.clone().unwrap_or_default()),
+    }
+}
+
+/// Adds the time each decomposed layer took to its group.
+pub(super) fn add_times<B>(report: &mut Report, job: &Job<'_, B>, seconds: &[f64]) {
+    let mut times: IndexMap<(String, String), f64> = IndexMap::new();
+    for ((layer, described), &spent) in job.plan.layers.iter().zip(&report.layers).zip(seconds) {
+        *times.entry(group_key(layer, described)).or_default() += spent;
+    }
+    for (group, spent) in report.groups.iter_mut().zip(times.into_values()) {
+        group.seconds = Some(spent);
+    }
+}

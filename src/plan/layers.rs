@@ -1,0 +1,231 @@
+//! From tensors to layers.
+
+use super::check::{patterns_match, tensors_fit, unverified_calibrations};
+use super::cost::{Cost, Decomposed};
+use super::names::{kind_of_layer, projection};
+use super::roles::{Architecture, Rules, Ruling, is_transposed};
+use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
+use crate::calibration::Statistic;
+use crate::checkpoint::TensorMeta;
+use crate::method::{AlphaScope, arithmetic};
+use crate::recipe::{self, Alpha, Esm, Method, Recipe};
+use std::collections::HashMap;
+
+/// Decides what happens to every tensor.
+pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
+    let alpha = alpha(recipe)?;
+    let (architecture, unknown) = Architecture::of(family.model_type.as_deref(), family.base.names());
+    let rules = Rules::new(&recipe.method, &architecture);
+    let mut warnings = tensors_fit(family, |name, meta| rules.of(name, meta).0)?;
+    let mut planner = Planner { recipe, family, fuse: false };
+    if let Method::Esm(esm) = &recipe.method {
+        check_esm(recipe, family, esm)?;
+        planner.fuse = esm.fuse_qkv.unwrap_or(matches!(architecture, Architecture::Vit { .. }));
+        if let (Some(unknown), None) = (unknown, &esm.layers) {
+            warnings.push(format!(
+                "{unknown}: every matrix of a block (`.N.` in its name) is merged by ESM; name others with `layers`"
+            ));
+        }
+        warnings.extend(unverified_calibrations(family));
+    }
+    let layers = planner.layers(&rules)?;
+    warnings.extend(recipe.notes.iter().cloned());
+    Ok(Plan { layers, sum: sum(recipe), alpha, warnings })
+}
+
+fn alpha(recipe: &Recipe) -> Result<f64, Error> {
+    match &recipe.method {
+        Method::Linear { alpha, .. } | Method::TaskArithmetic { alpha, .. } | Method::TsvM { alpha } => {
+            Ok(*alpha)
+        }
+        Method::Esm(esm) => match esm.alpha {
+            Alpha::Number(alpha) => Ok(alpha),
+            Alpha::Search(_) => {
+                let message = "a search for alpha is not supported in this version; give a number (keep the deltas with \
+                               --keep-delta and try others with `esmerge rescale`, which takes seconds)";
+                Err(recipe::Error::new(&recipe.path, None, "parameters.alpha.search", message).into())
+            }
+        },
+    }
+}
+
+fn sum(recipe: &Recipe) -> Sum {
+    let weights: Vec<f64> = recipe.models.iter().map(|m| m.weight).collect();
+    let plain = || arithmetic::task_arithmetic_coefficients(&weights, 1.0);
+    let normalized = || arithmetic::average_coefficients(&weights).unwrap_or_else(plain);
+    match recipe.method {
+        Method::Linear { normalize: false, .. } => {
+            Sum { experts: plain(), base: weights.iter().sum::<f64>() - 1.0 }
+        }
+        Method::TaskArithmetic { normalize: false, .. } => Sum { experts: plain(), base: 0.0 },
+        _ => Sum { experts: normalized(), base: 0.0 },
+    }
+}
+
+fn check_esm(recipe: &Recipe, family: &Family, esm: &Esm) -> Result<(), Error> {
+    if is_transposed(family.model_type.as_deref()) {
+        return Err(Error::Unsupported {
+            path: family.base.path().to_path_buf(),
+            reason: "this architecture stores its linear weights transposed (d_in x d_out), and ESM, which decomposes \
+                     the output side, does not support that in this version; use merge_method linear or \
+                     task_arithmetic"
+                .to_owned(),
+        });
+    }
+    match &esm.layers {
+        Some(patterns) => patterns_match(recipe, patterns, &family.base),
+        None => Ok(()),
+    }
+}
+
+struct Planner<'a> {
+    recipe: &'a Recipe,
+    family: &'a Family,
+    /// Whether q, k and v become one layer.
+    fuse: bool,
+}
+
+impl Planner<'_> {
+    fn layers(&self, rules: &Rules) -> Result<Vec<Layer>, Error> {
+        let base = &self.family.base;
+        let stacks = if self.fuse { self.stacks(rules) } else { HashMap::new() };
+        let mut layers = Vec::new();
+        for name in base.names() {
+            let Some(meta) = base.get(name) else { continue };
+            let ruling = rules.of(name, meta);
+            let stack = projection(name).and_then(|(place, fused)| Some((place, stacks.get(&fused)?, fused)));
+            match stack {
+                // The stack stands where the first of its parts stood.
+                Some((_, parts, fused)) if parts.first_in_file == name => {
+                    layers.push(self.layer(fused, parts.parts.clone(), ruling)?);
+                }
+                Some(_) => {}
+                None => layers.push(self.layer(name.to_owned(), vec![part(name, meta)], ruling)?),
+            }
+        }
+        Ok(layers)
+    }
+
+    /// The complete triples of q, k and v that are merged by ESM and take the same inputs.
+    fn stacks(&self, rules: &Rules) -> HashMap<String, Stack> {
+        let mut found: HashMap<String, (String, [Option<Part>; 3])> = HashMap::new();
+        for name in self.family.base.names() {
+            let (Some(meta), Some((place, fused))) = (self.family.base.get(name), projection(name)) else {
+                continue;
+            };
+            if rules.of(name, meta).0 == Role::Esm {
+                let entry = found.entry(fused).or_insert_with(|| (name.to_owned(), [const { None }; 3]));
+                entry.1[place] = Some(part(name, meta));
+            }
+        }
+        let complete = |(fused, (first_in_file, parts)): (String, (String, [Option<Part>; 3]))| {
+            let parts: Vec<Part> = parts.into_iter().collect::<Option<_>>()?;
+            let same_inputs = parts.iter().all(|p| p.shape.last() == parts[0].shape.last());
+            same_inputs.then_some((fused, Stack { first_in_file, parts }))
+        };
+        found.into_iter().filter_map(complete).collect()
+    }
+
+    fn layer(&self, name: String, parts: Vec<Part>, (role, reason): Ruling) -> Result<Layer, Error> {
+        let tasks = self.family.experts.len();
+        let elements: usize = parts.iter().map(Part::elements).sum();
+        let (d_out, d_in) = match role {
+            Role::Esm | Role::TsvM => {
+                let d_out: usize = parts.iter().map(|p| p.rows).sum();
+                (d_out, elements.checked_div(d_out).unwrap_or(0))
+            }
+            Role::Sum | Role::Base => (1, elements),
+        };
+        let esm = match &self.recipe.method {
+            Method::Esm(esm) => Some(esm),
+            _ => None,
+        };
+        let rank = match (role, esm) {
+            (Role::Esm, Some(esm)) => esm.rank.of(d_out, tasks),
+            (Role::TsvM, _) => (d_out.min(d_in) / tasks.max(1)).max(1),
+            _ => 0,
+        };
+        if role == Role::Esm {
+            self.check_calibration(&parts, d_in)?;
+        }
+        let compared = esm.is_some_and(|e| e.options.inter_layer.is_some());
+        Ok(Layer {
+            group: (compared && matches!(role, Role::Esm | Role::TsvM)).then(|| kind_of_layer(&name)),
+            scaled: role != Role::Base
+                && esm.is_none_or(|e| role == Role::Esm || e.alpha_scope == AlphaScope::All),
+            mean_sigma: role == Role::TsvM && esm.is_some_and(|e| e.preset.tsv_mean_sigma()),
+            cost: self.cost(role, &parts, (d_out, d_in), rank),
+            name,
+            parts,
+            d_out,
+            d_in,
+            role,
+            rank,
+            reason,
+        })
+    }
+
+    /// Every expert that is calibrated at all must have inputs of this layer.
+    fn check_calibration(&self, parts: &[Part], d_in: usize) -> Result<(), Error> {
+        for expert in &self.family.experts {
+            let Some(calibration) = &expert.calibration else { continue };
+            let mut covered = false;
+            for part in parts {
+                covered |= calibration.covers(&part.name, d_in, expert.weights.path())?;
+            }
+            if !covered {
+                return Err(Error::NotCalibrated {
+                    expert: expert.name.clone(),
+                    path: calibration.path().to_path_buf(),
+                    weight: parts.first().map_or_else(String::new, |p| p.name.clone()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn cost(&self, role: Role, parts: &[Part], (d_out, d_in): (usize, usize), rank: usize) -> Cost {
+        let tasks = self.family.experts.len();
+        let elements: usize = parts.iter().map(Part::elements).sum();
+        match role {
+            Role::Base => Cost::default(),
+            Role::Sum => Cost {
+                flops: (2 * tasks * elements) as f64,
+                bytes: 12 * elements.min(super::SUM_CHUNK) as u64,
+            },
+            Role::Esm | Role::TsvM => {
+                let calibrated = |e: &Expert| role == Role::Esm && e.calibration.is_some();
+                let rows = self
+                    .family
+                    .experts
+                    .iter()
+                    .filter(|e| calibrated(e))
+                    .map(|e| tokens(e, parts, d_in))
+                    .max();
+                let calibration = rows.map_or(0, |rows| rows * d_in);
+                let rows = rows.unwrap_or(d_in);
+                Decomposed { tasks, d_out, d_in, rank, rows, calibration }.cost(self.recipe.accuracy)
+            }
+        }
+    }
+}
+
+struct Stack {
+    first_in_file: String,
+    parts: Vec<Part>,
+}
+
+fn part(name: &str, meta: &TensorMeta) -> Part {
+    let rows = meta.matrix().map_or(1, |(rows, _)| rows);
+    Part { name: name.to_owned(), shape: meta.shape.clone(), rows }
+}
+
+/// Rows of the calibration matrix of a layer.
+fn tokens(expert: &Expert, parts: &[Part], d_in: usize) -> usize {
+    let Some(calibration) = &expert.calibration else { return 0 };
+    match parts.iter().find_map(|p| calibration.source_of(&p.name)) {
+        Some((source, Statistic::Input)) => calibration.tokens(source),
+        Some((_, Statistic::Gram)) => d_in,
+        None => 0,
+    }
+}

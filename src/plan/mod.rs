@@ -1,0 +1,102 @@
+//! What happens to every tensor, decided before any weight is read.
+//!
+//! [`plan`] is a function of the recipe and the headers of the files it names. Everything that can be wrong with names,
+//! shapes and types is found here.
+
+mod check;
+mod cost;
+mod error;
+mod family;
+mod layers;
+mod names;
+mod roles;
+
+pub use cost::Cost;
+pub use error::Error;
+pub use family::{Expert, Family};
+pub use layers::plan;
+pub use roles::Role;
+
+use serde::Serialize;
+
+/// Values of a tensor that are summed at a time: the memory of an embedding of any size stays at this.
+pub const SUM_CHUNK: usize = 4 << 20;
+
+/// What happens to every tensor of the base.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Plan {
+    /// The layers, in the order of the base's files.
+    pub layers: Vec<Layer>,
+    /// Weights of the sum for [`Role::Sum`].
+    pub sum: Sum,
+    /// Factor of the merged deltas where `scaled` says so.
+    pub alpha: f64,
+    /// What the user should know before the merge starts.
+    pub warnings: Vec<String>,
+}
+
+/// `dW = base W0 + sum_t experts_t dW_t`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Sum {
+    /// Coefficients of the deltas.
+    pub experts: Vec<f64>,
+    /// Coefficient of the base: zero, except in a `linear` whose weights do not sum to 1.
+    pub base: f64,
+}
+
+/// One or several tensors that are merged as one matrix.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Layer {
+    /// The tensor's name; for several, a name for their stack.
+    pub name: String,
+    /// The tensors, stacked in this order.
+    pub parts: Vec<Part>,
+    /// Rows of the stack; 1 for a [`Role::Sum`], which sees a row of values.
+    pub d_out: usize,
+    /// Its columns.
+    pub d_in: usize,
+    /// What is done.
+    pub role: Role,
+    /// Directions of a task, for [`Role::Esm`].
+    pub rank: usize,
+    /// The layers it is compared with in inter-layer scaling.
+    pub group: Option<String>,
+    /// Whether alpha multiplies it.
+    pub scaled: bool,
+    /// Whether TSV-M multiplies by the mean singular values.
+    pub mean_sigma: bool,
+    /// Why it is not merged by the method's main rule, if it is not.
+    pub reason: Option<&'static str>,
+    /// What it costs.
+    pub cost: Cost,
+}
+
+/// One tensor of a layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Part {
+    /// Its name.
+    pub name: String,
+    /// Its sizes.
+    pub shape: Vec<usize>,
+    /// Its rows in the stack.
+    pub rows: usize,
+}
+
+impl Part {
+    /// Number of values.
+    pub fn elements(&self) -> usize {
+        self.shape.iter().product()
+    }
+}
+
+impl Layer {
+    /// The name with its block index replaced by `*`: the same for the same kind of layer in every block.
+    pub fn kind(&self) -> String {
+        names::kind_of_layer(&self.name)
+    }
+
+    /// Number of values.
+    pub fn elements(&self) -> usize {
+        self.parts.iter().map(Part::elements).sum()
+    }
+}

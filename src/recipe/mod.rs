@@ -1,0 +1,217 @@
+//! The recipe: a YAML file that says what to merge and how, as pure data.
+//!
+//! Keys are mergekit's where mergekit has them. Every field is checked while it is read; an error names the recipe, the
+//! line and the path of the key.
+
+mod cursor;
+mod error;
+mod parameters;
+mod schema;
+mod yaml;
+
+pub use error::Error;
+
+use crate::backend::Dtype;
+use crate::linalg::Accuracy;
+use crate::method::{AlphaScope, EsmOptions, Preset};
+use std::path::{Path, PathBuf};
+
+/// A recipe, complete and checked; paths are relative to nothing but the working directory any more.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recipe {
+    /// The file it came from.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+    /// How to merge.
+    pub method: Method,
+    /// The model all experts were fine-tuned from.
+    pub base_model: PathBuf,
+    /// The experts, in order.
+    pub models: Vec<Model>,
+    /// Accuracy against time.
+    pub accuracy: Accuracy,
+    /// Seed of random numbers.
+    pub seed: u64,
+    /// Type of the merged weights; the base's, tensor by tensor, if `None`.
+    pub out_dtype: Option<Dtype>,
+    /// What a reader of the log should know about how the recipe was understood.
+    pub notes: Vec<String>,
+}
+
+/// An expert.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Model {
+    /// Names it in reports; unique.
+    pub name: String,
+    /// Where its weights are.
+    pub source: Source,
+    /// Its coefficient in `linear` and `task_arithmetic`.
+    pub weight: f64,
+    /// What is known of the inputs of its layers.
+    pub calibration: Calibration,
+    /// A task file, for alpha search and evaluation.
+    pub task: Option<PathBuf>,
+}
+
+/// Where an expert's weights are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// A folder or a file with all weights.
+    Checkpoint(PathBuf),
+    /// A task vector: what to add to the base.
+    Delta(PathBuf),
+}
+
+impl Source {
+    /// The path of either.
+    pub fn path(&self) -> &Path {
+        match self {
+            Source::Checkpoint(path) | Source::Delta(path) => path,
+        }
+    }
+}
+
+/// The `calibration` of a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Calibration {
+    /// Not said. Fine for methods that need none.
+    Unset,
+    /// `none`: the data-free form.
+    None,
+    /// A file.
+    File(PathBuf),
+    /// Samples to run the expert on.
+    Data {
+        /// A task file.
+        data: PathBuf,
+        /// How many of its samples.
+        samples: usize,
+    },
+}
+
+/// How to merge.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Method {
+    /// Essential Subspace Merging.
+    Esm(Box<Esm>),
+    /// `W0 + alpha sum c_t dW_t / sum c`, without the division if not `normalize`.
+    Linear {
+        /// Factor of the merged delta, 1 by default.
+        alpha: f64,
+        /// Whether the weights are divided by their sum.
+        normalize: bool,
+    },
+    /// `W0 + alpha sum c_t dW_t`, the weights divided by their sum if `normalize`.
+    TaskArithmetic {
+        /// Lambda.
+        alpha: f64,
+        /// Whether the weights are divided by their sum.
+        normalize: bool,
+    },
+    /// TSV-M on matrices, the average elsewhere.
+    TsvM {
+        /// Factor of the merged delta, 1 by default.
+        alpha: f64,
+    },
+}
+
+/// The methods by name.
+pub const METHODS: [&str; 4] = ["esm", "linear", "task_arithmetic", "tsv_m"];
+
+impl Method {
+    /// Its name in a recipe.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Method::Esm(_) => "esm",
+            Method::Linear { .. } => "linear",
+            Method::TaskArithmetic { .. } => "task_arithmetic",
+            Method::TsvM { .. } => "tsv_m",
+        }
+    }
+}
+
+/// Essential Subspace Merging with all its switches.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Esm {
+    /// Where the switches start from.
+    pub preset: Preset,
+    /// The switches.
+    pub options: EsmOptions,
+    /// The coefficient of the merged delta.
+    pub alpha: Alpha,
+    /// Which tensors alpha multiplies.
+    pub alpha_scope: AlphaScope,
+    /// Directions of a task.
+    pub rank: Rank,
+    /// Whether q, k and v are merged as one matrix; by architecture if `None`.
+    pub fuse_qkv: Option<bool>,
+    /// Patterns of the names of ESM's tensors; by architecture if `None`.
+    pub layers: Option<Vec<String>>,
+}
+
+/// The coefficient of the merged delta.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Alpha {
+    /// Given.
+    Number(f64),
+    /// To be found by the best accuracy or consistency on task files.
+    Search(Search),
+}
+
+/// What an alpha search maximises.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Accuracy on the validation split.
+    Accuracy,
+    /// Agreement with the experts' features.
+    Consistency,
+}
+
+/// How many directions each task gets in a layer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rank {
+    /// `floor(d_out / T)`
+    Auto,
+    /// The same for every layer.
+    Directions(usize),
+    /// A fraction of `d_out`.
+    Fraction(f64),
+}
+
+impl Rank {
+    /// `r` of a layer with `d_out` outputs, at least 1 and at most `d_out`.
+    pub fn of(self, d_out: usize, tasks: usize) -> usize {
+        let rank = match self {
+            Rank::Auto => d_out / tasks.max(1),
+            Rank::Directions(r) => r,
+            Rank::Fraction(f) => (d_out as f64 * f) as usize,
+        };
+        rank.clamp(1, d_out.max(1))
+    }
+}
+
+/// What flags of the command line put in place of the recipe's values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Overrides {
+    /// `--alpha`
+    pub alpha: Option<f64>,
+    /// `--accuracy`
+    pub accuracy: Option<Accuracy>,
+    /// `--seed`
+    pub seed: Option<u64>,
+}
+
+impl Recipe {
+    /// Reads and checks a recipe.
+    pub fn open(path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|e| Error::new(path, None, "", format!("the recipe cannot be read: {e}")))?;
+        Recipe::parse(&text, path, overrides)
+    }
+
+    /// Checks the text of a recipe; `path` is where it came from: relative paths in it start there.
+    pub fn parse(text: &str, path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
+        schema::recipe(text, path, overrides)
+    }
+}

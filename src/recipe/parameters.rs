@@ -1,0 +1,201 @@
+//! `parameters`: what the method does.
+
+use super::cursor::{Cursor, Mapping};
+use super::{Alpha, Error, Esm, Method, Overrides, Rank, Search};
+use crate::backend::Polarity;
+use crate::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm};
+
+/// Keys that every method takes.
+pub(super) const COMMON: [&str; 3] = ["alpha", "accuracy", "seed"];
+
+const ESM: [&str; 14] = [
+    "preset",
+    "alpha_scope",
+    "decomposition",
+    "fusion",
+    "rank",
+    "eigen_weight_power",
+    "gain",
+    "mean_sigma",
+    "inter_task",
+    "inter_dimension",
+    "inter_layer",
+    "inter_task_norm",
+    "fuse_qkv",
+    "layers",
+];
+
+/// What the papers found by search; the error about a missing alpha shows it.
+const PAPERS_ALPHA: &str = "alpha is the strength of the merge and has no default. The papers found by search: \
+    ViT-B/32 0.76, 0.57, 0.61 for 8, 14, 20 tasks; ViT-B/16 0.84, 0.70, 0.65; ViT-L/14 0.82, 0.68, 0.63; RoBERTa 2.8; \
+    Llama-3.2-3B 2.0. Give parameters.alpha or --alpha";
+
+/// The keys of `parameters` for a method.
+pub(super) fn keys(method: &str) -> Vec<&'static str> {
+    let own: &[&str] = match method {
+        "esm" => &ESM,
+        "linear" => &["normalize", "weight"],
+        "task_arithmetic" => &["lambda", "normalize", "weight"],
+        _ => &[],
+    };
+    COMMON.iter().chain(own).copied().collect()
+}
+
+/// The method with its parameters; `missing` makes the error about a key that is not there.
+pub(super) fn method(
+    name: &str,
+    parameters: Option<&Mapping>,
+    overrides: &Overrides,
+    missing: impl Fn(&str, &str) -> Error,
+) -> Result<Method, Error> {
+    let get = |key: &str| parameters.and_then(|p| p.get(key));
+    let number = |key: &str| get(key).map(|c| c.number()).transpose();
+    let boolean = |key: &str| get(key).map(|c| c.boolean()).transpose();
+    let factor = || Ok::<f64, Error>(overrides.alpha.or(number("alpha")?).unwrap_or(1.0));
+    Ok(match name {
+        "linear" => Method::Linear { alpha: factor()?, normalize: boolean("normalize")?.unwrap_or(true) },
+        "task_arithmetic" => {
+            if let (Some(_), Some(lambda)) = (get("alpha"), get("lambda")) {
+                return Err(lambda.error("`alpha` and `lambda` are the same thing here; give one of them"));
+            }
+            let lambda = number("lambda")?;
+            let alpha = overrides.alpha.or(lambda).map_or_else(factor, Ok)?;
+            Method::TaskArithmetic { alpha, normalize: boolean("normalize")?.unwrap_or(false) }
+        }
+        "tsv_m" => Method::TsvM { alpha: factor()? },
+        _ => Method::Esm(Box::new(esm(parameters, overrides, missing)?)),
+    })
+}
+
+fn esm(
+    parameters: Option<&Mapping>,
+    overrides: &Overrides,
+    missing: impl Fn(&str, &str) -> Error,
+) -> Result<Esm, Error> {
+    let get = |key: &str| parameters.and_then(|p| p.get(key));
+    let preset = get("preset").map(|c| c.choice(&Preset::NAMES)).transpose()?.unwrap_or_default();
+    let mut options = preset.options();
+    set(&mut options.decomposition, get("decomposition"), |c| {
+        c.choice(&[("esd", Decomposition::Esd), ("svd", Decomposition::Svd)])
+    })?;
+    set(&mut options.fusion, get("fusion"), |c| {
+        c.choice(&[("polar", Fusion::Polar), ("qr", Fusion::Qr), ("concat", Fusion::Concat)])
+    })?;
+    set(&mut options.inter_task_norm, get("inter_task_norm"), |c| {
+        c.choice(&[
+            ("full", TaskNorm::Full),
+            ("truncated", TaskNorm::Truncated),
+            ("code_padded", TaskNorm::CodePadded),
+        ])
+    })?;
+    set(&mut options.eigen_weight_power, get("eigen_weight_power"), not_negative)?;
+    set(&mut options.gain, get("gain"), |c| c.number())?;
+    set(&mut options.mean_sigma, get("mean_sigma"), |c| c.boolean())?;
+    set(&mut options.inter_task, get("inter_task"), scale)?;
+    set(&mut options.inter_dimension, get("inter_dimension"), scale)?;
+    set(&mut options.inter_layer, get("inter_layer"), scale)?;
+
+    let mut alpha_scope = preset.alpha_scope();
+    set(&mut alpha_scope, get("alpha_scope"), |c| {
+        c.choice(&[("esm", AlphaScope::Esm), ("all", AlphaScope::All)])
+    })?;
+    let alpha = match (overrides.alpha, get("alpha")) {
+        (Some(number), _) => Alpha::Number(number),
+        (None, Some(c)) => alpha(c)?,
+        (None, None) => return Err(missing("parameters.alpha", PAPERS_ALPHA)),
+    };
+    Ok(Esm {
+        preset,
+        options,
+        alpha,
+        alpha_scope,
+        rank: get("rank").map(rank).transpose()?.unwrap_or(Rank::Auto),
+        fuse_qkv: get("fuse_qkv").map(fuse_qkv).transpose()?.flatten(),
+        layers: get("layers").map(layers).transpose()?,
+    })
+}
+
+fn set<T>(
+    field: &mut T,
+    value: Option<Cursor>,
+    read: impl Fn(Cursor) -> Result<T, Error>,
+) -> Result<(), Error> {
+    if let Some(value) = value {
+        *field = read(value)?;
+    }
+    Ok(())
+}
+
+fn not_negative(c: Cursor) -> Result<f64, Error> {
+    match c.number()? {
+        x if x >= 0.0 => Ok(x),
+        x => Err(c.error(format!("0 (off) or more is expected, but {x} is given"))),
+    }
+}
+
+/// `on`, `off`, or `{exponent: 2, form: full}`.
+fn scale(c: Cursor) -> Result<Option<Scale>, Error> {
+    if let Some(on) = c.switch() {
+        return Ok(on.then(Scale::default));
+    }
+    if !c.is_map() {
+        return Err(c.error("`on`, `off` or a mapping such as {exponent: 2, form: full} is expected"));
+    }
+    let map = c.map(&["exponent", "form"])?;
+    let mut scale = Scale::default();
+    set(&mut scale.exponent, map.get("exponent"), not_negative)?;
+    set(&mut scale.polarity, map.get("form"), |c| {
+        c.choice(&[
+            ("full", Polarity::Full),
+            ("amplify", Polarity::Amplify),
+            ("suppress", Polarity::Suppress),
+            ("reversed", Polarity::Reversed),
+        ])
+    })?;
+    // (v / mean)^0 is 1 for every layer and task: the scaling is off.
+    Ok((scale.exponent != 0.0).then_some(scale))
+}
+
+fn alpha(c: Cursor) -> Result<Alpha, Error> {
+    if !c.is_map() {
+        return c.number().map(Alpha::Number);
+    }
+    let search = c.map(&["search"])?.require("search", "what to search alpha by, accuracy or consistency")?;
+    let by = search.choice(&[("accuracy", Search::Accuracy), ("consistency", Search::Consistency)])?;
+    Ok(Alpha::Search(by))
+}
+
+/// `auto`, a number of directions, or a fraction of d_out.
+fn rank(c: Cursor) -> Result<Rank, Error> {
+    let wrong =
+        || c.error("`auto`, a whole number from 1, or a fraction of d_out between 0 and 1 is expected");
+    if c.choice(&[("auto", ())]).is_ok() {
+        return Ok(Rank::Auto);
+    }
+    if let Ok(directions) = c.unsigned() {
+        let directions = usize::try_from(directions).ok().filter(|&r| r > 0);
+        return directions.map(Rank::Directions).ok_or_else(wrong);
+    }
+    match c.number() {
+        Ok(f) if f > 0.0 && f <= 1.0 => Ok(Rank::Fraction(f)),
+        _ => Err(wrong()),
+    }
+}
+
+fn fuse_qkv(c: Cursor) -> Result<Option<bool>, Error> {
+    if c.choice(&[("auto", ())]).is_ok() {
+        return Ok(None);
+    }
+    c.switch().map(Some).ok_or_else(|| c.error("auto, true or false is expected"))
+}
+
+fn layers(c: Cursor) -> Result<Vec<String>, Error> {
+    if let Ok(pattern) = c.text() {
+        return Ok(vec![pattern.to_owned()]);
+    }
+    let patterns = c.list()?.iter().map(|p| p.text().map(str::to_owned)).collect::<Result<Vec<_>, _>>()?;
+    if patterns.is_empty() {
+        return Err(c.error("at least one pattern is expected, such as \"encoder.layer.*.weight\""));
+    }
+    Ok(patterns)
+}

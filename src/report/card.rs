@@ -1,0 +1,111 @@
+use super::{Group, Range, Report};
+use std::fmt::Write;
+
+/// The `README.md` of a merged model.
+pub fn model_card(report: &Report, recipe: &str) -> String {
+    let mut card = String::new();
+    write_card(&mut card, report, recipe).unwrap_or_default(); // writing to a String cannot fail
+    card
+}
+
+fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Result {
+    writeln!(card, "---\nbase_model: {}\ntags:\n- merge\n- esmerge\n---\n", quoted(&report.base_model))?;
+    writeln!(card, "# Merge of {} by {}\n", report.base_model, method(report))?;
+    writeln!(
+        card,
+        "This model was merged from {} fine-tuned models with [esmerge](https://crates.io/crates/esmerge) {}.\n",
+        report.models.len(),
+        report.esmerge
+    )?;
+    writeln!(card, "| | |\n|---|---|")?;
+    writeln!(card, "| base | {} |", report.base_model)?;
+    writeln!(card, "| experts | {} |", report.models.join(", "))?;
+    writeln!(card, "| method | {} |", method(report))?;
+    writeln!(card, "| alpha | {}{} |", report.alpha, scope(report))?;
+    if report.calibrated == Some(false) {
+        writeln!(card, "| calibration | none (data-free form) |")?;
+    }
+    if let (Some(accuracy), Some(seed)) = (&report.accuracy, report.seed) {
+        writeln!(card, "| accuracy, seed | {accuracy}, {seed} |")?;
+    }
+    for change in &report.overrides {
+        writeln!(card, "| changed on the command line | {change} |")?;
+    }
+    writeln!(
+        card,
+        "\n## What was done\n\n| layers | treatment | tensors | energy kept | beta |\n|---|---|---|---|---|"
+    )?;
+    for group in &report.groups {
+        writeln!(
+            card,
+            "| {} | {} | {} | {} | {} |",
+            layers(group),
+            treatment(group),
+            group.tensors,
+            percent(&group.energy_retention),
+            range(&group.beta)
+        )?;
+    }
+    if !report.warnings.is_empty() {
+        writeln!(card, "\n## Warnings\n")?;
+        report.warnings.iter().try_for_each(|warning| writeln!(card, "- {warning}"))?;
+    }
+    writeln!(card, "\n## Recipe\n\n```yaml\n{}\n```", recipe.trim_end())
+}
+
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn method(report: &Report) -> String {
+    match &report.preset {
+        Some(preset) => format!("{} (preset {preset})", report.merge_method),
+        None => report.merge_method.clone(),
+    }
+}
+
+fn scope(report: &Report) -> &'static str {
+    match report.alpha_scope.as_deref() {
+        Some("esm") => " (on layers merged by ESM)",
+        Some(_) => " (on all tensors)",
+        None => "",
+    }
+}
+
+/// What the layers of a group are called.
+pub(super) fn layers(group: &Group) -> String {
+    match (&group.name, &group.reason) {
+        (Some(name), _) => name.clone(),
+        (None, Some(reason)) => reason.clone(),
+        (None, None) => "all tensors".to_owned(),
+    }
+}
+
+/// What was done with a group.
+pub(super) fn treatment(group: &Group) -> String {
+    let mut text = group.role.clone();
+    if let Some(rank) = group.rank {
+        text += &format!(", rank {rank}");
+    }
+    if group.rank_deficient > 0 {
+        text += &format!(", {} rank-deficient", group.rank_deficient);
+    }
+    text
+}
+
+/// `0.61 .. 1.42`
+pub(super) fn range(range: &Range) -> String {
+    match range.summary() {
+        Some([min, _, max]) if min == max => format!("{min:.3}"),
+        Some([min, _, max]) => format!("{min:.3} .. {max:.3}"),
+        None => String::new(),
+    }
+}
+
+/// `97.1% (93.0 .. 99.8)`
+pub(super) fn percent(range: &Range) -> String {
+    let text = |[min, mean, max]: [f64; 3]| {
+        format!("{:.1}% ({:.1} .. {:.1})", 100.0 * mean, 100.0 * min, 100.0 * max)
+    };
+    range.summary().map(text).unwrap_or_default()
+}

@@ -1,0 +1,213 @@
+//! What a run did: as JSON, as a model card, as a table.
+
+mod card;
+#[cfg(feature = "cli")]
+mod table;
+
+pub use card::model_card;
+#[cfg(feature = "cli")]
+pub use table::{align_right, new_table, table};
+
+use indexmap::IndexMap;
+use serde::Serialize;
+use std::path::Path;
+
+/// Name of the report in an output folder.
+pub const FILE: &str = "esmerge-report.json";
+
+/// A finished run. What is written to the output folder has no times in it, so that the same merge on the same device
+/// gives the same bytes.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// Version of this program.
+    pub esmerge: &'static str,
+    /// The method.
+    pub merge_method: String,
+    /// ESM's preset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preset: Option<String>,
+    /// Last part of the base's path.
+    pub base_model: String,
+    /// Names of the experts.
+    pub models: Vec<String>,
+    /// What computed it.
+    pub device: String,
+    /// Accuracy against time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub accuracy: Option<String>,
+    /// Seed of random numbers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// Coefficient of the merged deltas.
+    pub alpha: f64,
+    /// Whether it multiplies ESM's layers or all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_scope: Option<String>,
+    /// Whether ESM had calibration, or took the data-free form.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibrated: Option<bool>,
+    /// Type of the merged weights; the base's own if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub out_dtype: Option<String>,
+    /// What the command line changed in the recipe.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub overrides: Vec<String>,
+    /// Layers of a kind, summed up.
+    pub groups: Vec<Group>,
+    /// Every layer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<LayerReport>,
+    /// For experts stored in 16 bits: the estimated relative error of their deltas.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub rounding: IndexMap<String, f64>,
+    /// What the user should know.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Wall-clock time of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Report {
+            esmerge: env!("CARGO_PKG_VERSION"),
+            merge_method: String::new(),
+            preset: None,
+            base_model: String::new(),
+            models: Vec::new(),
+            device: String::new(),
+            accuracy: None,
+            seed: None,
+            alpha: 1.0,
+            alpha_scope: None,
+            calibrated: None,
+            out_dtype: None,
+            overrides: Vec::new(),
+            groups: Vec::new(),
+            layers: Vec::new(),
+            rounding: IndexMap::new(),
+            warnings: Vec::new(),
+            seconds: None,
+        }
+    }
+}
+
+/// One layer.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct LayerReport {
+    /// Its name; for a stack of tensors, the stack's.
+    pub name: String,
+    /// Its tensors.
+    pub tensors: Vec<String>,
+    /// `esm`, `tsv_m`, `average`, `task_arithmetic` or `base`.
+    pub role: String,
+    /// Why it is not the method's main rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Whether alpha multiplies it.
+    pub scaled_by_alpha: bool,
+    /// Directions of a task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// Frobenius norm of the merged delta, before inter-layer scaling.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub norm: Option<f64>,
+    /// Inter-layer scale.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub beta: Option<f64>,
+    /// Share of each task's energy that its directions keep.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub energy_retention: IndexMap<String, f64>,
+    /// Inter-task scales.
+    #[serde(skip_serializing_if = "IndexMap::is_empty")]
+    pub task_scale: IndexMap<String, f64>,
+    /// Whether a concatenation was rank-deficient.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub rank_deficient: bool,
+}
+
+/// Layers of one kind.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Group {
+    /// The layers' name with `*` for the block; absent for tensors that are grouped by `reason`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// What was done.
+    pub role: String,
+    /// Why it is not the method's main rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// How many layers.
+    pub layers: usize,
+    /// How many tensors.
+    pub tensors: usize,
+    /// Whether alpha multiplies them.
+    pub scaled_by_alpha: bool,
+    /// Directions of a task.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rank: Option<usize>,
+    /// Over layers and tasks.
+    #[serde(skip_serializing_if = "Range::is_empty")]
+    pub energy_retention: Range,
+    /// Over layers and tasks.
+    #[serde(skip_serializing_if = "Range::is_empty")]
+    pub task_scale: Range,
+    /// Over layers.
+    #[serde(skip_serializing_if = "Range::is_empty")]
+    pub beta: Range,
+    /// Layers with a rank-deficient concatenation.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub rank_deficient: usize,
+    /// Time spent on them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+}
+
+fn is_zero(n: &usize) -> bool {
+    *n == 0
+}
+
+/// Smallest, mean and largest of some values.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Range {
+    count: usize,
+    sum: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Range {
+    /// Whether there were no values.
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Smallest, mean and largest.
+    pub fn summary(&self) -> Option<[f64; 3]> {
+        (self.count > 0).then(|| [self.min, self.sum / self.count as f64, self.max])
+    }
+}
+
+impl Extend<f64> for Range {
+    fn extend<T: IntoIterator<Item = f64>>(&mut self, values: T) {
+        for value in values {
+            self.min = if self.count == 0 { value } else { self.min.min(value) };
+            self.max = if self.count == 0 { value } else { self.max.max(value) };
+            self.sum += value;
+            self.count += 1;
+        }
+    }
+}
+
+impl Serialize for Range {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let [min, mean, max] = self.summary().unwrap_or_default();
+        IndexMap::from([("min", min), ("mean", mean), ("max", max)]).serialize(serializer)
+    }
+}
+
+/// The last part of a path, as a name.
+pub fn last_part(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
+}

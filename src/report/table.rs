@@ -1,0 +1,44 @@
+use super::Report;
+use super::card::{layers, percent, range, treatment};
+use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+
+/// The table at the end of a run.
+pub fn table(report: &Report) -> String {
+    let mut table =
+        new_table(["layers", "treatment", "tensors", "energy kept", "task scale", "beta", "alpha", "time"]);
+    for group in &report.groups {
+        table.add_row(vec![
+            layers(group),
+            treatment(group),
+            group.tensors.to_string(),
+            percent(&group.energy_retention),
+            range(&group.task_scale),
+            range(&group.beta),
+            if group.scaled_by_alpha { report.alpha.to_string() } else { String::new() },
+            group.seconds.map(seconds).unwrap_or_default(),
+        ]);
+    }
+    align_right(&mut table, &[2, 7]);
+    table.to_string()
+}
+
+/// An empty table in the style of all tables here.
+pub fn new_table<const N: usize>(header: [&str; N]) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.set_header(header.to_vec());
+    table
+}
+
+/// Numbers line up on the right.
+pub fn align_right(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+fn seconds(seconds: f64) -> String {
+    if seconds < 10.0 { format!("{seconds:.2} s") } else { format!("{seconds:.0} s") }
+}
