@@ -14,6 +14,8 @@ pub mod linalg;
 #[cfg(feature = "merge")]
 pub mod method;
 #[cfg(feature = "merge")]
+pub mod model;
+#[cfg(feature = "merge")]
 pub mod pipeline;
 #[cfg(feature = "merge")]
 pub mod plan;
