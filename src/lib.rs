@@ -8,6 +8,10 @@ pub mod calibration;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "merge")]
+pub mod data;
+#[cfg(feature = "merge")]
+pub mod eval;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;

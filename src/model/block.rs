@@ -175,6 +175,20 @@ pub struct Block<B: Backend> {
 }
 
 impl<B: Layers> Block<B> {
+    /// The weight by which each input of a linear layer is known, and its dimensions, in the order the tap sees them.
+    pub fn inputs(&self) -> Vec<(&str, usize)> {
+        let first = |layer: &'_ Linear<B>| -> usize { layer.weight.shape().cols };
+        let qkv = match &self.attention.qkv {
+            Qkv::Separate([q, ..]) => q,
+            Qkv::Fused(qkv) => qkv,
+        };
+        let (up, down) = match &self.feed_forward {
+            FeedForward::Plain { up, down, .. } => (up, down),
+            FeedForward::Gated { gate, down, .. } => (gate, down),
+        };
+        [qkv, &self.attention.out, up, down].map(|l| (l.name.as_str(), first(l))).to_vec()
+    }
+
     /// The hidden state after the block. `tap` sees the input of every linear layer.
     pub fn apply(
         &self,

@@ -1,7 +1,7 @@
 //! Samples through a model, block by block.
 
 use super::architectures::{self, Architecture};
-use super::{Config, Error, Pooling, Result, Samples, Weights};
+use super::{Block, Config, Error, Pooling, Result, Samples, Weights};
 use crate::backend::Backend;
 use crate::backend::layers::Layers;
 use std::ops::Range;
@@ -80,7 +80,16 @@ impl<'a, B: Layers> Model<'a, B> {
 
     /// Sends the hidden state through block `index`, whose weights are read, used for all parts and dropped.
     pub fn block(&self, index: usize, hidden: &mut Hidden<B>, tap: &mut dyn Tap<B>) -> Result<()> {
-        let block = self.architecture.block(self.backend, self.weights, index)?;
+        self.apply_block(&self.load_block(index)?, hidden, tap)
+    }
+
+    /// The weights of block `index` on the device.
+    pub fn load_block(&self, index: usize) -> Result<Block<B>> {
+        self.architecture.block(self.backend, self.weights, index)
+    }
+
+    /// Sends the hidden state through a block that is loaded.
+    pub fn apply_block(&self, block: &Block<B>, hidden: &mut Hidden<B>, tap: &mut dyn Tap<B>) -> Result<()> {
         for part in &mut hidden.parts {
             part.hidden = block.apply(self.backend, &part.hidden, part, tap)?;
         }

@@ -1,0 +1,13 @@
+//! Is a model any good: accuracy on tasks, with its uncertainty, and how much its features agree with another's.
+
+mod accuracy;
+mod alpha;
+mod cka;
+mod report;
+mod run;
+
+pub use accuracy::{Accuracy, wilson_interval};
+pub use alpha::{Probe, golden_section};
+pub use cka::linear_cka;
+pub use report::{Report, TaskReport, table};
+pub use run::{Evaluator, Features};
