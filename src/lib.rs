@@ -15,6 +15,7 @@ pub mod eval;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;
+mod matrix;
 #[cfg(feature = "merge")]
 pub mod method;
 #[cfg(feature = "merge")]

@@ -1,5 +1,9 @@
 //! `esmerge`, the command.
 
 fn main() -> std::process::ExitCode {
+    // Mesa's device-select layer prints errors where there is no desktop session. It only reorders adapters, which are
+    // chosen here by type and name.
+    // SAFETY: no other thread runs yet.
+    unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
     esmerge::cli::main()
 }

@@ -11,6 +11,8 @@ mod compare;
 mod devices;
 #[path = "golden_suite/esm.rs"]
 mod esm;
+#[path = "golden_suite/esm_plus.rs"]
+mod esm_plus;
 #[path = "golden_suite/others.rs"]
 mod others;
 
@@ -52,7 +54,7 @@ fn trial(case: &Arc<Case>, index: usize, run: &Run, device: Device) -> Trial {
 }
 
 fn is_supported(method: &str) -> bool {
-    matches!(method, "esm" | "polar" | "tsv_m" | "weight_average" | "task_arithmetic")
+    matches!(method, "esm" | "esm_pp" | "polar" | "tsv_m" | "weight_average" | "task_arithmetic")
 }
 
 /// Computes a run's values on whichever backend the device has.
@@ -69,6 +71,7 @@ impl devices::Work for Job<'_> {
         pollster::block_on(async {
             match run.method.as_str() {
                 "esm" => esm::compute(backend, case, run).await,
+                "esm_pp" => esm_plus::compute(backend, case, run).await,
                 "polar" => others::polar_units(backend, case, run).await,
                 "tsv_m" => others::tsv_m(backend, case, run).await,
                 _ => others::arithmetic(backend, case, run).await,

@@ -5,23 +5,7 @@
 //! input is exactly what calibration wants, and only attention and pooling need to know the samples.
 
 use super::{Backend, Result, Tensor};
-
-/// The nonlinearity of a feed-forward layer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Activation {
-    /// `x Phi(x)`, with the error function.
-    Gelu,
-    /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
-    GeluTanh,
-    /// `x sigmoid(1.702 x)`, of OpenAI's CLIP.
-    QuickGelu,
-    /// `x sigmoid(x)`, also called swish.
-    Silu,
-    /// `max(x, 0)`.
-    Relu,
-    /// `tanh x`, of BERT's pooler.
-    Tanh,
-}
+pub use crate::kernels::Activation;
 
 /// What kind of attention is computed.
 #[derive(Clone, Copy, Debug, PartialEq)]

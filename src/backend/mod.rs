@@ -9,62 +9,14 @@ pub mod cpu;
 mod error;
 pub mod gpu;
 pub mod layers;
-mod shape;
 
+pub use crate::matrix::{Dtype, Op, Polarity, Shape};
 pub use error::Error;
-pub use shape::{Dtype, Shape};
 
 use std::ops::Range;
 
 /// Result of a backend operation.
 pub type Result<T> = std::result::Result<T, Error>;
-
-/// Whether a matrix enters a product as it is or transposed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Op {
-    /// `X`
-    None,
-    /// `X^T`
-    Transpose,
-}
-
-impl Op {
-    /// Rows and columns of `op(X)` for an `X` of the given shape.
-    pub fn apply(self, shape: Shape) -> (usize, usize) {
-        match self {
-            Op::None => (shape.rows, shape.cols),
-            Op::Transpose => (shape.cols, shape.rows),
-        }
-    }
-}
-
-/// How a polarized scale `g = (v / mean v)^p` is used (the ablations of the papers; [`Polarity::Full`] is the method).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Polarity {
-    /// `g`
-    #[default]
-    Full,
-    /// `max(g, 1)`: amplify only
-    Amplify,
-    /// `min(g, 1)`: suppress only
-    Suppress,
-    /// `1 / g`, and 0 where `g` is 0
-    Reversed,
-}
-
-impl Polarity {
-    /// `(v / mean)^exponent`, turned; 0 where the mean is 0.
-    pub fn scale(self, v: f64, mean: f64, exponent: f64) -> f64 {
-        let g = if mean > 0.0 { (v / mean).powf(exponent) } else { 0.0 };
-        match self {
-            Polarity::Full => g,
-            Polarity::Amplify => g.max(1.0),
-            Polarity::Suppress => g.min(1.0),
-            Polarity::Reversed if g > 0.0 => 1.0 / g,
-            Polarity::Reversed => 0.0,
-        }
-    }
-}
 
 /// A batched matrix on the backend's device. Owned, never aliased: in-place operations take `&mut`.
 pub trait Tensor {

@@ -91,7 +91,7 @@ impl Writer {
     ) -> Result<(), Error> {
         let Some(data) = data else { return Ok(()) };
         let name = format!("{weight}.{ending}");
-        if data.len() != shape.iter().product() {
+        if data.len() != shape.iter().product::<usize>() {
             return Err(Error::format(
                 &self.path,
                 format!("`{name}` has {} values for {shape:?}", data.len()),

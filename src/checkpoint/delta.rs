@@ -35,6 +35,8 @@ pub struct DeltaMeta {
     pub base_fingerprint: String,
     /// The merge method, for reports.
     pub method: String,
+    /// Names of the experts, for reports.
+    pub models: Vec<String>,
     /// The alpha of the merge that kept the file.
     pub alpha: f64,
     /// The output type of that merge; `None` for the base's own.
@@ -61,6 +63,7 @@ impl DeltaMeta {
             ("format".to_owned(), FORMAT.to_owned()),
             ("base_fingerprint".to_owned(), self.base_fingerprint.clone()),
             ("merge_method".to_owned(), self.method.clone()),
+            ("models".to_owned(), serde_json::to_string(&self.models)?),
             ("alpha".to_owned(), self.alpha.to_string()),
             ("recipe".to_owned(), self.recipe.clone()),
             (BETA.to_owned(), each(|e| e.beta.into())?),
@@ -235,6 +238,7 @@ impl Reader<'_> {
         Ok(DeltaMeta {
             base_fingerprint: self.string("base_fingerprint")?,
             method: self.string("merge_method")?,
+            models: self.json("models")?,
             alpha: self.json("alpha")?,
             out_dtype,
             recipe: self.string("recipe")?,

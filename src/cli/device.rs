@@ -1,6 +1,8 @@
 //! Which device computes.
 
-use crate::backend;
+use crate::backend::Error;
+use crate::backend::cpu::Cpu;
+use crate::backend::gpu::Gpu;
 use std::str::FromStr;
 
 /// The value of `--device`.
@@ -29,18 +31,23 @@ impl FromStr for DeviceChoice {
 
 /// A device that is ready.
 pub(super) enum Device {
-    Cpu(backend::cpu::Cpu),
+    Cpu(Cpu),
+    Gpu(Box<Gpu>),
 }
 
 impl DeviceChoice {
-    /// Opens the device.
-    pub fn open(&self) -> Result<Device, backend::Error> {
+    /// Opens the device. Only `auto` turns to the CPU where there is no GPU; the second value says why, if a GPU was there
+    /// but refused.
+    pub fn open(&self) -> Result<(Device, Option<String>), Error> {
+        let gpu = |selector| Ok(Device::Gpu(Box::new(pollster::block_on(Gpu::open(selector))?)));
         match self {
-            DeviceChoice::Auto | DeviceChoice::Cpu => Ok(Device::Cpu(backend::cpu::Cpu)),
-            DeviceChoice::Gpu(name) => {
-                let name = name.as_deref().unwrap_or("any");
-                Err(backend::Error::NoAdapter(format!("no GPU adapter `{name}` was found; use --device cpu")))
-            }
+            DeviceChoice::Cpu => Ok((Device::Cpu(Cpu), None)),
+            DeviceChoice::Gpu(selector) => Ok((gpu(selector.as_deref())?, None)),
+            DeviceChoice::Auto => match gpu(None) {
+                Ok(device) => Ok((device, None)),
+                Err(Error::NoAdapter(_)) => Ok((Device::Cpu(Cpu), None)),
+                Err(error) => Ok((Device::Cpu(Cpu), Some(format!("the CPU is used, because {error}")))),
+            },
         }
     }
 }
@@ -50,6 +57,10 @@ macro_rules! on_device {
     ($device:expr, |$backend:ident| $body:expr) => {
         match $device {
             $crate::cli::device::Device::Cpu($backend) => $body,
+            $crate::cli::device::Device::Gpu(gpu) => {
+                let $backend = &**gpu;
+                $body
+            }
         }
     };
 }

@@ -35,7 +35,10 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         keep_delta: args.keep_delta.clone(),
         overrides: changes(args),
     };
-    let device = args.run.device.open()?;
+    let (device, why_not) = args.run.device.open()?;
+    if let Some(why_not) = why_not {
+        display.warn(&why_not);
+    }
     let merged = on_device!(&device, |backend| pollster::block_on(pipeline::merge(
         backend,
         &recipe,

@@ -3,7 +3,7 @@ use super::device::on_device;
 use super::failure::Failure;
 use super::output;
 use super::progress::Display;
-use crate::pipeline::{self, Rescale};
+use crate::pipeline::{self, Progress, Rescale};
 use crate::report;
 
 /// `esmerge rescale`
@@ -14,8 +14,11 @@ pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
         alpha: args.alpha,
         shard_size: args.run.out_shard_size,
     };
-    let device = args.run.device.open()?;
+    let (device, why_not) = args.run.device.open()?;
     let mut display = Display::new(args.run.quiet, args.run.verbose);
+    if let Some(why_not) = why_not {
+        display.warn(&why_not);
+    }
     let made = on_device!(&device, |backend| pollster::block_on(pipeline::rescale(
         backend,
         &request,

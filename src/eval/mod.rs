@@ -9,5 +9,7 @@ mod run;
 pub use accuracy::{Accuracy, wilson_interval};
 pub use alpha::{Probe, golden_section};
 pub use cka::linear_cka;
-pub use report::{Report, TaskReport, table};
+#[cfg(feature = "cli")]
+pub use report::table;
+pub use report::{Report, TaskReport};
 pub use run::{Evaluator, Features};

@@ -91,6 +91,7 @@ impl Report {
 }
 
 /// The report as a table, in percent.
+#[cfg(feature = "cli")]
 pub fn table(report: &Report) -> String {
     use crate::report::{align_right, new_table};
     let percent = |v: f64| format!("{:.1}", 100.0 * v);

@@ -1,1 +1,81 @@
-//! The kernel library: each kernel is `shaders/<name>.wgsl`, its dispatch in `src/kernels/<name>.rs`, and its twin on the CPU backend.
+//! The kernel library: dense f32 linear algebra in WGSL, for any program that has a [`wgpu::Device`].
+//!
+//! Each kernel is `shaders/<name>.wgsl`, its dispatch in `src/kernels/<name>.rs`, and its twin on the CPU backend.
+//! A kernel encodes into the caller's [`wgpu::CommandEncoder`] and works on the caller's buffers, seen through a
+//! [`View`]; it never submits, never waits and never allocates a storage buffer. Buffers need
+//! [`wgpu::BufferUsages::STORAGE`]; a buffer that is written must not be read by the same kernel.
+//!
+//! ```no_run
+//! # fn example(device: &wgpu::Device, queue: &wgpu::Queue, a: &wgpu::Buffer, b: &wgpu::Buffer, c: &wgpu::Buffer)
+//! # -> Result<(), esmerge::kernels::Error> {
+//! use esmerge::backend::{Op, Shape};
+//! use esmerge::kernels::{Checks, Kernels, View, gemm};
+//!
+//! let kernels = Kernels::new(device, Checks::default());
+//! let mut encoder = device.create_command_encoder(&Default::default());
+//! let mut recorder = kernels.record(&mut encoder);
+//! let a = View::packed(a, Shape::matrix(100, 70));
+//! let b = View::packed(b, Shape::matrix(100, 70));
+//! let c = View::packed(c, Shape::matrix(100, 100));
+//! gemm(&mut recorder, 1.0, &a, Op::None, &b, Op::Transpose, 0.0, &c)?;
+//! drop(recorder);
+//! queue.submit([encoder.finish()]);
+//! # Ok(())
+//! # }
+//! ```
+
+mod activate;
+mod add_exactly;
+mod axpby;
+mod copy_block;
+mod error;
+mod gather_rows;
+mod gemm;
+mod inverse_cholesky;
+mod layer_norm;
+mod library;
+mod mean_rows;
+mod pack;
+mod parameters;
+mod patches;
+mod polarize;
+mod random_normal;
+mod recorder;
+mod reduce_columns;
+mod reduce_rows;
+mod rotary;
+mod scale;
+mod softmax;
+mod symmetric_eigen;
+mod unpack;
+mod view;
+
+pub use activate::{Activation, activate};
+pub use add_exactly::add_exactly;
+pub use axpby::axpby;
+pub use copy_block::copy_block;
+pub use error::Error;
+pub use gather_rows::gather_rows;
+pub use gemm::{gemm, syrk};
+pub(crate) use inverse_cholesky::{CHOLESKY_BLOCK, eliminate, equilibrate};
+pub use inverse_cholesky::{CholeskyScratch, inverse_cholesky};
+pub use layer_norm::layer_norm;
+pub use library::{Checks, Kernels, Products};
+pub use mean_rows::mean_rows;
+pub use pack::pack;
+pub(crate) use parameters::Parameters;
+pub use patches::patches;
+pub use polarize::polarize;
+pub use random_normal::random_normal;
+pub use recorder::Recorder;
+pub use reduce_columns::{column_chunk, reduce_columns};
+pub use reduce_rows::{Terms, reduce_rows, row_chunk};
+pub use rotary::rotary;
+pub use scale::{divide_rows, scale_batches, scale_columns, scale_rows};
+pub use softmax::{Mask, softmax};
+pub use symmetric_eigen::{EigenScratch, LARGEST_EIGENPROBLEM, symmetric_eigen};
+pub use unpack::unpack;
+pub use view::{Raw, View};
+
+/// Result of encoding a kernel.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -8,6 +8,7 @@ pub mod arithmetic;
 pub mod assembly;
 pub mod esd;
 pub mod esm;
+pub mod esm_plus;
 pub mod options;
 pub mod tsv;
 

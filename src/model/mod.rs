@@ -3,7 +3,7 @@
 //!
 //! An architecture is one file under `architectures/`: it reads its configuration and says how samples are embedded,
 //! which tensors make a block, and how the last hidden state becomes features. Files and devices are others' business:
-//! weights come through [`Weights`], arithmetic goes through [`Layers`].
+//! weights come through [`Weights`], arithmetic goes through [`Layers`](crate::backend::layers::Layers).
 
 mod architectures;
 mod block;
@@ -20,6 +20,3 @@ pub use error::{Error, Result};
 pub use forward::{Hidden, InputKind, Model, NoTap, Part, Tap};
 pub use samples::{Images, Pooling, Samples, Tokens};
 pub use weights::{Loader, Stored, Weights, WeightsError, prefix_of};
-
-#[allow(unused_imports)] // for the documentation above
-use crate::backend::layers::Layers;

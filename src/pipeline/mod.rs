@@ -207,12 +207,13 @@ fn steps<B>(job: &Job<'_, B>, betas: &[f64]) -> IndexMap<String, Step> {
 fn delta_meta<B>(job: &Job<'_, B>, betas: &[f64], base_fingerprint: String) -> DeltaMeta {
     let merged = job.plan.layers.iter().zip(betas).filter(|(layer, _)| layer.role != Role::Base);
     let entries = merged.flat_map(|(layer, &beta)| {
-        let entry = DeltaEntry { beta, role: layer.role.name().to_owned(), alpha: layer.scaled };
+        let entry = DeltaEntry { beta, role: summary::treatment(job, layer).to_owned(), alpha: layer.scaled };
         layer.parts.iter().map(move |part| (part.name.clone(), entry.clone()))
     });
     DeltaMeta {
         base_fingerprint,
         method: job.recipe.method.name().to_owned(),
+        models: job.recipe.models.iter().map(|m| m.name.clone()).collect(),
         alpha: job.plan.alpha,
         out_dtype: job.recipe.out_dtype,
         recipe: job.recipe.text.clone(),

@@ -4,6 +4,7 @@ use super::assemble::{Deltas, Step, write_model};
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, fingerprint};
+use crate::plan::{self, Role};
 use crate::report::{Group, Report};
 use indexmap::IndexMap;
 use std::ops::Range;
@@ -98,20 +99,25 @@ impl<B: Backend> Deltas<B> for Kept<'_, B> {
 
 fn report<B: Backend>(backend: &B, deltas: &DeltaFile, base: &Checkpoint, alpha: f64) -> Report {
     let meta = deltas.meta();
-    let mut groups: IndexMap<(String, bool), Group> = IndexMap::new();
-    for entry in meta.tensors.values() {
-        let key = (entry.role.clone(), entry.alpha);
-        let group = groups.entry(key).or_insert_with(|| Group {
+    let mut groups: IndexMap<(String, Option<String>), Group> = IndexMap::new();
+    for (tensor, entry) in &meta.tensors {
+        let decomposed = [Role::Esm, Role::TsvM].iter().any(|role| role.name() == entry.role);
+        let name = decomposed.then(|| plan::kind_of_layer(tensor));
+        let group = groups.entry((entry.role.clone(), name.clone())).or_insert_with(|| Group {
+            name,
             role: entry.role.clone(),
             scaled_by_alpha: entry.alpha,
             ..Group::default()
         });
         group.layers += 1;
         group.tensors += 1;
-        group.beta.extend([entry.beta]);
+        if decomposed {
+            group.beta.extend([entry.beta]);
+        }
     }
     Report {
         merge_method: meta.method.clone(),
+        models: meta.models.clone(),
         base_model: crate::report::last_part(base.path()),
         device: backend.name(),
         alpha,

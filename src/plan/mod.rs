@@ -15,6 +15,7 @@ pub use cost::Cost;
 pub use error::Error;
 pub use family::{Expert, Family};
 pub use layers::plan;
+pub use names::kind_of_layer;
 pub use roles::Role;
 
 use serde::Serialize;

@@ -14,7 +14,7 @@ pub(super) fn block(name: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// The name with its block index replaced by `*`: layers of the same name are the same kind of layer.
-pub(super) fn kind_of_layer(name: &str) -> String {
+pub fn kind_of_layer(name: &str) -> String {
     match block(name) {
         Some((before, _, after)) => format!("{before}.*.{after}"),
         None => name.to_owned(),

@@ -5,6 +5,7 @@ use super::yaml::Node;
 use super::{Calibration, Error, METHODS, Method, Model, Overrides, Recipe, Source, parameters};
 use crate::backend::Dtype;
 use crate::linalg::Accuracy;
+use serde_saphyr::NonFiniteFloatPolicy;
 use std::path::{Path, PathBuf};
 
 const TOP: [&str; 8] =
@@ -16,7 +17,9 @@ const MODEL: [&str; 6] = ["model", "name", "calibration", "weight", "task", "par
 const SAMPLES: usize = 32;
 
 pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
-    let root: Node = serde_saphyr::from_str(text).map_err(|e| not_yaml(&e, path))?;
+    // NaN is refused where a number is read, which can name the key.
+    let options = serde_saphyr::options! { non_finite_float_policy: NonFiniteFloatPolicy::PassThrough };
+    let root: Node = serde_saphyr::from_str_with_options(text, options).map_err(|e| not_yaml(&e, path))?;
     let root = Cursor { recipe: path, path: String::new(), node: &root };
     let top = root.map(&TOP)?;
     let name = method_name(&top.require("merge_method", &format!("one of {}", METHODS.join(", ")))?)?;

@@ -77,7 +77,7 @@ pub(super) fn layers(group: &Group) -> String {
     match (&group.name, &group.reason) {
         (Some(name), _) => name.clone(),
         (None, Some(reason)) => reason.clone(),
-        (None, None) => "all tensors".to_owned(),
+        (None, None) => "all other tensors".to_owned(),
     }
 }
 

@@ -1,5 +1,7 @@
 //! Claims that hold on every device: a function each, run once per device under its own name.
 
+#![allow(dead_code)] // each test binary uses some of these
+
 use super::devices::{Device, Work, for_each_device};
 use libtest_mimic::{Arguments, Failed, Trial};
 

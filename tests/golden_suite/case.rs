@@ -98,6 +98,14 @@ impl Case {
         backend.unpack(Shape::matrix(rows, cols), dtype, view.data())
     }
 
+    /// A stored `[batch, rows, cols]` tensor on the device.
+    pub fn upload_batch<B: Backend>(&self, backend: &B, key: &str) -> Result<B::Tensor> {
+        let file = self.file();
+        let view = file.tensor(key).unwrap_or_else(|e| panic!("{key}: {e}"));
+        let [batch, rows, cols] = *view.shape() else { panic!("{key}: shape {:?}", view.shape()) };
+        backend.unpack(Shape::new(batch, rows, cols), Dtype::F32, view.data())
+    }
+
     /// An expected value, F32 or I64, as f64.
     pub fn values(&self, key: &str) -> Vec<f64> {
         let file = self.file();

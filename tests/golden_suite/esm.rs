@@ -125,7 +125,7 @@ async fn esm_layer<B: Backend>(
     Ok(merge_factors(backend, factors().await?, options, EXACT).await?.delta)
 }
 
-fn inputs<B: Backend>(backend: &B, case: &Case, weight: &str) -> Result<Inputs<B::Tensor>> {
+pub fn inputs<B: Backend>(backend: &B, case: &Case, weight: &str) -> Result<Inputs<B::Tensor>> {
     let info = &case.tensors[weight];
     let d_in = info.shape[1];
     let tokens = info.n.clone().unwrap_or_default();

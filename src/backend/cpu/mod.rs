@@ -68,7 +68,7 @@ impl Backend for Cpu {
     }
 
     fn max_tensor_bytes(&self) -> u64 {
-        1 << 30
+        1 << 28
     }
 
     fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<CpuTensor> {

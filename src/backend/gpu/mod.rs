@@ -1,1 +1,115 @@
 //! The GPU backend: wgpu and the WGSL kernels of [`crate::kernels`].
+//!
+//! [`Gpu`] queues every operation and submits in batches; a large operation is cut so that no operand exceeds the
+//! adapter's binding size and no dispatch runs long enough to alarm a driver's watchdog.
+
+mod adapter;
+mod attention;
+mod context;
+mod download;
+mod layers;
+mod operations;
+mod pool;
+mod products;
+mod queue;
+mod reductions;
+mod split;
+mod staging;
+mod tensor;
+
+pub use adapter::AdapterSummary;
+pub use layers::GpuSegments;
+pub use tensor::GpuTensor;
+
+use super::{Error, Result};
+use crate::kernels::{Checks, Products};
+use context::Context;
+use pool::Pool;
+use queue::Queue;
+use std::rc::Rc;
+
+/// How to open a device. The defaults are right but for tests and for odd drivers.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Limits to ask for instead of all that the adapter has, where they are lower.
+    pub limits: Option<wgpu::Limits>,
+    /// Whether shaders check their own indices.
+    pub checks: Checks,
+    /// How products are computed; by default as suits the adapter's type.
+    pub products: Option<Products>,
+    /// Floating-point operations of one dispatch, about; 0.1 s on a slow GPU.
+    pub dispatch_flops: u64,
+    /// Floating-point operations of one submission, about; 0.3 s on a slow GPU.
+    pub submit_flops: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Config {
+            limits: None,
+            checks: Checks::default(),
+            products: None,
+            dispatch_flops: 10_000_000_000,
+            submit_flops: 30_000_000_000,
+        }
+    }
+}
+
+/// A GPU, and everything queued on it. Single-threaded, like the tensors it makes.
+pub struct Gpu {
+    pool: Rc<Pool>,
+    queue: Queue,
+    context: Rc<Context>,
+    dispatch_flops: u64,
+}
+
+impl Gpu {
+    /// Every adapter of this machine, software ones included.
+    pub async fn list() -> Vec<AdapterSummary> {
+        adapter::all().await.iter().map(AdapterSummary::new).collect()
+    }
+
+    /// Opens a device: the best hardware adapter, or the best whose name, driver or API contains `selector` (upper and
+    /// lower case are the same). A software adapter has to be named.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] if none answers, [`Error::NoDevice`] if its driver refuses.
+    pub async fn open(selector: Option<&str>) -> Result<Self> {
+        Self::open_with(selector, &Config::default()).await
+    }
+
+    /// Like [`open`](Gpu::open), with a configuration.
+    ///
+    /// # Errors
+    /// As for [`open`](Gpu::open).
+    pub async fn open_with(selector: Option<&str>, config: &Config) -> Result<Self> {
+        let adapter = adapter::choose(selector).await?;
+        let context = Rc::new(Context::open(&adapter, config).await?);
+        Ok(Gpu {
+            queue: Queue::new(Rc::clone(&context), config.submit_flops),
+            pool: Rc::new(Pool::new(Rc::clone(&context))),
+            dispatch_flops: config.dispatch_flops.max(1),
+            context,
+        })
+    }
+
+    /// The limits the device was opened with.
+    pub fn limits(&self) -> &wgpu::Limits {
+        self.context.kernels.limits()
+    }
+
+    /// Bytes of device memory held, in use or kept for reuse.
+    pub fn allocated_bytes(&self) -> u64 {
+        self.pool.allocated_bytes()
+    }
+
+    /// Gives memory kept for reuse back to the driver.
+    pub fn trim(&self) {
+        self.pool.trim();
+    }
+
+    /// The dispatches submitted so far.
+    pub fn submissions(&self) -> u64 {
+        self.queue.submissions()
+    }
+}

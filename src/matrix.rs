@@ -1,3 +1,5 @@
+//! The words for batched matrices that the kernels and both backends share.
+
 use std::fmt;
 
 /// Shape of a batched matrix: `batch x rows x cols`, row-major, the batch outermost.
@@ -87,5 +89,52 @@ impl fmt::Display for Dtype {
             Dtype::F16 => "float16",
             Dtype::Bf16 => "bfloat16",
         })
+    }
+}
+
+/// Whether a matrix enters a product as it is or transposed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Op {
+    /// `X`
+    None,
+    /// `X^T`
+    Transpose,
+}
+
+impl Op {
+    /// Rows and columns of `op(X)` for an `X` of the given shape.
+    pub fn apply(self, shape: Shape) -> (usize, usize) {
+        match self {
+            Op::None => (shape.rows, shape.cols),
+            Op::Transpose => (shape.cols, shape.rows),
+        }
+    }
+}
+
+/// How a polarized scale `g = (v / mean v)^p` is used (the ablations of the papers; [`Polarity::Full`] is the method).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Polarity {
+    /// `g`
+    #[default]
+    Full,
+    /// `max(g, 1)`: amplify only
+    Amplify,
+    /// `min(g, 1)`: suppress only
+    Suppress,
+    /// `1 / g`, and 0 where `g` is 0
+    Reversed,
+}
+
+impl Polarity {
+    /// `(v / mean)^exponent`, turned; 0 where the mean is 0.
+    pub fn scale(self, v: f64, mean: f64, exponent: f64) -> f64 {
+        let g = if mean > 0.0 { (v / mean).powf(exponent) } else { 0.0 };
+        match self {
+            Polarity::Full => g,
+            Polarity::Amplify => g.max(1.0),
+            Polarity::Suppress => g.min(1.0),
+            Polarity::Reversed if g > 0.0 => 1.0 / g,
+            Polarity::Reversed => 0.0,
+        }
     }
 }

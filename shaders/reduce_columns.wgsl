@@ -1,0 +1,73 @@
+// Sums over columns: out[b, c, j] = sum of x[b, i, j] y[b, i, j] over the rows i of chunk c. A thread takes one column
+// of one chunk. Tall matrices are summed in two such steps, the second over the chunks.
+
+struct Params {
+    rows: u32,
+    cols: u32,
+    chunks: u32,
+    chunk: u32, // rows of a chunk
+    groups: u32, // batch * chunks * ceil(cols / WORKGROUP)
+    x_offset: u32,
+    x_row_stride: u32,
+    x_batch_stride: u32,
+    y_offset: u32,
+    y_row_stride: u32,
+    y_batch_stride: u32,
+    out_offset: u32,
+    out_row_stride: u32,
+    out_batch_stride: u32,
+}
+
+const PRODUCTS: u32 = 0;
+const SQUARES: u32 = 1;
+const SUMS: u32 = 2;
+
+override WORKGROUP: u32 = 64;
+override TERMS: u32 = PRODUCTS;
+override ROOT: bool = false;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+fn term(x_at: u32, y_at: u32) -> f32 {
+    let value = x[x_at];
+    if TERMS == SUMS {
+        return value;
+    }
+    if TERMS == SQUARES {
+        return value * value;
+    }
+    return value * y[y_at];
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn reduce_columns(
+    @builtin(workgroup_id) group_id: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let group = group_id.y * groups.x + group_id.x;
+    let across = (params.cols + WORKGROUP - 1u) / WORKGROUP;
+    let col = (group % across) * WORKGROUP + local;
+    if group >= params.groups || col >= params.cols {
+        return;
+    }
+    let chunk = (group / across) % params.chunks;
+    let batch = group / across / params.chunks;
+    let x_col = params.x_offset + batch * params.x_batch_stride + col;
+    let y_col = params.y_offset + batch * params.y_batch_stride + col;
+    let end = min(params.rows, (chunk + 1u) * params.chunk);
+
+    var sum = 0.0;
+    for (var i = chunk * params.chunk; i < end; i++) {
+        sum += term(x_col + i * params.x_row_stride, y_col + i * params.y_row_stride);
+    }
+    let at = params.out_offset + batch * params.out_batch_stride + chunk * params.out_row_stride + col;
+    if ROOT {
+        out[at] = sqrt(sum);
+    } else {
+        out[at] = sum;
+    }
+}

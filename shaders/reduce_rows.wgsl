@@ -1,0 +1,84 @@
+// Sums over rows: out[b, i, c] = sum of x[b, i, j] y[b, i, j] over the columns j of chunk c. A workgroup takes one chunk
+// of one row; its sum is a tree of fixed shape. Long rows are summed in two such steps, the second over the chunks.
+
+struct Params {
+    rows: u32,
+    cols: u32,
+    chunks: u32,
+    chunk: u32, // columns of a chunk
+    groups: u32, // batch * rows * chunks
+    x_offset: u32,
+    x_row_stride: u32,
+    x_batch_stride: u32,
+    y_offset: u32,
+    y_row_stride: u32,
+    y_batch_stride: u32,
+    out_offset: u32,
+    out_row_stride: u32,
+    out_batch_stride: u32,
+}
+
+const PRODUCTS: u32 = 0;
+const SQUARES: u32 = 1;
+const SUMS: u32 = 2;
+
+override WORKGROUP: u32 = 256; // a power of two, at most 256
+override TERMS: u32 = PRODUCTS;
+override ROOT: bool = false;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> y: array<f32>;
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+var<workgroup> sums: array<f32, 256>;
+
+fn term(x_at: u32, y_at: u32) -> f32 {
+    let value = x[x_at];
+    if TERMS == SUMS {
+        return value;
+    }
+    if TERMS == SQUARES {
+        return value * value;
+    }
+    return value * y[y_at];
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn reduce_rows(
+    @builtin(workgroup_id) group_id: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let group = group_id.y * groups.x + group_id.x;
+    if group >= params.groups {
+        return;
+    }
+    let chunk = group % params.chunks;
+    let row = (group / params.chunks) % params.rows;
+    let batch = group / params.chunks / params.rows;
+    let x_row = params.x_offset + batch * params.x_batch_stride + row * params.x_row_stride;
+    let y_row = params.y_offset + batch * params.y_batch_stride + row * params.y_row_stride;
+    let end = min(params.cols, (chunk + 1u) * params.chunk);
+
+    var sum = 0.0;
+    for (var j = chunk * params.chunk + local; j < end; j += WORKGROUP) {
+        sum += term(x_row + j, y_row + j);
+    }
+    sums[local] = sum;
+    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half {
+            sums[local] += sums[local + half];
+        }
+    }
+    if local == 0u {
+        let total = sums[0];
+        let at = params.out_offset + batch * params.out_batch_stride + row * params.out_row_stride + chunk;
+        if ROOT {
+            out[at] = sqrt(total);
+        } else {
+            out[at] = total;
+        }
+    }
+}

@@ -1,0 +1,72 @@
+// Widens raw little-endian numbers to f32, exactly. A thread takes one 32-bit word of the source: one f32, or two
+// 16-bit numbers. Bits are moved as integers, so that no driver flushes a subnormal or changes a NaN.
+
+struct Params {
+    count: u32,
+    src_offset: u32, // in numbers
+    dst_offset: u32, // in numbers
+}
+
+const F32: u32 = 0;
+const F16: u32 = 1;
+const BF16: u32 = 2;
+
+override WORKGROUP: u32 = 256;
+override FORMAT: u32 = F16;
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> src: array<u32>;
+@group(0) @binding(2) var<storage, read_write> dst: array<u32>;
+
+fn f16_to_f32(half: u32) -> u32 {
+    let sign = (half & 0x8000u) << 16u;
+    let magnitude = half & 0x7fffu;
+    if magnitude >= 0x7c00u {
+        return sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13u); // infinity, NaN
+    }
+    if magnitude >= 0x400u {
+        return sign | ((magnitude << 13u) + (112u << 23u));
+    }
+    if magnitude == 0u {
+        return sign;
+    }
+    // A subnormal: its leading one becomes the implicit one of an f32.
+    let shift = countLeadingZeros(magnitude) - 21u;
+    return sign | ((113u - shift) << 23u) | (((magnitude << shift) & 0x3ffu) << 13u);
+}
+
+fn widen(half: u32) -> u32 {
+    if FORMAT == BF16 {
+        return half << 16u;
+    }
+    return f16_to_f32(half);
+}
+
+// Element `at` of the source, unless the wrap of an unsigned subtraction or the end puts it outside.
+fn store(at: u32, bits: u32) {
+    if at < params.count {
+        dst[params.dst_offset + at] = bits;
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
+fn unpack(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let thread = (group.y * groups.x + group.x) * WORKGROUP + local;
+    if FORMAT == F32 {
+        if thread < params.count {
+            dst[params.dst_offset + thread] = src[params.src_offset + thread];
+        }
+        return;
+    }
+    let word = params.src_offset / 2u + thread;
+    if 2u * word >= params.src_offset + params.count {
+        return;
+    }
+    let bits = src[word];
+    store(2u * word - params.src_offset, widen(bits & 0xffffu));
+    store(2u * word + 1u - params.src_offset, widen(bits >> 16u));
+}

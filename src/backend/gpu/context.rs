@@ -1,0 +1,95 @@
+//! An open device, and what it has had to complain about.
+
+use super::{Config, Error, Result};
+use crate::kernels::Kernels;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// An open device.
+pub(super) struct Context {
+    pub device: wgpu::Device,
+    pub queue: wgpu::Queue,
+    pub info: wgpu::AdapterInfo,
+    pub kernels: Kernels,
+    failure: Failure,
+}
+
+/// The first thing that went wrong outside of any call. It stays: what was queued since cannot be trusted.
+#[derive(Clone, Default)]
+struct Failure(Arc<Mutex<Option<Error>>>);
+
+impl Failure {
+    fn set(&self, error: Error) {
+        let mut first = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // A lost device explains every error that follows from it, and those that came just before.
+        if first.is_none() || matches!(error, Error::DeviceLost(_)) {
+            *first = Some(error);
+        }
+    }
+
+    fn get(&self) -> Option<Error> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Context {
+    pub async fn open(adapter: &wgpu::Adapter, config: &Config) -> Result<Self> {
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("esmerge"),
+            required_features: wgpu::Features::empty(),
+            required_limits: limits(adapter, config),
+            memory_hints: wgpu::MemoryHints::Performance,
+            ..Default::default()
+        };
+        let (device, queue) =
+            adapter.request_device(&descriptor).await.map_err(|e| Error::NoDevice(e.to_string()))?;
+
+        let failure = Failure::default();
+        let reported = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |error| reported.set(convert(&error))));
+        let reported = failure.clone();
+        device.set_device_lost_callback(move |reason, message| {
+            // Dropping the device calls this too; there is no one left to tell then.
+            reported.set(Error::DeviceLost(format!("{reason:?}: {message}")));
+        });
+
+        let kernels = Kernels::new(&device, config.checks);
+        let kernels = match config.products {
+            Some(products) => kernels.with_products(products),
+            None => kernels,
+        };
+        Ok(Context { info: adapter.get_info(), device, queue, kernels, failure })
+    }
+
+    /// What went wrong since the device was opened.
+    pub fn check(&self) -> Result<()> {
+        self.failure.get().map_or(Ok(()), Err)
+    }
+
+    /// Bytes of the largest part of a buffer that can be bound.
+    pub fn binding_limit(&self) -> u64 {
+        self.kernels.limits().max_storage_buffer_binding_size
+    }
+
+    /// Waits until a submission, or everything submitted, is done. In a browser there is no waiting, nor any need.
+    pub fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let waited = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
+        waited.map_err(|e| Error::Internal(e.to_string()))?;
+        self.check()
+    }
+}
+
+/// All that the adapter has, or as much of it as the configuration asks for.
+fn limits(adapter: &wgpu::Adapter, config: &Config) -> wgpu::Limits {
+    let all = adapter.limits();
+    match &config.limits {
+        Some(wanted) => wanted.clone().or_worse_values_from(&all),
+        None => all,
+    }
+}
+
+fn convert(error: &wgpu::Error) -> Error {
+    match error {
+        wgpu::Error::OutOfMemory { .. } => Error::OutOfMemory { what: "a driver's own buffer", bytes: 0 },
+        other => Error::Internal(other.to_string()),
+    }
+}

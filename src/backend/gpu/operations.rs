@@ -1,0 +1,411 @@
+//! [`Gpu`] as a [`Backend`].
+
+use super::products::Product;
+use super::reductions::Sum;
+use super::split::{Bindings, Block, split};
+use super::{Error, Gpu, GpuTensor, Result, download};
+use crate::backend::{Backend, Dtype, Op, Polarity, Shape};
+use crate::kernels::{
+    self, CHOLESKY_BLOCK, CholeskyScratch, EigenScratch, LARGEST_EIGENPROBLEM, Raw, Recorder, View,
+    eliminate, equilibrate,
+};
+use std::ops::Range;
+
+/// Operations of a dispatch, as the queue counts them, for every byte it moves: what limits it is memory.
+pub(super) const FLOPS_PER_ELEMENT: u64 = 50;
+
+impl Gpu {
+    /// Memory for a tensor, holding anything.
+    pub(super) fn allocate(&self, what: &'static str, shape: Shape) -> Result<GpuTensor> {
+        Ok(GpuTensor { shape, memory: self.pool.allocate(what, shape.bytes())? })
+    }
+
+    pub(super) fn bindings(&self) -> Bindings {
+        let limits = self.context.kernels.limits();
+        let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
+        Bindings { limit: self.context.binding_limit(), alignment }
+    }
+
+    /// Queues an operation on every part of `shape` that `fits`.
+    pub(super) fn for_each_part(
+        &self,
+        shape: Shape,
+        fits: &dyn Fn(&Block) -> bool,
+        encode: impl Fn(&mut Recorder<'_>, &Block) -> kernels::Result<()>,
+    ) -> Result<()> {
+        if shape.is_empty() {
+            return Ok(());
+        }
+        for block in split(shape, fits) {
+            let flops = FLOPS_PER_ELEMENT * block.shape().len() as u64;
+            self.queue.record(flops, |recorder| encode(recorder, &block))?;
+        }
+        Ok(())
+    }
+
+    /// `x *= s`, where `part` is the part of `s` that belongs to a block of `x`.
+    fn scale(
+        &self,
+        x: &GpuTensor,
+        s: &GpuTensor,
+        part: impl Fn(&Block) -> Block,
+        kernel: fn(&mut Recorder<'_>, &View<'_>, &View<'_>) -> kernels::Result<()>,
+    ) -> Result<()> {
+        let s = s.view();
+        let s = if s.shape.batch == 1 { s.repeated(x.shape.batch) } else { s };
+        let (x, bindings) = (x.view(), self.bindings());
+        let fits = |block: &Block| bindings.hold(&block.of(&x)) && bindings.hold(&part(block).of(&s));
+        self.for_each_part(x.shape, &fits, |recorder, block| {
+            kernel(recorder, &block.of(&x), &part(block).of(&s))
+        })
+    }
+
+    /// 32-bit words for `len` numbers of 16 bits.
+    fn words(&self, len: usize) -> Result<GpuTensor> {
+        self.allocate("packed weights", Shape::matrix(1, len.div_ceil(2)))
+    }
+}
+
+/// [`Error::Shape`] unless `condition` holds.
+pub(super) fn require(condition: bool, operation: &'static str, shapes: &[Shape]) -> Result<()> {
+    if condition { Ok(()) } else { Err(Error::Shape { operation, shapes: shapes.to_vec() }) }
+}
+
+/// Whether a batch serves another.
+fn broadcasts(batch: usize, to: usize) -> bool {
+    batch == to || batch == 1
+}
+
+/// A view of a batch that one matrix may stand for.
+fn broadcast(x: &GpuTensor, batch: usize) -> View<'_> {
+    if x.shape.batch == batch { x.view() } else { x.view().repeated(batch) }
+}
+
+/// The part of a tensor from a corner on.
+fn corner(x: &GpuTensor, [b, i, j]: [usize; 3], shape: Shape) -> View<'_> {
+    x.view().block(b..b + shape.batch, i..i + shape.rows, j..j + shape.cols)
+}
+
+/// Flat elements of a packed tensor.
+pub(super) fn flat(x: &GpuTensor) -> View<'_> {
+    View::packed(x.buffer(), Shape::matrix(1, x.shape.len()))
+}
+
+impl Backend for Gpu {
+    type Tensor = GpuTensor;
+
+    fn name(&self) -> String {
+        let info = &self.context.info;
+        format!(
+            "{} ({}, {})",
+            info.name,
+            info.backend,
+            format!("{} {}", info.driver, info.driver_info).trim()
+        )
+    }
+
+    fn max_tensor_bytes(&self) -> u64 {
+        self.context.binding_limit().min(self.limits().max_buffer_size)
+    }
+
+    fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<GpuTensor> {
+        require(bytes.len() == shape.len() * dtype.size(), "unpack", &[shape])?;
+        let out = self.allocate("weights", shape)?;
+        if dtype == Dtype::F32 {
+            self.queue.write(bytes, out.buffer())?;
+            return Ok(out);
+        }
+        let words = self.words(shape.len())?;
+        self.queue.write(bytes, words.buffer())?;
+        let (to, bindings) = (flat(&out), self.bindings());
+        self.for_each_part(to.shape, &|block| bindings.hold(&block.of(&to)), |recorder, block| {
+            let part = &block.cols;
+            let src = Raw { buffer: words.buffer(), offset: part.start as u64, len: part.len(), dtype };
+            kernels::unpack(recorder, &src, &block.of(&to))
+        })?;
+        Ok(out)
+    }
+
+    fn zeros(&self, shape: Shape) -> Result<GpuTensor> {
+        let out = self.allocate("a tensor", shape)?;
+        if !shape.is_empty() {
+            self.queue.encode(|encoder| encoder.clear_buffer(out.buffer(), 0, Some(shape.bytes())))?;
+        }
+        Ok(out)
+    }
+
+    async fn download(&self, x: &GpuTensor) -> Result<Vec<f32>> {
+        let bytes = download::read(&self.context, &self.queue, x.buffer(), 4 * x.shape.len()).await?;
+        Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    async fn pack(&self, x: &GpuTensor, dtype: Dtype) -> Result<Vec<u8>> {
+        let bytes = x.shape.len() * dtype.size();
+        if dtype == Dtype::F32 {
+            return download::read(&self.context, &self.queue, x.buffer(), bytes).await;
+        }
+        let words = self.words(x.shape.len())?;
+        let (from, bindings) = (flat(x), self.bindings());
+        // Parts start on whole words.
+        let pairs = Shape::matrix(1, x.shape.len().div_ceil(2));
+        let source = |block: &Block| Block {
+            cols: 2 * block.cols.start..x.shape.len().min(2 * block.cols.end),
+            ..block.clone()
+        };
+        self.for_each_part(pairs, &|block| bindings.hold(&source(block).of(&from)), |recorder, block| {
+            let part = source(block);
+            let dst =
+                Raw { buffer: words.buffer(), offset: part.cols.start as u64, len: part.cols.len(), dtype };
+            kernels::pack(recorder, &part.of(&from), &dst)
+        })?;
+        download::read(&self.context, &self.queue, words.buffer(), bytes).await
+    }
+
+    fn slice(
+        &self,
+        x: &GpuTensor,
+        batches: Range<usize>,
+        rows: Range<usize>,
+        cols: Range<usize>,
+    ) -> Result<GpuTensor> {
+        let from = [batches.start, rows.start, cols.start];
+        let extent = [batches.len(), rows.len(), cols.len()];
+        let mut out = self.allocate("a slice", Shape::new(extent[0], extent[1], extent[2]))?;
+        self.copy_block(x, from, &mut out, [0; 3], extent)?;
+        Ok(out)
+    }
+
+    fn copy_block(
+        &self,
+        src: &GpuTensor,
+        from: [usize; 3],
+        dst: &mut GpuTensor,
+        to: [usize; 3],
+        extent: [usize; 3],
+    ) -> Result<()> {
+        let shape = Shape::new(extent[0], extent[1], extent[2]);
+        let fits = |x: Shape, corner: [usize; 3]| {
+            corner[0] + shape.batch <= x.batch
+                && corner[1] + shape.rows <= x.rows
+                && corner[2] + shape.cols <= x.cols
+        };
+        require(fits(src.shape, from) && fits(dst.shape, to), "copy_block", &[src.shape, shape, dst.shape])?;
+        let (src, dst) = (corner(src, from, shape), corner(dst, to, shape));
+        if src.is_packed() && dst.is_packed() && !shape.is_empty() {
+            return self.queue.encode(|encoder| {
+                encoder.copy_buffer_to_buffer(
+                    src.buffer,
+                    4 * src.offset,
+                    dst.buffer,
+                    4 * dst.offset,
+                    shape.bytes(),
+                );
+            });
+        }
+        let bindings = self.bindings();
+        let fits = |block: &Block| bindings.hold(&block.of(&src)) && bindings.hold(&block.of(&dst));
+        self.for_each_part(shape, &fits, |recorder, block| {
+            kernels::copy_block(recorder, &block.of(&src), &block.of(&dst))
+        })
+    }
+
+    fn random_normal(&self, shape: Shape, seed: u64, stream: u32) -> Result<GpuTensor> {
+        let out = self.allocate("random numbers", shape)?;
+        let (to, bindings) = (flat(&out), self.bindings());
+        self.for_each_part(to.shape, &|block| bindings.hold(&block.of(&to)), |recorder, block| {
+            kernels::random_normal(recorder, seed, stream, block.cols.start as u32, &block.of(&to))
+        })?;
+        Ok(out)
+    }
+
+    fn gemm(
+        &self,
+        alpha: f32,
+        a: &GpuTensor,
+        op_a: Op,
+        b: &GpuTensor,
+        op_b: Op,
+        beta: f32,
+        c: &mut GpuTensor,
+    ) -> Result<()> {
+        let ((m, k), (k_b, n)) = (op_a.apply(a.shape), op_b.apply(b.shape));
+        let batch = a.shape.batch;
+        let fits = k == k_b && c.shape == Shape::new(batch, m, n) && broadcasts(b.shape.batch, batch);
+        require(fits, "gemm", &[a.shape, b.shape, c.shape])?;
+        if c.shape.is_empty() {
+            return Ok(());
+        }
+        let (a, b, c) = (a.view(), broadcast(b, batch), c.view());
+        self.product(&Product { alpha, a, op_a, b, op_b, beta, c })
+    }
+
+    fn matmul(&self, a: &GpuTensor, op_a: Op, b: &GpuTensor, op_b: Op) -> Result<GpuTensor> {
+        let shape = Shape::new(a.shape.batch, op_a.apply(a.shape).0, op_b.apply(b.shape).1);
+        let mut c = self.allocate("a product", shape)?;
+        self.gemm(1.0, a, op_a, b, op_b, 0.0, &mut c)?;
+        Ok(c)
+    }
+
+    fn syrk(&self, alpha: f32, x: &GpuTensor, op: Op, beta: f32, c: &mut GpuTensor) -> Result<()> {
+        let n = op.apply(x.shape).0;
+        require(c.shape == Shape::new(x.shape.batch, n, n), "syrk", &[x.shape, c.shape])?;
+        if c.shape.is_empty() {
+            return Ok(());
+        }
+        self.symmetric_product(alpha, x.view(), op, beta, c.view())
+    }
+
+    fn gram(&self, x: &GpuTensor, op: Op) -> Result<GpuTensor> {
+        let n = op.apply(x.shape).0;
+        let mut c = self.allocate("a Gram matrix", Shape::new(x.shape.batch, n, n))?;
+        self.syrk(1.0, x, op, 0.0, &mut c)?;
+        Ok(c)
+    }
+
+    fn axpby(&self, alpha: f32, x: &GpuTensor, beta: f32, y: &mut GpuTensor) -> Result<()> {
+        let expected = Shape { batch: y.shape.batch, ..x.shape };
+        require(
+            broadcasts(x.shape.batch, y.shape.batch) && y.shape == expected,
+            "axpby",
+            &[x.shape, y.shape],
+        )?;
+        let (x, y, bindings) = (broadcast(x, y.shape.batch), y.view(), self.bindings());
+        let fits = |block: &Block| bindings.hold(&block.of(&x)) && bindings.hold(&block.of(&y));
+        self.for_each_part(y.shape, &fits, |recorder, block| {
+            kernels::axpby(recorder, alpha, &block.of(&x), beta, &block.of(&y))
+        })
+    }
+
+    fn scale_rows(&self, x: &mut GpuTensor, s: &GpuTensor) -> Result<()> {
+        let fits =
+            broadcasts(s.shape.batch, x.shape.batch) && s.shape == Shape::new(s.shape.batch, x.shape.rows, 1);
+        require(fits, "scale_rows", &[x.shape, s.shape])?;
+        self.scale(x, s, |block| Block { cols: 0..1, ..block.clone() }, kernels::scale_rows)
+    }
+
+    fn divide_rows(&self, x: &mut GpuTensor, s: &GpuTensor) -> Result<()> {
+        let fits =
+            broadcasts(s.shape.batch, x.shape.batch) && s.shape == Shape::new(s.shape.batch, x.shape.rows, 1);
+        require(fits, "divide_rows", &[x.shape, s.shape])?;
+        self.scale(x, s, |block| Block { cols: 0..1, ..block.clone() }, kernels::divide_rows)
+    }
+
+    fn scale_columns(&self, x: &mut GpuTensor, s: &GpuTensor) -> Result<()> {
+        let fits =
+            broadcasts(s.shape.batch, x.shape.batch) && s.shape == Shape::new(s.shape.batch, 1, x.shape.cols);
+        require(fits, "scale_columns", &[x.shape, s.shape])?;
+        self.scale(x, s, |block| Block { rows: 0..1, ..block.clone() }, kernels::scale_columns)
+    }
+
+    fn scale_batches(&self, x: &mut GpuTensor, s: &GpuTensor) -> Result<()> {
+        let fits = broadcasts(s.shape.batch, x.shape.batch) && s.shape == Shape::new(s.shape.batch, 1, 1);
+        require(fits, "scale_batches", &[x.shape, s.shape])?;
+        let part = |block: &Block| Block { rows: 0..1, cols: 0..1, ..block.clone() };
+        self.scale(x, s, part, kernels::scale_batches)
+    }
+
+    fn polarize(&self, v: &mut GpuTensor, exponent: f32, polarity: Polarity) -> Result<()> {
+        let (v, bindings) = (v.view(), self.bindings());
+        // A matrix is not cut: its mean is needed first.
+        let fits = |block: &Block| block.batches.len() == 1 || bindings.hold(&block.of(&v));
+        self.for_each_part(v.shape, &fits, |recorder, block| {
+            kernels::polarize(recorder, &block.of(&v), exponent, polarity)
+        })
+    }
+
+    fn row_norms(&self, x: &GpuTensor) -> Result<GpuTensor> {
+        self.sum_rows(Sum::norm(x.view()))
+    }
+
+    fn column_norms(&self, x: &GpuTensor) -> Result<GpuTensor> {
+        self.sum_columns(Sum::norm(x.view()))
+    }
+
+    fn frobenius_norms(&self, x: &GpuTensor) -> Result<GpuTensor> {
+        self.sum_matrices(x, None)
+    }
+
+    fn inner_products(&self, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
+        require(x.shape == y.shape, "inner_products", &[x.shape, y.shape])?;
+        self.sum_matrices(x, Some(y))
+    }
+
+    fn inverse_cholesky(&self, g: &GpuTensor) -> Result<GpuTensor> {
+        require(g.shape.rows == g.shape.cols, "inverse_cholesky", &[g.shape])?;
+        let (out, n) = (self.allocate("an inverse factor", g.shape)?, g.shape.rows);
+        self.for_each_group(g, n * CHOLESKY_BLOCK, |batches| {
+            let lens = CholeskyScratch::lens(batches.len(), n);
+            let [work, column, row, inverse] =
+                lens.map(|len| self.allocate("a factorization", Shape::matrix(1, len)));
+            let (work, column, row, inverse) = (work?, column?, row?, inverse?);
+            let scratch = CholeskyScratch {
+                work: work.buffer(),
+                column: column.buffer(),
+                row: row.buffer(),
+                inverse: inverse.buffer(),
+            };
+            let (g, w) = (g.view().batches(batches.clone()), out.view().batches(batches.clone()));
+            let elements = g.shape.len() as u64;
+            self.queue
+                .record(FLOPS_PER_ELEMENT * elements, |recorder| equilibrate(recorder, &g, &scratch, &w))?;
+            for first in (0..n).step_by(CHOLESKY_BLOCK) {
+                let flops = 4 * CHOLESKY_BLOCK as u64 * elements;
+                self.queue.record(flops, |recorder| eliminate(recorder, &g, &scratch, &w, first))?;
+            }
+            Ok(())
+        })?;
+        Ok(out)
+    }
+
+    fn symmetric_eigen(&self, a: &GpuTensor) -> Result<(GpuTensor, GpuTensor)> {
+        let Shape { batch, rows: n, cols } = a.shape;
+        require(n == cols && n <= LARGEST_EIGENPROBLEM, "symmetric_eigen", &[a.shape])?;
+        let values = self.allocate("eigenvalues", Shape::new(batch, 1, n))?;
+        let vectors = self.allocate("eigenvectors", a.shape)?;
+        self.for_each_group(a, n * n, |batches| {
+            let lens = EigenScratch::lens(batches.len(), n);
+            let [work, rotations, polished, unsorted, rotated] =
+                lens.map(|len| self.allocate("an eigenproblem", Shape::matrix(1, len)));
+            let (work, rotations, polished) = (work?, rotations?, polished?);
+            let (unsorted, rotated) = (unsorted?, rotated?);
+            let scratch = EigenScratch {
+                work: work.buffer(),
+                rotations: rotations.buffer(),
+                polished: polished.buffer(),
+                values: unsorted.buffer(),
+                rotated: rotated.buffer(),
+            };
+            let (a, values, vectors) = (a.view(), values.view(), vectors.view());
+            let (a, values, vectors) = (
+                a.batches(batches.clone()),
+                values.batches(batches.clone()),
+                vectors.batches(batches.clone()),
+            );
+            // About ten sweeps of six operations for each of n rotations of n rows of three matrices.
+            let flops = 200 * (batches.len() * n * n * n) as u64;
+            self.queue
+                .record(flops, |recorder| kernels::symmetric_eigen(recorder, &a, &scratch, &values, &vectors))
+        })?;
+        Ok((values, vectors))
+    }
+}
+
+impl Gpu {
+    /// Calls `encode` for groups of matrices small enough to be bound together with `scratch` elements each.
+    fn for_each_group(
+        &self,
+        x: &GpuTensor,
+        scratch: usize,
+        encode: impl Fn(Range<usize>) -> Result<()>,
+    ) -> Result<()> {
+        let (view, bindings) = (x.view(), self.bindings());
+        let fits = |block: &Block| {
+            let batch = block.batches.len();
+            batch == 1 || bindings.hold(&block.of(&view)) && 4 * (batch * scratch) as u64 <= bindings.limit
+        };
+        if x.shape.is_empty() {
+            return Ok(());
+        }
+        split(x.shape, &fits).into_iter().try_for_each(|block| encode(block.batches))
+    }
+}

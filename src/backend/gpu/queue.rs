@@ -1,0 +1,119 @@
+//! Commands on their way to the device: many to a submission, and no submission too long.
+
+use super::Result;
+use super::context::Context;
+use super::staging::Staging;
+use crate::backend::Error;
+use crate::kernels::{self, Parameters, Recorder};
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+/// Dispatches of a submission, at most: by then the device may as well begin.
+const DISPATCHES: u64 = 256;
+
+/// What is encoded but not submitted.
+pub(super) struct Queue {
+    context: Rc<Context>,
+    pending: RefCell<Pending>,
+    submit_flops: u64,
+    submissions: Cell<u64>,
+}
+
+struct Pending {
+    encoder: Option<wgpu::CommandEncoder>,
+    parameters: Parameters,
+    staging: Staging,
+    flops: u64,
+    dispatches: u64,
+}
+
+impl Queue {
+    pub fn new(context: Rc<Context>, submit_flops: u64) -> Self {
+        let pending = Pending {
+            encoder: None,
+            parameters: Parameters::new(&context.device),
+            staging: Staging::new(Rc::clone(&context)),
+            flops: 0,
+            dispatches: 0,
+        };
+        Queue { context, pending: RefCell::new(pending), submit_flops, submissions: Cell::new(0) }
+    }
+
+    pub fn submissions(&self) -> u64 {
+        self.submissions.get()
+    }
+
+    /// Encodes kernels that take about `flops` operations.
+    pub fn record(
+        &self,
+        flops: u64,
+        encode: impl FnOnce(&mut Recorder<'_>) -> kernels::Result<()>,
+    ) -> Result<()> {
+        self.context.check()?;
+        let mut pending = self.pending.borrow_mut();
+        if pending.flops > 0 && pending.flops + flops > self.submit_flops || pending.dispatches >= DISPATCHES
+        {
+            self.submit_pending(&mut pending)?;
+        }
+        let Pending { encoder, parameters, .. } = &mut *pending;
+        let encoder = self.open(encoder);
+        let encoded = encode(&mut self.context.kernels.record_with(encoder, parameters));
+        pending.flops += flops;
+        pending.dispatches += 1;
+        encoded.map_err(convert)
+    }
+
+    /// Encodes commands that are not kernels.
+    pub fn encode(&self, encode: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<()> {
+        self.context.check()?;
+        encode(self.open(&mut self.pending.borrow_mut().encoder));
+        Ok(())
+    }
+
+    /// Copies host memory to the start of a buffer whose size allows for whole words.
+    pub fn write(&self, bytes: &[u8], buffer: &wgpu::Buffer) -> Result<()> {
+        self.context.check()?;
+        let mut done = 0;
+        while done < bytes.len() {
+            let mut pending = self.pending.borrow_mut();
+            if pending.staging.must_submit() {
+                self.submit_pending(&mut pending)?;
+            }
+            let Pending { encoder, staging, .. } = &mut *pending;
+            let (source, offset, len) = staging.fill(&bytes[done..])?;
+            let size = (len as u64).next_multiple_of(4);
+            self.open(encoder).copy_buffer_to_buffer(&source, offset, buffer, done as u64, size);
+            done += len;
+        }
+        Ok(())
+    }
+
+    /// Sends everything to the device.
+    pub fn submit(&self) -> Result<()> {
+        self.submit_pending(&mut self.pending.borrow_mut())
+    }
+
+    fn open<'a>(&self, encoder: &'a mut Option<wgpu::CommandEncoder>) -> &'a mut wgpu::CommandEncoder {
+        encoder.get_or_insert_with(|| self.context.device.create_command_encoder(&Default::default()))
+    }
+
+    fn submit_pending(&self, pending: &mut Pending) -> Result<()> {
+        if let Some(encoder) = pending.encoder.take() {
+            pending.parameters.seal();
+            pending.staging.seal();
+            let index = self.context.queue.submit([encoder.finish()]);
+            pending.staging.recall(&index);
+            self.submissions.set(self.submissions.get() + 1);
+        }
+        (pending.flops, pending.dispatches) = (0, 0);
+        self.context.check()
+    }
+}
+
+/// Kernels' complaints as the backend's. Shapes are checked before, so that only sizes are left.
+fn convert(error: kernels::Error) -> Error {
+    match error {
+        kernels::Error::Binding { kernel, bytes, limit } => Error::TooLarge { what: kernel, bytes, limit },
+        other => Error::Internal(other.to_string()),
+    }
+}

@@ -1,0 +1,179 @@
+//! The shaders of a device, compiled as they are first needed.
+
+use super::{Parameters, Recorder};
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// One WGSL file.
+pub(crate) struct Shader {
+    pub name: &'static str,
+    pub source: &'static str,
+}
+
+/// The shaders that `build.rs` found and validated.
+pub(crate) mod shaders {
+    use super::Shader;
+    include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
+}
+
+/// Whether shaders check their own indices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Checks {
+    /// Every access to a buffer is clamped to it, and every loop bounded, as WebGPU demands.
+    On,
+    /// Every kernel guards its own edges and nothing else is checked: faster.
+    Off,
+}
+
+impl Default for Checks {
+    /// On in debug builds, off in release builds.
+    fn default() -> Self {
+        if cfg!(debug_assertions) { Checks::On } else { Checks::Off }
+    }
+}
+
+/// How products are computed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Products {
+    /// Through tiles in workgroup memory: for hardware.
+    Tiled,
+    /// From registers alone: for software adapters.
+    Direct,
+}
+
+impl Products {
+    /// The one place where this is decided.
+    fn of(info: &wgpu::AdapterInfo) -> Self {
+        match info.device_type {
+            wgpu::DeviceType::Cpu => Products::Direct,
+            _ => Products::Tiled,
+        }
+    }
+}
+
+/// What tells one pipeline from another.
+#[derive(PartialEq, Eq, Hash)]
+struct PipelineKey {
+    entry: &'static str,
+    shader: &'static str,
+    /// Overrides, as bits.
+    constants: Vec<(&'static str, u64)>,
+}
+
+/// The kernels of one device. Cheap to make: a pipeline is compiled when it is first used, and kept.
+pub struct Kernels {
+    device: wgpu::Device,
+    limits: wgpu::Limits,
+    checks: Checks,
+    products: Products,
+    modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
+    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+}
+
+impl Kernels {
+    /// The kernels for a device.
+    pub fn new(device: &wgpu::Device, checks: Checks) -> Self {
+        let mut limits = device.limits();
+        // Indices are 32 bits wide, and no driver binds more.
+        limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min((1 << 31) - 4);
+        Kernels {
+            limits,
+            checks,
+            products: Products::of(&device.adapter_info()),
+            device: device.clone(),
+            modules: Mutex::default(),
+            pipelines: Mutex::default(),
+        }
+    }
+
+    /// The same kernels with another way to compute products than the adapter's type suggests.
+    pub fn with_products(self, products: Products) -> Self {
+        Kernels { products, ..self }
+    }
+
+    /// The least a device must offer; WebGPU's defaults do.
+    pub fn required_limits() -> wgpu::Limits {
+        wgpu::Limits::defaults()
+    }
+
+    /// The features a device must offer: none.
+    pub fn required_features() -> wgpu::Features {
+        wgpu::Features::empty()
+    }
+
+    /// Starts a compute pass that kernels encode into. Drop the recorder before the encoder is submitted.
+    pub fn record<'a>(&'a self, encoder: &'a mut wgpu::CommandEncoder) -> Recorder<'a> {
+        Recorder::with_own_params(self, encoder)
+    }
+
+    /// Like [`record`](Kernels::record), with parameters that outlive the pass.
+    pub(crate) fn record_with<'a>(
+        &'a self,
+        encoder: &'a mut wgpu::CommandEncoder,
+        params: &'a mut Parameters,
+    ) -> Recorder<'a> {
+        Recorder::new(self, encoder, params)
+    }
+
+    /// How products are computed here.
+    pub fn products(&self) -> Products {
+        self.products
+    }
+
+    /// The limits the kernels keep to.
+    pub fn limits(&self) -> &wgpu::Limits {
+        &self.limits
+    }
+
+    pub(crate) fn device(&self) -> &wgpu::Device {
+        &self.device
+    }
+
+    /// The pipeline of a shader's entry point with these overrides.
+    pub(crate) fn pipeline(
+        &self,
+        shader: &'static Shader,
+        entry: &'static str,
+        constants: &[(&'static str, f64)],
+    ) -> wgpu::ComputePipeline {
+        let bits = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+        let key = PipelineKey { entry, shader: shader.name, constants: bits };
+        lock(&self.pipelines).entry(key).or_insert_with(|| self.compile(shader, entry, constants)).clone()
+    }
+
+    fn compile(&self, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> wgpu::ComputePipeline {
+        let module = lock(&self.modules).entry(shader.name).or_insert_with(|| self.module(shader)).clone();
+        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(entry),
+            layout: None,
+            module: &module,
+            entry_point: Some(entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants,
+                // Every kernel writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        })
+    }
+
+    fn module(&self, shader: &Shader) -> wgpu::ShaderModule {
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(shader.name),
+            source: wgpu::ShaderSource::Wgsl(shader.source.into()),
+        };
+        match self.checks {
+            Checks::On => self.device.create_shader_module(descriptor),
+            // SAFETY: each kernel guards its own edges, which the tests check with canaries around every output, and
+            // the views it is given are checked against their buffers. Loops end: their bounds are parameters.
+            Checks::Off => unsafe {
+                self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+            },
+        }
+    }
+}
+
+/// A poisoned cache is still a cache.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,46 @@
+use super::library::shaders::PACK;
+use super::recorder::{Dispatch, ELEMENTS, require};
+use super::unpack::format;
+use super::{Raw, Recorder, Result, View};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    src_offset: u32,
+    dst_offset: u32,
+}
+
+/// Rounds f32 to stored numbers, to nearest, ties to even: subnormals too; what is too large becomes infinity, NaN stays
+/// NaN. `src` must be packed, and `dst` start on a 32-bit word; an odd number of 16-bit values leaves the other half of
+/// the last word as it was.
+///
+/// # Errors
+/// If the lengths differ, `src` has gaps, or an operand does not fit its buffer or the device's bindings.
+pub fn pack(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &Raw<'_>) -> Result<()> {
+    const NAME: &str = "pack";
+    require(dst.len == src.shape.len(), NAME, || format!("{} into {} numbers", src.shape, dst.len))?;
+    require(src.is_packed(), NAME, || "src has gaps".into())?;
+    let per_word = 4 / dst.dtype.size();
+    require(dst.offset.is_multiple_of(per_word as u64), NAME, || {
+        format!("dst starts at number {}, in the middle of a word", dst.offset)
+    })?;
+    if dst.len == 0 {
+        return Ok(());
+    }
+    let (from, to) = (recorder.window(NAME, &src.flat())?, recorder.raw_window(NAME, dst)?);
+    let groups = recorder.grid(NAME, dst.len.div_ceil(per_word) as u64, ELEMENTS)?;
+    recorder.dispatch(Dispatch {
+        shader: &PACK,
+        entry: NAME,
+        constants: &[("FORMAT", format(dst.dtype)), ("WORKGROUP", f64::from(ELEMENTS))],
+        params: Params {
+            count: dst.len as u32,
+            src_offset: from.first,
+            dst_offset: to.first / per_word as u32,
+        },
+        windows: &[(1, &from), (2, &to)],
+        groups,
+    });
+    Ok(())
+}

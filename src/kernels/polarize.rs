@@ -1,0 +1,53 @@
+use super::library::shaders::POLARIZE;
+use super::recorder::{Dispatch, require};
+use super::{Recorder, Result, View};
+use crate::matrix::Polarity;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    batch: u32,
+    count: u32,
+    offset: u32,
+    batch_stride: u32,
+    exponent: f32,
+}
+
+const WORKGROUP: u32 = 256;
+
+/// The polarized scaling rule over all elements of each matrix, in place: `v = (v / mean v)^exponent`, turned by
+/// `polarity`; the power is 0 where the mean is 0. Elements must not be negative, and matrices have no gaps.
+///
+/// # Errors
+/// If a matrix has gaps, or the view does not fit its buffer or the device's bindings.
+pub fn polarize(recorder: &mut Recorder<'_>, v: &View<'_>, exponent: f32, polarity: Polarity) -> Result<()> {
+    const NAME: &str = "polarize";
+    let shape = v.shape;
+    require(shape.rows <= 1 || v.row_stride == shape.cols, NAME, || "v has gaps".into())?;
+    if shape.is_empty() {
+        return Ok(());
+    }
+    let polarity = match polarity {
+        Polarity::Full => 0.0,
+        Polarity::Amplify => 1.0,
+        Polarity::Suppress => 2.0,
+        Polarity::Reversed => 3.0,
+    };
+    let window = recorder.window(NAME, v)?;
+    let groups = recorder.grid(NAME, shape.batch as u64, 1)?;
+    recorder.dispatch(Dispatch {
+        shader: &POLARIZE,
+        entry: NAME,
+        constants: &[("POLARITY", polarity), ("WORKGROUP", f64::from(WORKGROUP))],
+        params: Params {
+            batch: shape.batch as u32,
+            count: shape.matrix_len() as u32,
+            offset: window.first,
+            batch_stride: v.batch_stride as u32,
+            exponent,
+        },
+        windows: &[(1, &window)],
+        groups,
+    });
+    Ok(())
+}

@@ -1,0 +1,52 @@
+use super::library::shaders::RANDOM_NORMAL;
+use super::recorder::{Dispatch, ELEMENTS, require};
+use super::{Recorder, Result, View};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    offset: u32,
+    first: u32,
+    stream: u32,
+    key_low: u32,
+    key_high: u32,
+}
+
+/// Standard normals: element `i` of the packed `dst` is number `first + i` of stream `stream` of `seed`, the same bits on
+/// every device. It is a sum of twelve uniform numbers, so no value lies beyond 6.
+///
+/// # Errors
+/// If `dst` has gaps or does not fit its buffer or the device's bindings.
+pub fn random_normal(
+    recorder: &mut Recorder<'_>,
+    seed: u64,
+    stream: u32,
+    first: u32,
+    dst: &View<'_>,
+) -> Result<()> {
+    const NAME: &str = "random_normal";
+    require(dst.is_packed(), NAME, || "dst has gaps".into())?;
+    let count = dst.shape.len();
+    if count == 0 {
+        return Ok(());
+    }
+    let to = recorder.window(NAME, &dst.flat())?;
+    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    recorder.dispatch(Dispatch {
+        shader: &RANDOM_NORMAL,
+        entry: NAME,
+        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        params: Params {
+            count: count as u32,
+            offset: to.first,
+            first,
+            stream,
+            key_low: seed as u32,
+            key_high: (seed >> 32) as u32,
+        },
+        windows: &[(1, &to)],
+        groups,
+    });
+    Ok(())
+}

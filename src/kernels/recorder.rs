@@ -1,0 +1,150 @@
+//! Encoding of one dispatch: what is the same for all kernels.
+
+use super::library::Shader;
+use super::{Error, Kernels, Parameters, Raw, Result, View};
+
+/// Threads of a workgroup in kernels that go element by element.
+pub(super) const ELEMENTS: u32 = 256;
+
+/// A compute pass that kernels encode into.
+pub struct Recorder<'a> {
+    kernels: &'a Kernels,
+    pass: wgpu::ComputePass<'a>,
+    params: Owner<'a>,
+}
+
+enum Owner<'a> {
+    Caller(&'a mut Parameters),
+    Own(Parameters),
+}
+
+/// Part of a buffer as a shader binds it.
+pub(super) struct Window<'a> {
+    buffer: &'a wgpu::Buffer,
+    /// In bytes, aligned as the device demands.
+    start: u64,
+    /// In bytes.
+    size: u64,
+    /// Where the view begins within the window, in elements.
+    pub first: u32,
+}
+
+/// One dispatch.
+pub(super) struct Dispatch<'a, P> {
+    pub shader: &'static Shader,
+    pub entry: &'static str,
+    pub constants: &'a [(&'static str, f64)],
+    pub params: P,
+    /// Storage bindings and their numbers; binding 0 is the parameters.
+    pub windows: &'a [(u32, &'a Window<'a>)],
+    pub groups: [u32; 3],
+}
+
+impl<'a> Recorder<'a> {
+    pub(super) fn new(
+        kernels: &'a Kernels,
+        encoder: &'a mut wgpu::CommandEncoder,
+        params: &'a mut Parameters,
+    ) -> Self {
+        let pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        Recorder { kernels, pass, params: Owner::Caller(params) }
+    }
+
+    pub(super) fn with_own_params(kernels: &'a Kernels, encoder: &'a mut wgpu::CommandEncoder) -> Self {
+        let pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+        Recorder { kernels, pass, params: Owner::Own(Parameters::new(kernels.device())) }
+    }
+
+    pub(super) fn kernels(&self) -> &'a Kernels {
+        self.kernels
+    }
+
+    pub(super) fn dispatch<P: bytemuck::Pod>(&mut self, dispatch: Dispatch<'_, P>) {
+        let pipeline = self.kernels.pipeline(dispatch.shader, dispatch.entry, dispatch.constants);
+        let bytes = bytemuck::bytes_of(&dispatch.params);
+        let (params, offset) = match &mut self.params {
+            Owner::Caller(params) => params.push(bytes),
+            Owner::Own(params) => params.push(bytes),
+        };
+        let mut entries = vec![entry(0, &params, offset, bytes.len() as u64)];
+        entries.extend(dispatch.windows.iter().map(|(i, w)| entry(*i, w.buffer, w.start, w.size)));
+        let group = self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some(dispatch.entry),
+            layout: &pipeline.get_bind_group_layout(0),
+            entries: &entries,
+        });
+        self.pass.set_pipeline(&pipeline);
+        self.pass.set_bind_group(0, &group, &[]);
+        let [x, y, z] = dispatch.groups;
+        self.pass.dispatch_workgroups(x, y, z);
+    }
+
+    /// What a kernel binds for a view.
+    pub(super) fn window<'v>(&self, kernel: &'static str, view: &View<'v>) -> Result<Window<'v>> {
+        if view.row_stride >= view.shape.cols || view.shape.rows <= 1 {
+            self.bytes(kernel, view.buffer, 4 * view.offset, 4 * view.span().max(1), 4)
+        } else {
+            let reason = format!("rows of {} elements are {} apart", view.shape.cols, view.row_stride);
+            Err(Error::Operands { kernel, reason })
+        }
+    }
+
+    /// What a kernel binds for raw numbers.
+    pub(super) fn raw_window<'v>(&self, kernel: &'static str, raw: &Raw<'v>) -> Result<Window<'v>> {
+        let size = raw.dtype.size() as u64;
+        // Whole words: a number that shares its word is bound with its neighbour.
+        let start = raw.offset * size / 4 * 4;
+        let end = (raw.offset + raw.len as u64) * size;
+        let mut window = self.bytes(kernel, raw.buffer, start, end.next_multiple_of(4) - start, 4)?;
+        window.first = window.first * 4 / size as u32 + (raw.offset % (4 / size)) as u32;
+        Ok(window)
+    }
+
+    fn bytes<'v>(
+        &self,
+        kernel: &'static str,
+        buffer: &'v wgpu::Buffer,
+        from: u64,
+        len: u64,
+        unit: u64,
+    ) -> Result<Window<'v>> {
+        let limits = self.kernels.limits();
+        if from + len > buffer.size() {
+            let reason = format!("bytes {from} to {} of a buffer of {}", from + len, buffer.size());
+            return Err(Error::Operands { kernel, reason });
+        }
+        let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
+        let start = from / alignment * alignment;
+        let size = from - start + len;
+        let limit = limits.max_storage_buffer_binding_size;
+        if size > limit {
+            return Err(Error::Binding { kernel, bytes: size, limit });
+        }
+        Ok(Window { buffer, start, size, first: ((from - start) / unit) as u32 })
+    }
+
+    /// Workgroups for `count` threads, folded into two dimensions.
+    pub(super) fn grid(&self, kernel: &'static str, count: u64, workgroup: u32) -> Result<[u32; 3]> {
+        let groups = count.div_ceil(u64::from(workgroup));
+        let limit = u64::from(self.kernels.limits().max_compute_workgroups_per_dimension);
+        let x = groups.clamp(1, limit);
+        let y = groups.div_ceil(x);
+        if y > limit {
+            return Err(Error::Workgroups { kernel, count: groups });
+        }
+        Ok([x as u32, y as u32, 1])
+    }
+}
+
+fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {
+    let size = wgpu::BufferSize::new(size);
+    wgpu::BindGroupEntry {
+        binding,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }),
+    }
+}
+
+/// [`Error::Operands`] unless `condition` holds.
+pub(super) fn require(condition: bool, kernel: &'static str, reason: impl FnOnce() -> String) -> Result<()> {
+    if condition { Ok(()) } else { Err(Error::Operands { kernel, reason: reason() }) }
+}

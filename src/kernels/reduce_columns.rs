@@ -1,0 +1,89 @@
+use super::library::shaders::REDUCE_COLUMNS;
+use super::recorder::{Dispatch, require};
+use super::{Recorder, Result, Terms, View};
+use crate::matrix::Shape;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    cols: u32,
+    chunks: u32,
+    chunk: u32,
+    groups: u32,
+    x_offset: u32,
+    x_row_stride: u32,
+    x_batch_stride: u32,
+    y_offset: u32,
+    y_row_stride: u32,
+    y_batch_stride: u32,
+    out_offset: u32,
+    out_row_stride: u32,
+    out_batch_stride: u32,
+}
+
+const WORKGROUP: u32 = 64;
+
+/// Rows that one step had better add up at once: a longer column is cut into chunks of so many, and a second step, of
+/// [`Terms::Sums`], adds the chunks up.
+pub fn column_chunk(rows: usize) -> usize {
+    if rows <= 128 { 128 } else { rows.div_ceil(64).max(64) }
+}
+
+/// `out[b, c, j]` is the sum of the terms of column `j` of matrix `b` over its `c`-th chunk of `chunk` rows; with `root`,
+/// its square root. `out` has a row for each chunk, and at least one. Column norms are [`Terms::Squares`] with `root`
+/// and a chunk as long as the column.
+///
+/// # Errors
+/// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
+pub fn reduce_columns(
+    recorder: &mut Recorder<'_>,
+    x: &View<'_>,
+    terms: Terms<'_>,
+    chunk: usize,
+    root: bool,
+    out: &View<'_>,
+) -> Result<()> {
+    const NAME: &str = "reduce_columns";
+    let y = if let Terms::Products(y) = terms { y } else { *x };
+    let chunk = chunk.max(1);
+    let chunks = x.shape.rows.div_ceil(chunk).max(1);
+    let fits = x.shape == y.shape && out.shape == Shape { rows: chunks, ..x.shape };
+    require(fits, NAME, || format!("x is {}, y is {}, out is {}", x.shape, y.shape, out.shape))?;
+    if out.shape.is_empty() {
+        return Ok(());
+    }
+    let across = x.shape.cols.div_ceil(WORKGROUP as usize);
+    let count = (across * chunks * x.shape.batch) as u64;
+    let groups = recorder.grid(NAME, count, 1)?;
+    let (from_x, from_y) = (recorder.window(NAME, x)?, recorder.window(NAME, &y)?);
+    let to = recorder.window(NAME, out)?;
+    recorder.dispatch(Dispatch {
+        shader: &REDUCE_COLUMNS,
+        entry: NAME,
+        constants: &[
+            ("WORKGROUP", f64::from(WORKGROUP)),
+            ("TERMS", terms.code()),
+            ("ROOT", f64::from(u8::from(root))),
+        ],
+        params: Params {
+            rows: x.shape.rows as u32,
+            cols: x.shape.cols as u32,
+            chunks: chunks as u32,
+            chunk: chunk as u32,
+            groups: count as u32,
+            x_offset: from_x.first,
+            x_row_stride: x.row_stride as u32,
+            x_batch_stride: x.batch_stride as u32,
+            y_offset: from_y.first,
+            y_row_stride: y.row_stride as u32,
+            y_batch_stride: y.batch_stride as u32,
+            out_offset: to.first,
+            out_row_stride: out.row_stride as u32,
+            out_batch_stride: out.batch_stride as u32,
+        },
+        windows: &[(1, &from_x), (2, &from_y), (3, &to)],
+        groups,
+    });
+    Ok(())
+}

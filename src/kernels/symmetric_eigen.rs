@@ -1,0 +1,166 @@
+use super::library::shaders::SYMMETRIC_EIGEN;
+use super::recorder::{Dispatch, Window, require};
+use super::{Recorder, Result, Terms, View, axpby, gemm, reduce_rows, syrk};
+use crate::matrix::{Op, Shape};
+
+const NAME: &str = "symmetric_eigen";
+
+/// The largest order that [`symmetric_eigen`] takes.
+pub const LARGEST_EIGENPROBLEM: usize = 256;
+
+/// Sweeps encoded. Matrices that need fewer (most stop after 6 to 8) skip the rest.
+const SWEEPS: usize = 12;
+
+const WORKGROUP: u32 = 256;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    n: u32,
+    batch: u32,
+    a_offset: u32,
+    a_row_stride: u32,
+    a_batch_stride: u32,
+    values_offset: u32,
+    values_batch_stride: u32,
+    vectors_offset: u32,
+    vectors_row_stride: u32,
+    vectors_batch_stride: u32,
+}
+
+/// Buffers that [`symmetric_eigen`] works in, of at least [`EigenScratch::lens`] elements.
+#[derive(Clone, Copy, Debug)]
+pub struct EigenScratch<'a> {
+    /// The matrices as they become diagonal.
+    pub work: &'a wgpu::Buffer,
+    /// Eigenvectors.
+    pub rotations: &'a wgpu::Buffer,
+    /// Eigenvectors, orthogonal to the last bit.
+    pub polished: &'a wgpu::Buffer,
+    /// Eigenvalues, unsorted.
+    pub values: &'a wgpu::Buffer,
+    /// Whether a matrix is still changing.
+    pub rotated: &'a wgpu::Buffer,
+}
+
+impl EigenScratch<'_> {
+    /// Elements of `work`, `rotations`, `polished`, `values` and `rotated` for a batch of matrices of order `n`.
+    pub fn lens(batch: usize, n: usize) -> [usize; 5] {
+        [batch * n * n, batch * n * n, batch * n * n, batch * n, batch]
+    }
+}
+
+/// Eigenvalues, descending (`batch x 1 x n`), and eigenvectors as rows (`batch x n x n`) of symmetric matrices of order at
+/// most [`LARGEST_EIGENPROBLEM`]: cyclic Jacobi, one Newton-Schulz step that makes the vectors orthogonal again, and
+/// eigenvalues as Rayleigh quotients with the original matrix.
+///
+/// # Errors
+/// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
+pub fn symmetric_eigen(
+    recorder: &mut Recorder<'_>,
+    a: &View<'_>,
+    scratch: &EigenScratch<'_>,
+    values: &View<'_>,
+    vectors: &View<'_>,
+) -> Result<()> {
+    let Shape { batch, rows: n, cols } = a.shape;
+    let fits = n == cols && values.shape == Shape::new(batch, 1, n) && vectors.shape == a.shape;
+    require(fits, NAME, || {
+        format!("a is {}, values are {}, vectors are {}", a.shape, values.shape, vectors.shape)
+    })?;
+    require(n <= LARGEST_EIGENPROBLEM, NAME, || format!("order {n} is above {LARGEST_EIGENPROBLEM}"))?;
+    if a.shape.is_empty() {
+        return Ok(());
+    }
+    let steps = Steps::new(recorder, a, scratch, values, vectors)?;
+    steps.encode(recorder, "start")?;
+    for _ in 0..SWEEPS {
+        steps.encode(recorder, "sweep")?;
+    }
+    rayleigh_quotients(recorder, a, scratch)?;
+    steps.encode(recorder, "order")
+}
+
+/// Makes `polished` of `rotations`, and `values` of `polished`.
+fn rayleigh_quotients(recorder: &mut Recorder<'_>, a: &View<'_>, scratch: &EigenScratch<'_>) -> Result<()> {
+    let Shape { batch, rows: n, .. } = a.shape;
+    let gram = View::packed(scratch.work, a.shape);
+    let v = View::packed(scratch.rotations, a.shape);
+    let polished = View::packed(scratch.polished, a.shape);
+    let values = View::packed(scratch.values, Shape::new(batch, n, 1));
+
+    // V <- (3 V - (V V^T) V) / 2
+    syrk(recorder, 1.0, &v, Op::None, 0.0, &gram)?;
+    gemm(recorder, -0.5, &gram, Op::None, &v, Op::None, 0.0, &polished)?;
+    axpby(recorder, 1.5, &v, 1.0, &polished)?;
+
+    // lambda_i = v_i^T A v_i
+    gemm(recorder, 1.0, &polished, Op::None, a, Op::None, 0.0, &v)?;
+    reduce_rows(recorder, &v, Terms::Products(polished), n, false, &values)
+}
+
+/// The shader's entry points, all over the same operands.
+struct Steps<'a> {
+    params: Params,
+    a: Window<'a>,
+    work: Window<'a>,
+    rotations: Window<'a>,
+    rotated: Window<'a>,
+    polished: Window<'a>,
+    unsorted: Window<'a>,
+    values: Window<'a>,
+    vectors: Window<'a>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(
+        recorder: &Recorder<'_>,
+        a: &View<'a>,
+        scratch: &EigenScratch<'a>,
+        values: &View<'a>,
+        vectors: &View<'a>,
+    ) -> Result<Self> {
+        let Shape { batch, rows: n, .. } = a.shape;
+        let (packed, row) = (a.shape, Shape::new(batch, 1, n));
+        let mut steps = Steps {
+            params: bytemuck::Zeroable::zeroed(),
+            a: recorder.window(NAME, a)?,
+            work: recorder.window(NAME, &View::packed(scratch.work, packed))?,
+            rotations: recorder.window(NAME, &View::packed(scratch.rotations, packed))?,
+            rotated: recorder.window(NAME, &View::packed(scratch.rotated, Shape::matrix(1, batch)))?,
+            polished: recorder.window(NAME, &View::packed(scratch.polished, packed))?,
+            unsorted: recorder.window(NAME, &View::packed(scratch.values, row))?,
+            values: recorder.window(NAME, values)?,
+            vectors: recorder.window(NAME, vectors)?,
+        };
+        steps.params = Params {
+            n: n as u32,
+            batch: batch as u32,
+            a_offset: steps.a.first,
+            a_row_stride: a.row_stride as u32,
+            a_batch_stride: a.batch_stride as u32,
+            values_offset: steps.values.first,
+            values_batch_stride: values.batch_stride as u32,
+            vectors_offset: steps.vectors.first,
+            vectors_row_stride: vectors.row_stride as u32,
+            vectors_batch_stride: vectors.batch_stride as u32,
+        };
+        Ok(steps)
+    }
+
+    fn encode(&self, recorder: &mut Recorder<'_>, entry: &'static str) -> Result<()> {
+        let start = [(1, &self.a), (2, &self.work), (3, &self.rotations), (4, &self.rotated)];
+        let sweep = [(2, &self.work), (3, &self.rotations), (4, &self.rotated)];
+        let order = [(1, &self.polished), (5, &self.unsorted), (6, &self.values), (7, &self.vectors)];
+        let batch = u64::from(self.params.batch);
+        let (windows, groups): (&[_], _) = match entry {
+            "start" => (&start, recorder.grid(NAME, batch, 1)?),
+            "sweep" => (&sweep, recorder.grid(NAME, batch, 1)?),
+            _ => (&order, recorder.grid(NAME, batch * u64::from(self.params.n), WORKGROUP)?),
+        };
+        let constants = &[("WORKGROUP", f64::from(WORKGROUP))];
+        let params = self.params;
+        recorder.dispatch(Dispatch { shader: &SYMMETRIC_EIGEN, entry, constants, params, windows, groups });
+        Ok(())
+    }
+}

@@ -1,0 +1,48 @@
+use super::library::shaders::UNPACK;
+use super::recorder::{Dispatch, ELEMENTS, require};
+use super::{Raw, Recorder, Result, View};
+use crate::matrix::Dtype;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    src_offset: u32,
+    dst_offset: u32,
+}
+
+/// The number by which `unpack.wgsl` and `pack.wgsl` know a type.
+pub(super) fn format(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 => 0.0,
+        Dtype::F16 => 1.0,
+        Dtype::Bf16 => 2.0,
+    }
+}
+
+/// Widens stored numbers to f32, exactly, subnormals and the payload of a NaN included. `dst` must be packed.
+///
+/// # Errors
+/// If the lengths differ, `dst` has gaps, or an operand does not fit its buffer or the device's bindings.
+pub fn unpack(recorder: &mut Recorder<'_>, src: &Raw<'_>, dst: &View<'_>) -> Result<()> {
+    const NAME: &str = "unpack";
+    require(src.len == dst.shape.len(), NAME, || format!("{} numbers into {}", src.len, dst.shape))?;
+    require(dst.is_packed(), NAME, || "dst has gaps".into())?;
+    if src.len == 0 {
+        return Ok(());
+    }
+    let (from, to) = (recorder.raw_window(NAME, src)?, recorder.window(NAME, &dst.flat())?);
+    let per_word = 4 / src.dtype.size();
+    // An odd start adds a word.
+    let words = (src.len + from.first as usize % per_word).div_ceil(per_word);
+    let groups = recorder.grid(NAME, words as u64, ELEMENTS)?;
+    recorder.dispatch(Dispatch {
+        shader: &UNPACK,
+        entry: NAME,
+        constants: &[("FORMAT", format(src.dtype)), ("WORKGROUP", f64::from(ELEMENTS))],
+        params: Params { count: src.len as u32, src_offset: from.first, dst_offset: to.first },
+        windows: &[(1, &from), (2, &to)],
+        groups,
+    });
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! ESM++: low-rank experts of what the static merge lost, and routing to them by prototypes (paper 2, section 4).
+//!
+//! In a routed layer a sample goes through `y = W x + b + B_t* (A_t* x)`, where `t*` is the task whose prototype is
+//! nearest to the mean of the sample's own tokens. Nothing is trained.
+
+use super::esd::{Inputs, essential_subspace};
+use super::{Decomposition, Solver};
+use crate::backend::{Backend, Op, Result, Shape, Tensor};
+
+/// The experts of one layer.
+pub struct LowRankExperts<T> {
+    /// `B_t^T`, `T x r x d_out`: orthonormal rows.
+    pub b: T,
+    /// `A_t = B_t^T R_t`, `T x r x d_in`.
+    pub a: T,
+    /// Eigenvalues of `R_t G_t R_t^T / (n - 1)` along the rows of `b`, r for each task.
+    pub eigenvalues: Vec<Vec<f64>>,
+}
+
+/// `R_t G_t R_t^T` decomposed: `B_t` its `r` leading eigenvectors, `A_t = B_t^T R_t`; no weighting, scaling or
+/// orthogonalisation. `residuals` is `T x d_out x d_in`, `R_t = W_t - W_merged` (or `W_t - W_0`); `inputs` are those of the
+/// experts themselves.
+pub async fn low_rank_experts<B: Backend>(
+    backend: &B,
+    residuals: &B::Tensor,
+    inputs: &Inputs<B::Tensor>,
+    r: usize,
+    solver: Solver,
+) -> Result<LowRankExperts<B::Tensor>> {
+    let subspace = essential_subspace(backend, residuals, inputs, Decomposition::Esd, r, solver).await?;
+    let a = backend.matmul(&subspace.basis, Op::None, residuals, Op::None)?;
+    Ok(LowRankExperts { b: subspace.basis, a, eigenvalues: subspace.eigenvalues })
+}
+
+/// Prototypes `p_t`, the mean over all proxy tokens of the layer's input in expert t: `T x 1 x d_in`. `x` is `T x n x d_in`,
+/// padded with zero rows past each expert's `tokens`.
+pub fn prototypes<B: Backend>(backend: &B, x: &B::Tensor, tokens: &[usize]) -> Result<B::Tensor> {
+    let Shape { batch, rows, .. } = x.shape();
+    let weights: Vec<f32> =
+        tokens.iter().flat_map(|&n| std::iter::repeat_n(1.0 / n.max(1) as f32, rows)).collect();
+    backend.matmul(&backend.upload(Shape::new(batch, 1, rows), &weights)?, Op::None, x, Op::None)
+}
+
+/// Cosines between the token means of S samples (`1 x S x d_in`) and the prototypes of T tasks (`1 x T x d_in`): `1 x S x T`.
+pub fn cosine_scores<B: Backend>(
+    backend: &B,
+    mut means: B::Tensor,
+    mut prototypes: B::Tensor,
+) -> Result<B::Tensor> {
+    for rows in [&mut means, &mut prototypes] {
+        let norms = backend.row_norms(rows)?;
+        backend.divide_rows(rows, &norms)?;
+    }
+    backend.matmul(&means, Op::None, &prototypes, Op::Transpose)
+}
+
+/// `t* = argmax_t` of each row of `scores` (`S x T`, row-major); the first of equal ones.
+pub fn route(scores: &[f32], tasks: usize) -> Vec<usize> {
+    let first_best = |row: &[f32]| (1..tasks).fold(0, |best, t| if row[t] > row[best] { t } else { best });
+    scores.chunks(tasks.max(1)).map(first_best).collect()
+}
+
+/// Adds what expert `t` restores to the outputs of some samples: `y += (x A_t^T) B_t^T`, never forming `B_t A_t`. `x` is
+/// `S x L x d_in`, `y` is `S x L x d_out`; all samples took the same expert.
+pub fn add_expert<B: Backend>(
+    backend: &B,
+    experts: &LowRankExperts<B::Tensor>,
+    task: usize,
+    x: &B::Tensor,
+    y: &mut B::Tensor,
+) -> Result<()> {
+    let r = experts.a.shape().rows;
+    let a = backend.slice(&experts.a, task..task + 1, 0..r, 0..experts.a.shape().cols)?;
+    let b = backend.slice(&experts.b, task..task + 1, 0..r, 0..experts.b.shape().cols)?;
+    let thin = backend.matmul(x, Op::None, &a, Op::Transpose)?;
+    backend.gemm(1.0, &thin, Op::None, &b, Op::None, 1.0, y)
+}
