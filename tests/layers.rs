@@ -1,8 +1,11 @@
-//! The layers of a forward pass against plain f64 loops, at odd sizes.
+//! The layers of a forward pass against plain f64 loops, at odd sizes, on every device.
 
-use esmerge::backend::cpu::Cpu;
+#[path = "common/devices.rs"]
+mod devices;
+
 use esmerge::backend::layers::{Activation, Attention, Layers};
 use esmerge::backend::{Backend, Shape, Tensor};
+
 use pollster::block_on;
 
 /// Odd, unsymmetric values of about unit size.
@@ -278,7 +281,35 @@ fn stacked_rows_keep_their_order<B: Layers>(backend: &B) {
     close(&read(backend, &out), &[a64, b64].concat(), 0.0);
 }
 
+struct All;
+
+impl devices::Work for All {
+    type Output = ();
+
+    fn run<B: Layers>(self, backend: &B) {
+        all(backend);
+    }
+}
+
 #[test]
-fn layers_agree_with_f64_loops_on_the_cpu() {
-    all(&Cpu);
+fn layers_agree_with_f64_loops() {
+    for device in devices::for_each_device().iter().filter(|d| d.present()) {
+        println!("on {device}");
+        device.with(All);
+    }
+}
+
+/// With the limits that WebGPU guarantees, and small ones besides, operations are cut into parts.
+#[test]
+fn layers_that_are_cut_into_parts_agree_too() {
+    use devices::Device;
+    use esmerge::backend::gpu::Config;
+    for device in devices::for_each_device() {
+        if let Device::Gpu(_) = device {
+            let limits =
+                wgpu::Limits { max_storage_buffer_binding_size: 64 << 10, ..wgpu::Limits::defaults() };
+            let config = || Config { limits: Some(limits), dispatch_flops: 1 << 20, ..Config::default() };
+            all(device.gpu("cut", config));
+        }
+    }
 }

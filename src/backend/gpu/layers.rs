@@ -24,7 +24,7 @@ const GRAM_SLAB: usize = 128;
 
 impl Gpu {
     /// A list of unsigned integers.
-    fn list(&self, values: &[u32]) -> Result<GpuTensor> {
+    fn integers(&self, values: &[u32]) -> Result<GpuTensor> {
         let out = self.allocate("a list", Shape::matrix(1, values.len()))?;
         self.queue.write(bytemuck::cast_slice(values), out.buffer())?;
         Ok(out)
@@ -72,7 +72,7 @@ impl Layers for Gpu {
             end
         });
         let starts: Vec<usize> = std::iter::once(0).chain(ends).collect();
-        let buffer = self.list(&starts.iter().map(|&s| s as u32).collect::<Vec<_>>())?;
+        let buffer = self.integers(&starts.iter().map(|&s| s as u32).collect::<Vec<_>>())?;
         Ok(GpuSegments { starts, buffer })
     }
 
@@ -80,7 +80,7 @@ impl Layers for Gpu {
         let inside = rows.iter().all(|&row| (row as usize) < x.shape.rows);
         require(inside && x.shape.batch == 1, "gather_rows", &[x.shape, Shape::matrix(rows.len(), 1)])?;
         let out = self.allocate("gathered rows", Shape::matrix(rows.len(), x.shape.cols))?;
-        let list = self.list(rows)?;
+        let list = self.integers(rows)?;
         let (from, ids, to, bindings) = (x.view(), list.view(), out.view(), self.bindings());
         let fits = |block: &Block| block.shape().rows <= 1 || bindings.hold(&block.of(&to));
         self.for_each_part(to.shape, &fits, |recorder, block| {

@@ -1,5 +1,6 @@
 //! `attention`: softmax attention by tiles of queries, so that no more than `TILE x keys` scores exist a thread.
 
+use super::exp::exp;
 use super::{Attention, CpuSegments, CpuTensor};
 use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
@@ -110,7 +111,9 @@ fn softmax(scores: &mut [f32], seen: Range<usize>) {
     let max = seen.iter().fold(f32::NEG_INFINITY, |m, &s| m.max(s));
     let mut sum = 0f64;
     for s in seen.iter_mut() {
-        *s = (*s - max).exp();
+        *s = exp(*s - max);
+    }
+    for s in seen.iter() {
         sum += f64::from(*s);
     }
     let scale = sum.recip() as f32;

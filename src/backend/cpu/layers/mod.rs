@@ -2,6 +2,7 @@
 
 mod activation;
 mod attention;
+mod exp;
 mod gather;
 mod gram_sum;
 mod norm;
