@@ -108,7 +108,12 @@ impl Gpu {
         self.pool.trim();
     }
 
-    /// The dispatches submitted so far.
+    /// The device, to share its buffers with other work. Its error handler and lost callback are the backend's.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.context.device
+    }
+
+    /// The command buffers submitted so far.
     pub fn submissions(&self) -> u64 {
         self.queue.submissions()
     }
