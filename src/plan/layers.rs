@@ -53,13 +53,16 @@ fn sum(recipe: &Recipe) -> Sum {
     let weights: Vec<f64> = recipe.models.iter().map(|m| m.weight).collect();
     let plain = || arithmetic::task_arithmetic_coefficients(&weights, 1.0);
     let normalized = || arithmetic::average_coefficients(&weights).unwrap_or_else(plain);
-    match recipe.method {
-        Method::Linear { normalize: false, .. } => {
-            Sum { experts: plain(), base: weights.iter().sum::<f64>() - 1.0 }
-        }
-        Method::TaskArithmetic { normalize: false, .. } => Sum { experts: plain(), base: 0.0 },
-        _ => Sum { experts: normalized(), base: 0.0 },
-    }
+    let (name, normalize) = match recipe.method {
+        Method::TaskArithmetic { normalize, .. } => ("task_arithmetic", normalize),
+        Method::Linear { normalize, .. } => ("average", normalize),
+        _ => ("average", true),
+    };
+    let experts = if normalize { normalized() } else { plain() };
+    // A linear sum is one of weights: what its coefficients lack to 1, or have beyond it, is the base's.
+    let linear = matches!(recipe.method, Method::Linear { .. });
+    let base = if linear && !normalize { weights.iter().sum::<f64>() - 1.0 } else { 0.0 };
+    Sum { name, experts, base }
 }
 
 fn check_esm(recipe: &Recipe, family: &Family, esm: &Esm) -> Result<(), Error> {

@@ -5,6 +5,7 @@
 
 mod cursor;
 mod error;
+mod models;
 mod parameters;
 mod schema;
 mod yaml;

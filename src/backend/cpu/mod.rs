@@ -7,6 +7,7 @@ mod convert;
 pub mod dense;
 mod elementwise;
 mod factor;
+mod layers;
 mod parallel;
 mod product;
 mod random;
