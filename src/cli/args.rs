@@ -1,6 +1,8 @@
 use super::device::DeviceChoice;
+use crate::bench::{Kernel, Size};
 use crate::data::Split;
 use crate::linalg::Accuracy;
+use crate::matrix::Dtype;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
 
@@ -15,8 +17,22 @@ Examples:
                                                         the inputs of an expert's layers, for ESM
   esmerge eval merged/ --task cars.safetensors          accuracy on a task
   esmerge devices                                       what there is to compute on
+  esmerge bench --kernel gemm                           how fast that is
 
 Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other error.";
+
+const BENCH: &str = "\
+Two peaks are measured first, of multiply-adds and of a copy; the kernels are given as fractions of them. A size is
+MxNxK for products, ROWSxCOLUMNS for all else, and BATCH: before either for several matrices at once.
+
+Examples:
+  esmerge bench --device gpu:llvmpipe
+  esmerge bench --kernel gemm,syrk --shape 1024x1024x1024,1024x1024
+  esmerge bench --kernel unpack --dtype bfloat16
+  esmerge bench --json now.json --compare before.json
+
+Exit code: 0 success; 1 a kernel has become slower by more than --tolerance, or any other error; 2 an error in the
+command line.";
 
 const RECIPE: &str = "\
 A recipe is a YAML file; its paths are relative to it:
@@ -58,6 +74,8 @@ pub(super) enum Command {
     Eval(Eval),
     /// List the devices there are to compute on
     Devices(Devices),
+    /// Measure the kernels against what the device can do
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]
@@ -202,6 +220,36 @@ pub(super) struct Devices {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = BENCH)]
+pub(super) struct Bench {
+    /// auto (a hardware GPU, discrete before integrated, else the CPU), cpu, gpu, or gpu:NAME for the adapter whose name
+    /// contains NAME (software adapters are used only by name)
+    #[arg(long, env = "ESMERGE_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Kernels, instead of all
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub kernel: Vec<Kernel>,
+    /// Sizes, instead of each kernel's own
+    #[arg(long, value_name = "SIZE", value_delimiter = ',')]
+    pub shape: Vec<Size>,
+    /// Types of stored numbers, instead of all: float32, float16, bfloat16
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = dtype)]
+    pub dtype: Vec<Dtype>,
+    /// Time to spend on each
+    #[arg(long, value_name = "S", default_value = "0.5", value_parser = positive)]
+    pub seconds: f64,
+    /// Write the times to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Compare with times that --json wrote, by the fastest sample of each
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// How many percent slower is a regression
+    #[arg(long, value_name = "PERCENT", default_value = "10", value_parser = positive, requires = "compare")]
+    pub tolerance: f64,
+}
+
 /// Flags of every command that computes and writes a model.
 #[derive(Debug, Args)]
 pub(super) struct RunFlags {
@@ -228,6 +276,14 @@ fn finite(text: &str) -> Result<f64, String> {
         Ok(x) if x.is_finite() => Ok(x),
         _ => Err("a number is expected, such as 0.8".to_owned()),
     }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    finite(text).and_then(|x| if x > 0.0 { Ok(x) } else { Err("it must be above 0".to_owned()) })
+}
+
+fn dtype(text: &str) -> Result<Dtype, String> {
+    Dtype::from_name(text).ok_or_else(|| "use float32, float16 or bfloat16".to_owned())
 }
 
 /// `5GB`, `500 MB`, `2GiB`, `1000000`.

@@ -1,4 +1,4 @@
-use crate::{backend, calibration, checkpoint, data, pipeline, plan, recipe};
+use crate::{backend, bench, calibration, checkpoint, data, pipeline, plan, recipe};
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -74,6 +74,13 @@ impl From<calibration::Error> for Failure {
 impl From<backend::Error> for Failure {
     fn from(error: backend::Error) -> Failure {
         Failure::new(error, OTHER)
+    }
+}
+
+impl From<bench::Error> for Failure {
+    fn from(error: bench::Error) -> Failure {
+        let code = if matches!(error, bench::Error::Usage(_)) { USAGE } else { OTHER };
+        Failure::new(error, code)
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Config {
     pub checks: Checks,
     /// How products are computed; by default as suits the adapter's type.
     pub products: Option<Products>,
+    /// Features to ask for where the adapter has them. The backend needs none.
+    pub features: wgpu::Features,
     /// Floating-point operations of one dispatch, about; 0.1 s on a slow GPU.
     pub dispatch_flops: u64,
     /// Floating-point operations of one submission, about; 0.3 s on a slow GPU.
@@ -49,6 +51,7 @@ impl Default for Config {
             limits: None,
             checks: Checks::default(),
             products: None,
+            features: wgpu::Features::empty(),
             dispatch_flops: 10_000_000_000,
             submit_flops: 30_000_000_000,
         }
@@ -111,6 +114,23 @@ impl Gpu {
     /// The device, to share its buffers with other work. Its error handler and lost callback are the backend's.
     pub fn device(&self) -> &wgpu::Device {
         &self.context.device
+    }
+
+    /// The device's queue, for commands that go past the backend's own.
+    #[cfg(feature = "cli")]
+    pub(crate) fn queue(&self) -> &wgpu::Queue {
+        &self.context.queue
+    }
+
+    #[cfg(feature = "cli")]
+    pub(crate) fn kernels(&self) -> &crate::kernels::Kernels {
+        &self.context.kernels
+    }
+
+    /// Waits until all that was submitted is done, and says what went wrong.
+    #[cfg(feature = "cli")]
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.context.wait(None)
     }
 
     /// The command buffers submitted so far.

@@ -1,0 +1,301 @@
+//! What is measured: kernels, sizes, and what each costs.
+
+use super::{Error, Result, Selection};
+use crate::kernels::LARGEST_EIGENPROBLEM;
+use crate::matrix::{Dtype, Op};
+use std::fmt;
+use std::str::FromStr;
+
+/// What can be measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kernel {
+    /// `C = op(A) op(B)`
+    Gemm(Op, Op),
+    /// `C = op(X) op(X)^T`
+    Syrk(Op),
+    /// Stored numbers to f32.
+    Unpack,
+    /// f32 to stored numbers.
+    Pack,
+    /// `y = alpha x + beta y`
+    Axpby,
+    /// A copy between layouts.
+    CopyBlock,
+    /// A factor for every row.
+    ScaleRows,
+    /// A factor for every column.
+    ScaleColumns,
+    /// Norms of rows.
+    ReduceRows,
+    /// Norms of columns.
+    ReduceColumns,
+    /// Random numbers.
+    RandomNormal,
+    /// The inverse of a Cholesky factor.
+    InverseCholesky,
+    /// All eigenpairs of a small matrix.
+    SymmetricEigen,
+}
+
+const ALL: [(&str, Kernel); 16] = [
+    ("gemm", Kernel::Gemm(Op::None, Op::None)),
+    ("gemm-nt", Kernel::Gemm(Op::None, Op::Transpose)),
+    ("gemm-tn", Kernel::Gemm(Op::Transpose, Op::None)),
+    ("syrk", Kernel::Syrk(Op::None)),
+    ("syrk-t", Kernel::Syrk(Op::Transpose)),
+    ("unpack", Kernel::Unpack),
+    ("pack", Kernel::Pack),
+    ("axpby", Kernel::Axpby),
+    ("copy_block", Kernel::CopyBlock),
+    ("scale_rows", Kernel::ScaleRows),
+    ("scale_columns", Kernel::ScaleColumns),
+    ("reduce_rows", Kernel::ReduceRows),
+    ("reduce_columns", Kernel::ReduceColumns),
+    ("random_normal", Kernel::RandomNormal),
+    ("inverse_cholesky", Kernel::InverseCholesky),
+    ("symmetric_eigen", Kernel::SymmetricEigen),
+];
+
+impl Kernel {
+    /// Every kernel and its name.
+    pub fn all() -> impl Iterator<Item = (&'static str, Kernel)> {
+        ALL.into_iter()
+    }
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        Kernel::all().find(|&(_, kernel)| kernel == self).map_or("", |(name, _)| name)
+    }
+
+    /// The sizes measured when none is asked for: what a merge of common models meets, and cubes that others quote.
+    fn sizes(self) -> &'static [&'static str] {
+        match self {
+            Kernel::Gemm(Op::None, Op::None) => &[
+                "256x256x256",
+                "512x512x512",
+                "1024x1024x1024",
+                "4096x4096x4096",
+                "768x768x768",
+                "3072x768x1600",
+                "2304x96x2304",
+            ],
+            Kernel::Gemm(Op::None, _) => &["512x512x512", "1600x3072x768", "8:96x2304x2304"],
+            Kernel::Gemm(..) => &["512x512x512", "2304x768x1600"],
+            Kernel::Syrk(_) => &["512x512", "768x1600", "3072x1600", "4096x4096"],
+            Kernel::InverseCholesky => &["8:144x144", "576x576"],
+            Kernel::SymmetricEigen => &["8:96x96", "256x256"],
+            _ => &["4096x4096"],
+        }
+    }
+
+    fn dtypes(self) -> &'static [Dtype] {
+        match self {
+            Kernel::Unpack | Kernel::Pack => &[Dtype::F16, Dtype::Bf16],
+            _ => &[Dtype::F32],
+        }
+    }
+
+    fn is_product(self) -> bool {
+        matches!(self, Kernel::Gemm(..))
+    }
+
+    /// Whether a size is of the right kind, and what that kind is.
+    fn suits(self, size: Size) -> (bool, &'static str) {
+        match self {
+            Kernel::Gemm(..) => (size.depth.is_some(), "MxNxK, for C of M x N and a depth of K"),
+            Kernel::Syrk(_) => (size.depth.is_none(), "NxK, for C of N x N and a depth of K"),
+            Kernel::InverseCholesky => (size.is_square(), "NxN"),
+            Kernel::SymmetricEigen => {
+                (size.is_square() && size.rows <= LARGEST_EIGENPROBLEM, "NxN, of 256 at most")
+            }
+            _ => (size.depth.is_none(), "ROWSxCOLUMNS"),
+        }
+    }
+}
+
+impl FromStr for Kernel {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Kernel, String> {
+        let found = Kernel::all().find(|&(name, _)| name == text).map(|(_, kernel)| kernel);
+        found.ok_or_else(|| {
+            let names: Vec<_> = Kernel::all().map(|(name, _)| name).collect();
+            format!("there is no kernel '{text}'; there are {}", names.join(", "))
+        })
+    }
+}
+
+/// Sizes of a case: `512x512`, `256x256x1024` with a depth, `8:96x96` for a batch of eight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Size {
+    /// Matrices side by side.
+    pub batch: usize,
+    /// Rows, of the result if there is a depth.
+    pub rows: usize,
+    /// Columns, likewise.
+    pub cols: usize,
+    /// What is summed over.
+    pub depth: Option<usize>,
+}
+
+impl Size {
+    fn is_square(self) -> bool {
+        self.depth.is_none() && self.rows == self.cols
+    }
+}
+
+impl FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Size, String> {
+        let wrong = || format!("'{text}' is no size: use MxNxK, ROWSxCOLUMNS, or BATCH:ROWSxCOLUMNS");
+        // A matrix of 2^15 x 2^15 is 4 GiB, and no binding holds more.
+        let number = |text: &str| match text.parse::<usize>() {
+            Ok(n) if (1..=1 << 20).contains(&n) => Ok(n),
+            _ => Err(wrong()),
+        };
+        let (batch, sizes) = text.split_once(':').unwrap_or(("1", text));
+        let batch = number(batch)?;
+        let sizes = sizes.split('x').map(number).collect::<std::result::Result<Vec<_>, _>>()?;
+        match sizes[..] {
+            [rows, cols] => Ok(Size { batch, rows, cols, depth: None }),
+            [rows, cols, depth] => Ok(Size { batch, rows, cols, depth: Some(depth) }),
+            _ => Err(wrong()),
+        }
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.batch > 1 {
+            write!(f, "{}:", self.batch)?;
+        }
+        write!(f, "{}x{}", self.rows, self.cols)?;
+        self.depth.map_or(Ok(()), |depth| write!(f, "x{depth}"))
+    }
+}
+
+/// One thing to measure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Case {
+    /// What runs.
+    pub kernel: Kernel,
+    /// On how much.
+    pub size: Size,
+    /// The type of what is stored.
+    pub dtype: Dtype,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.kernel.name(), self.size, self.dtype)
+    }
+}
+
+impl Case {
+    /// Floating-point operations of one run, by the usual count; 0 where memory is all that counts.
+    pub fn flops(&self) -> f64 {
+        let Size { batch, rows, cols, depth } = self.size;
+        let (m, n) = (rows as f64, cols as f64);
+        batch as f64
+            * match self.kernel {
+                Kernel::Gemm(..) => 2.0 * m * n * depth.unwrap_or(0) as f64,
+                Kernel::Syrk(_) => m * (m + 1.0) * n,
+                // Half of a factorization's and half of an inversion's 2/3 n^3.
+                Kernel::InverseCholesky => 2.0 / 3.0 * m.powi(3),
+                // A tridiagonalization, the eigenvectors and their way back, as LAPACK counts them.
+                Kernel::SymmetricEigen => 9.0 * m.powi(3),
+                _ => 0.0,
+            }
+    }
+
+    /// Bytes that one run has to read and write, if it does each once.
+    pub fn bytes(&self) -> f64 {
+        let Size { batch, rows, cols, depth } = self.size;
+        let (m, n) = (rows as f64, cols as f64);
+        let stored = self.dtype.size() as f64;
+        batch as f64
+            * match self.kernel {
+                Kernel::Gemm(..) => 4.0 * (m * n + (m + n) * depth.unwrap_or(0) as f64),
+                Kernel::Syrk(_) => 4.0 * (m * n + m * m),
+                Kernel::Unpack | Kernel::Pack => (4.0 + stored) * m * n,
+                Kernel::Axpby => 12.0 * m * n,
+                Kernel::ReduceRows | Kernel::ReduceColumns | Kernel::RandomNormal => 4.0 * m * n,
+                _ => 8.0 * m * n,
+            }
+    }
+}
+
+/// The cases of a selection.
+pub(super) fn choose(selection: &Selection) -> Result<Vec<Case>> {
+    let wanted = |kernel: &Kernel| selection.kernels.is_empty() || selection.kernels.contains(kernel);
+    let kernels: Vec<Kernel> = Kernel::all().map(|(_, kernel)| kernel).filter(wanted).collect();
+    let mut cases = Vec::new();
+    for &kernel in &kernels {
+        for size in sizes(kernel, selection)? {
+            let dtypes = kernel.dtypes().iter().copied();
+            let wanted = |dtype: &Dtype| selection.dtypes.is_empty() || selection.dtypes.contains(dtype);
+            cases.extend(dtypes.filter(wanted).map(|dtype| Case { kernel, size, dtype }));
+        }
+    }
+    if cases.is_empty() {
+        let nothing = "no chosen kernel is of a chosen size and type";
+        return Err(Error::Usage(format!("{nothing}; only pack and unpack have other types than float32")));
+    }
+    Ok(cases)
+}
+
+/// The sizes of a kernel: its own, or those asked for, which have to fit if the kernel was asked for too.
+fn sizes(kernel: Kernel, selection: &Selection) -> Result<Vec<Size>> {
+    if selection.sizes.is_empty() {
+        return Ok(kernel.sizes().iter().filter_map(|text| text.parse().ok()).collect());
+    }
+    let (mut sizes, named) = (Vec::new(), !selection.kernels.is_empty());
+    for &size in &selection.sizes {
+        let (suits, kind) = kernel.suits(size);
+        match suits {
+            true => sizes.push(size),
+            // Several kernels take sizes of several kinds.
+            false if named && selection.kernels.iter().all(|k| k.is_product() == kernel.is_product()) => {
+                let name = kernel.name();
+                return Err(Error::Usage(format!("{size} is no size for {name}, which takes {kind}")));
+            }
+            false => {}
+        }
+    }
+    Ok(sizes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kernels_and_sizes_are_read_as_they_are_written() {
+        for (name, kernel) in Kernel::all() {
+            assert_eq!((kernel.name(), name.parse()), (name, Ok(kernel)));
+            assert!(!kernel.sizes().is_empty());
+            for text in kernel.sizes() {
+                let size: Size = text.parse().unwrap();
+                assert_eq!(&size.to_string(), text);
+                assert!(kernel.suits(size).0, "{name} {text}");
+            }
+        }
+        for text in ["", "12", "0x4", "4x", "4x4x4x4", "a:4x4", "-1x4", "99999999x1"] {
+            assert!(text.parse::<Size>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_selection_of_nothing_is_everything_and_every_choice_narrows_it() {
+        let all = choose(&Selection::default()).unwrap();
+        let some = choose(&Selection { kernels: vec![Kernel::Pack], ..Selection::default() }).unwrap();
+        assert!(all.len() > some.len() && some.iter().all(|case| all.contains(case)));
+        let half = Selection { dtypes: vec![Dtype::F16], ..Selection::default() };
+        assert!(choose(&half).unwrap().iter().all(|case| case.dtype == Dtype::F16));
+        let cube = Selection { sizes: vec!["8x8x8".parse().unwrap()], ..Selection::default() };
+        assert!(choose(&cube).unwrap().iter().all(|case| case.kernel.is_product()));
+        let wrong = Selection { kernels: vec![Kernel::Syrk(Op::None)], ..cube };
+        assert!(choose(&wrong).is_err());
+    }
+}
