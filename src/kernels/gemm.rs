@@ -29,7 +29,7 @@ impl Products {
     fn shader(self) -> (&'static Shader, &'static str, usize) {
         match self {
             Products::Tiled => (&GEMM, "gemm", 64),
-            Products::Direct => (&GEMM_DIRECT, "gemm_direct", 32),
+            Products::Direct => (&GEMM_DIRECT, "gemm_direct", 64),
         }
     }
 }
