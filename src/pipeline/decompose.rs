@@ -1,7 +1,7 @@
 //! First half of a merge: the layers that are decomposed. Their deltas are spilled to a file, because inter-layer
 //! scaling compares the norms of all of them before the first can be written.
 
-use super::inputs::layer_inputs;
+use super::inputs::{layer_inputs, statistic};
 use super::rounding::{Rounding, norms};
 use super::weights::layer_deltas;
 use super::{Error, Job};
@@ -9,6 +9,7 @@ use crate::backend::{Backend, Dtype};
 use crate::checkpoint::first_not_finite;
 use crate::method::{EsmOptions, Solver, esm, tsv};
 use crate::plan::{Expert, Layer, Role};
+use std::ops::Range;
 
 /// What is known of a layer once it is merged.
 #[derive(Clone, Debug, Default)]
@@ -52,8 +53,7 @@ fn is_untouched<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
     job.family.experts.iter().all(lacks)
 }
 
-/// ESM. A layer too large for all tasks at once passes them a few at a time through the first half of the method, which
-/// is independent between tasks.
+/// ESM. The first half of the method is independent between tasks, so that they pass through it in groups.
 async fn merge_by_esm<B: Backend>(
     job: &Job<'_, B>,
     layer: &Layer,
@@ -62,11 +62,8 @@ async fn merge_by_esm<B: Backend>(
     rounding: &mut [Rounding],
 ) -> Result<(B::Tensor, Outcome), Error> {
     let device = || Error::device(&layer.name);
-    let tasks = job.family.experts.len();
-    let at_once = tasks_at_once(job.backend, layer);
     let mut parts = Vec::new();
-    for first in (0..tasks).step_by(at_once) {
-        let group = first..tasks.min(first + at_once);
+    for group in task_groups(&job.family.experts, layer, job.backend.max_tensor_bytes()) {
         let deltas = layer_deltas(job.backend, job.family, layer, group.clone(), rounding).await?;
         let inputs = layer_inputs(job.backend, job.family, layer, group)?;
         let factors = esm::task_factors(job.backend, &deltas, &inputs, layer.rank, options, solver).await;
@@ -83,22 +80,38 @@ async fn merge_by_esm<B: Backend>(
     Ok((merged.delta, outcome))
 }
 
-/// How many tasks' deltas of a layer fit into one tensor of the backend.
-fn tasks_at_once<B: Backend>(backend: &B, layer: &Layer) -> usize {
-    let one = 4 * layer.elements() as u64;
-    usize::try_from(backend.max_tensor_bytes() / one.max(1)).unwrap_or(usize::MAX).max(1)
+/// The tasks in order, in groups whose calibration is of one kind and whose deltas, inputs and output shifts fit into
+/// tensors of `limit` bytes.
+fn task_groups(experts: &[Expert], layer: &Layer, limit: u64) -> Vec<Range<usize>> {
+    let tokens = |expert: &Expert| statistic(expert, layer).map_or(0, |(_, tokens)| tokens);
+    let longest = experts.iter().map(tokens).max().unwrap_or(0);
+    let largest = layer.elements().max(longest * layer.d_in.max(layer.d_out));
+    let at_once = usize::try_from(limit / (4 * largest.max(1)) as u64).unwrap_or(usize::MAX).max(1);
+    let kind = |t: usize| statistic(&experts[t], layer).map(|(kind, _)| kind);
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    for t in 0..experts.len() {
+        match groups.last_mut() {
+            Some(group) if group.len() < at_once && kind(group.start) == kind(t) => group.end = t + 1,
+            _ => groups.push(t..t + 1),
+        }
+    }
+    groups
 }
 
+/// TSV-M; its first half, too, is independent between tasks.
 async fn merge_by_tsv<B: Backend>(
     job: &Job<'_, B>,
     layer: &Layer,
     solver: Solver,
     rounding: &mut [Rounding],
 ) -> Result<(B::Tensor, Outcome), Error> {
-    let tasks = 0..job.family.experts.len();
-    let deltas = layer_deltas(job.backend, job.family, layer, tasks, rounding).await?;
-    let merged = tsv::tsv_m(job.backend, &deltas, layer.mean_sigma, solver).await;
-    let merged = merged.map_err(Error::device(&layer.name))?;
+    let device = || Error::device(&layer.name);
+    let mut parts = Vec::new();
+    for group in task_groups(&job.family.experts, layer, job.backend.max_tensor_bytes()) {
+        let deltas = layer_deltas(job.backend, job.family, layer, group, rounding).await?;
+        parts.push(tsv::task_triples(job.backend, &deltas, layer.rank, solver).await.map_err(device())?);
+    }
+    let merged = tsv::merge_triples(job.backend, parts, layer.mean_sigma, solver).await.map_err(device())?;
     let outcome = Outcome {
         norm: 0.0,
         task_scales: Vec::new(),

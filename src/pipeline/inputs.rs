@@ -1,14 +1,20 @@
 //! Calibration onto the device.
 
 use super::Error;
-use crate::backend::{Backend, Op, Shape, Tensor};
+use crate::backend::{Backend, Shape, Tensor};
 use crate::calibration::{Calibration, Statistic, Values};
 use crate::method::esd::Inputs;
-use crate::plan::{Family, Layer};
+use crate::plan::{Expert, Family, Layer};
 use std::ops::Range;
 
-/// The inputs of a layer in the experts `tasks`: tokens where every expert has them, else Gram matrices, or nothing
-/// where no expert is calibrated.
+/// Whether an expert's calibration has the tokens of a layer's input or their Gram matrix, and how many tokens; none
+/// without calibration.
+pub(super) fn statistic(expert: &Expert, layer: &Layer) -> Option<(Statistic, usize)> {
+    let source = Source::of(expert.calibration.as_ref()?, layer)?;
+    Some((source.statistic, source.file.tokens(source.weight)))
+}
+
+/// The inputs of a layer in the experts `tasks`, whose calibration is all of one kind.
 pub(super) fn layer_inputs<B: Backend>(
     backend: &B,
     family: &Family,
@@ -17,15 +23,14 @@ pub(super) fn layer_inputs<B: Backend>(
 ) -> Result<Inputs<B::Tensor>, Error> {
     let sources: Vec<Source> =
         family.experts[tasks].iter().filter_map(|e| Source::of(e.calibration.as_ref()?, layer)).collect();
-    if sources.is_empty() {
-        return Ok(Inputs::DataFree);
-    }
     let tokens: Vec<usize> = sources.iter().map(|s| s.file.tokens(s.weight)).collect();
-    if sources.iter().all(|s| s.statistic == Statistic::Input) {
-        Ok(Inputs::Activations { x: activations(backend, layer, &sources, &tokens)?, tokens })
-    } else {
-        Ok(Inputs::Gram { gram: grams(backend, layer, &sources)?, tokens })
-    }
+    Ok(match sources.first().map(|s| s.statistic) {
+        None => Inputs::DataFree,
+        Some(Statistic::Input) => {
+            Inputs::Activations { x: activations(backend, layer, &sources, &tokens)?, tokens }
+        }
+        Some(Statistic::Gram) => Inputs::Gram { gram: grams(backend, layer, &sources)?, tokens },
+    })
 }
 
 /// What one expert's file has of a layer's inputs.
@@ -65,16 +70,13 @@ fn activations<B: Backend>(
     Ok(x)
 }
 
-/// `G_t = X_t^T X_t`, `T x d_in x d_in`; formed here for experts that have tokens while others have only Grams.
+/// `G_t = X_t^T X_t`, `T x d_in x d_in`.
 fn grams<B: Backend>(backend: &B, layer: &Layer, sources: &[Source]) -> Result<B::Tensor, Error> {
     let device = || Error::device(&layer.name);
     let d = layer.d_in;
     let mut grams = backend.zeros(Shape::new(sources.len(), d, d)).map_err(device())?;
     for (t, source) in sources.iter().enumerate() {
-        let mut gram = source.upload(backend, layer)?;
-        if source.statistic == Statistic::Input {
-            gram = backend.gram(&gram, Op::Transpose).map_err(device())?;
-        }
+        let gram = source.upload(backend, layer)?;
         backend.copy_block(&gram, [0, 0, 0], &mut grams, [t, 0, 0], [1, d, d]).map_err(device())?;
     }
     Ok(grams)

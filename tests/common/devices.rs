@@ -3,9 +3,9 @@
 
 #![allow(dead_code)] // each test binary uses some of these
 
-use esmerge::backend::Backend;
 use esmerge::backend::cpu::Cpu;
 use esmerge::backend::gpu::{Config, Gpu};
+use esmerge::backend::layers::Layers;
 use esmerge::kernels::{Checks, Products};
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -64,7 +64,7 @@ pub trait Work {
     type Output;
 
     /// Does it.
-    fn run<B: Backend>(self, backend: &B) -> Self::Output;
+    fn run<B: Layers>(self, backend: &B) -> Self::Output;
 }
 
 impl Device {

@@ -7,6 +7,7 @@ mod convert;
 pub mod dense;
 mod elementwise;
 mod factor;
+mod layers;
 mod parallel;
 mod product;
 mod random;
@@ -72,7 +73,7 @@ impl Backend for Cpu {
     }
 
     fn max_tensor_bytes(&self) -> u64 {
-        1 << 30
+        1 << 28
     }
 
     fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<CpuTensor> {

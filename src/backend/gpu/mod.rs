@@ -4,8 +4,10 @@
 //! adapter's binding size and no dispatch runs long enough to alarm a driver's watchdog.
 
 mod adapter;
+mod attention;
 mod context;
 mod download;
+mod layers;
 mod operations;
 mod pool;
 mod products;
@@ -16,6 +18,7 @@ mod staging;
 mod tensor;
 
 pub use adapter::AdapterSummary;
+pub use layers::GpuSegments;
 pub use tensor::GpuTensor;
 
 use super::{Error, Result};

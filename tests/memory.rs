@@ -1,0 +1,117 @@
+//! Peak memory is that of one layer, whatever the number of layers.
+//!
+//! Each merge runs in a process of its own (this test binary, started again), which reports its peak resident size.
+#![cfg(target_os = "linux")]
+
+#[path = "common/synthetic.rs"]
+mod synthetic;
+
+use esmerge::backend::Dtype;
+use esmerge::backend::cpu::Cpu;
+use esmerge::pipeline::{Options, Silent, merge};
+use esmerge::plan::{Family, plan};
+use esmerge::recipe::{Overrides, Recipe};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use synthetic::{Numbers, Tensor, Tensors, write_tensors};
+
+/// Set for the process that merges: the folder of its recipe.
+const FOLDER: &str = "ESMERGE_TEST_FOLDER";
+
+/// 4 MiB a layer as float32: wide, because wide layers are large and cheap to decompose.
+const D_OUT: usize = 64;
+const D_IN: usize = 16384;
+const TOKENS: usize = 16;
+const MIB: f64 = (1 << 20) as f64;
+
+#[test]
+fn peak_memory_does_not_grow_with_the_number_of_layers() {
+    let shallow = measure(4);
+    let deep = measure(32);
+    let blocks = (32 * D_OUT * D_IN * 4) as f64 / MIB;
+    println!("4 layers: {shallow:?} MiB; 32 layers: {deep:?} MiB; all blocks of one model: {blocks} MiB");
+    assert!(blocks >= 10.0 * deep.baseline, "the model is not large enough to tell");
+    assert!(deep.peak <= 1.2 * shallow.peak, "{} MiB for 32 layers, {} for 4", deep.peak, shallow.peak);
+}
+
+/// Resident sizes of a process, in MiB.
+#[derive(Debug)]
+struct Memory {
+    /// Before it opened any file.
+    baseline: f64,
+    peak: f64,
+}
+
+/// Merges two experts of so many layers, with calibration, in another process.
+fn measure(layers: usize) -> Memory {
+    let folder = tempfile::tempdir().unwrap();
+    write_family(folder.path(), layers);
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["merging_process", "--exact", "--nocapture", "--include-ignored"])
+        .env(FOLDER, folder.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let number = |key: &str| -> f64 {
+        let after = text.split(key).nth(1).unwrap_or_else(|| panic!("no {key} in {text}"));
+        after.split_whitespace().next().unwrap().parse().unwrap()
+    };
+    Memory { baseline: number("baseline_mib="), peak: number("peak_mib=") }
+}
+
+#[test]
+#[ignore = "the process that the memory test starts"]
+fn merging_process() {
+    let Some(folder) = std::env::var_os(FOLDER) else { return };
+    let folder = Path::new(&folder);
+    let baseline = resident("VmRSS:");
+    let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
+    let family = Family::open(&recipe).unwrap();
+    let plan = plan(&recipe, &family).unwrap();
+    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![] };
+    pollster::block_on(merge(&Cpu, &recipe, &family, &plan, &folder.join("out"), &options, &mut Silent))
+        .unwrap();
+    println!("\nbaseline_mib={baseline} peak_mib={} ", resident("VmHWM:"));
+}
+
+fn resident(key: &str) -> f64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+}
+
+fn write_family(folder: &Path, layers: usize) {
+    let name = |i: usize| format!("model.layers.{i}.mlp.down_proj.weight");
+    let write = |file: &str, seed: u64| {
+        let mut numbers = Numbers::new(seed);
+        let mut tensors = Tensors::new();
+        for i in 0..layers {
+            let values = numbers.take(D_OUT * D_IN, 1.0);
+            tensors.insert(name(i), Tensor::float(Dtype::F16, &[D_OUT, D_IN], &values));
+        }
+        fs::create_dir_all(folder.join(file)).unwrap();
+        write_tensors(&folder.join(file).join("model.safetensors"), &tensors, &BTreeMap::new());
+    };
+    let calibrate = |file: &str, seed: u64| {
+        let mut numbers = Numbers::new(seed);
+        let mut tensors = Tensors::new();
+        for i in 0..layers {
+            let values = numbers.take(TOKENS * D_IN, 1.0);
+            tensors.insert(name(i) + ".input", Tensor::float(Dtype::F16, &[TOKENS, D_IN], &values));
+        }
+        let metadata = BTreeMap::from([("format".to_owned(), "esmerge-calibration-1".to_owned())]);
+        write_tensors(&folder.join(file), &tensors, &metadata);
+    };
+    write("base", 1);
+    write("a", 2);
+    write("b", 3);
+    calibrate("a.calib", 4);
+    calibrate("b.calib", 5);
+    let recipe = "merge_method: esm\nbase_model: base\nmodels:\n  - {model: a, calibration: a.calib}\n  \
+                  - {model: b, calibration: b.calib}\nparameters: {alpha: 0.5, accuracy: fast}\n";
+    fs::write(folder.join("recipe.yaml"), recipe).unwrap();
+    fs::write(folder.join("base/config.json"), r#"{"model_type": "llama"}"#).unwrap();
+}

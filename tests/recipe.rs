@@ -1,0 +1,237 @@
+//! Recipes: what every key means, and that mergekit's files read the same.
+
+use esmerge::backend::{Dtype, Polarity};
+use esmerge::linalg::Accuracy;
+use esmerge::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm};
+use esmerge::recipe::{Alpha, Calibration, Error, Esm, Method, Overrides, Rank, Recipe, Search, Source};
+use std::path::{Path, PathBuf};
+
+const MODELS: &str = "\
+base_model: models/base
+models:
+  - model: models/cars
+    calibration: calib/cars.safetensors
+  - model: /abs/birds.delta.safetensors
+    calibration: {data: proxies/birds, samples: 8}
+    name: songbirds
+    task: tasks/birds.safetensors
+";
+
+fn parse(text: &str) -> Result<Recipe, Error> {
+    Recipe::parse(text, Path::new("work/recipe.yaml"), &Overrides::default())
+}
+
+/// A recipe of merge_method esm with these lines under `parameters`.
+fn esm(parameters: &str) -> Esm {
+    let indented: String = parameters.lines().map(|line| format!("  {line}\n")).collect();
+    let recipe = parse(&format!("merge_method: esm\n{MODELS}parameters:\n{indented}")).unwrap();
+    match recipe.method {
+        Method::Esm(esm) => *esm,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_recipe() {
+    let recipe = parse(&format!("merge_method: esm\n{MODELS}parameters: {{alpha: 1}}\n")).unwrap();
+    assert_eq!(recipe.base_model, PathBuf::from("work/models/base"));
+    assert_eq!(recipe.models[0].source, Source::Checkpoint("work/models/cars".into()));
+    assert_eq!(recipe.models[0].calibration, Calibration::File("work/calib/cars.safetensors".into()));
+    assert_eq!(recipe.models[1].source, Source::Checkpoint("/abs/birds.delta.safetensors".into()));
+    let data = Calibration::Data { data: "work/proxies/birds".into(), samples: 8 };
+    assert_eq!(recipe.models[1].calibration, data);
+    assert_eq!(recipe.models[1].task, Some("work/tasks/birds.safetensors".into()));
+}
+
+#[test]
+fn a_model_is_called_by_the_last_part_of_its_path_unless_it_has_a_name() {
+    let recipe = parse(&format!("merge_method: esm\n{MODELS}parameters: {{alpha: 1}}\n")).unwrap();
+    assert_eq!(recipe.models[0].name, "cars");
+    assert_eq!(recipe.models[1].name, "songbirds");
+    let name = |model: &str| {
+        let text = format!("merge_method: task_arithmetic\nbase_model: b\nmodels:\n  - model: {model}\n");
+        parse(&text).unwrap().models[0].name.clone()
+    };
+    assert_eq!(name("hub/Llama-3.2-3B"), "Llama-3.2-3B");
+    assert_eq!(name("{delta: d/trec.delta.safetensors}"), "trec");
+    assert_eq!(name("d/trec.safetensors"), "trec");
+}
+
+#[test]
+fn a_task_vector_has_two_spellings() {
+    for model in ["{delta: d/x.safetensors}", "b+delta:d/x.safetensors"] {
+        let text = format!("merge_method: linear\nbase_model: b\nmodels:\n  - model: {model}\n");
+        assert_eq!(parse(&text).unwrap().models[0].source, Source::Delta("work/d/x.safetensors".into()));
+    }
+    let other = "merge_method: linear\nbase_model: b\nmodels:\n  - model: c+delta:d/x.safetensors\n";
+    assert_eq!(parse(other).unwrap_err().key(), "models[0].model");
+}
+
+#[test]
+fn the_defaults_are_the_presets() {
+    let plain = esm("alpha: 0.8");
+    assert_eq!(plain.preset, Preset::Esm);
+    assert_eq!(plain.options, Preset::Esm.options());
+    assert_eq!(plain.alpha, Alpha::Number(0.8));
+    assert_eq!(plain.alpha_scope, AlphaScope::Esm);
+    assert_eq!((plain.rank, plain.fuse_qkv, plain.layers), (Rank::Auto, None, None));
+    for (name, preset) in Preset::NAMES {
+        let esm = esm(&format!("alpha: 1\npreset: {name}"));
+        assert_eq!(esm.options, preset.options());
+        assert_eq!(esm.alpha_scope, preset.alpha_scope());
+    }
+}
+
+#[test]
+fn every_switch_overrides_the_preset() {
+    let all = esm("\
+alpha: {search: consistency}
+alpha_scope: all
+preset: esm-cvpr
+decomposition: svd
+fusion: concat
+rank: 12
+eigen_weight_power: 0.3
+gain: 1.5
+mean_sigma: false
+inter_task: off
+inter_dimension: {exponent: 3, form: amplify}
+inter_layer: {form: reversed}
+inter_task_norm: code_padded
+fuse_qkv: false
+layers: ['a.*.weight', 'b']");
+    assert_eq!(all.alpha, Alpha::Search(Search::Consistency));
+    assert_eq!(all.alpha_scope, AlphaScope::All);
+    let options = all.options;
+    assert_eq!((options.decomposition, options.fusion), (Decomposition::Svd, Fusion::Concat));
+    assert_eq!((options.eigen_weight_power, options.gain, options.mean_sigma), (0.3, 1.5, false));
+    assert_eq!(options.inter_task, None);
+    assert_eq!(options.inter_dimension, Some(Scale { exponent: 3.0, polarity: Polarity::Amplify }));
+    assert_eq!(options.inter_layer, Some(Scale { exponent: 2.0, polarity: Polarity::Reversed }));
+    assert_eq!(options.inter_task_norm, TaskNorm::CodePadded);
+    assert_eq!((all.rank, all.fuse_qkv), (Rank::Directions(12), Some(false)));
+    assert_eq!(all.layers, Some(vec!["a.*.weight".to_owned(), "b".to_owned()]));
+}
+
+#[test]
+fn a_switch_is_on_or_off_in_every_spelling_of_yaml() {
+    for (text, on) in [("on", true), ("off", false), ("true", true), ("false", false), ("'on'", true)] {
+        let scale = esm(&format!("alpha: 1\npreset: esm-lm\ninter_task: {text}")).options.inter_task;
+        assert_eq!(scale, on.then(Scale::default), "{text}");
+    }
+    // (v / mean v)^0 = 1
+    assert_eq!(esm("alpha: 1\ninter_task: {exponent: 0}").options.inter_task, None);
+}
+
+#[test]
+fn a_rank_is_automatic_a_number_or_a_fraction_of_the_outputs() {
+    let rank = |text: &str| esm(&format!("alpha: 1\nrank: {text}")).rank;
+    assert_eq!(rank("auto").of(768, 8), 96);
+    assert_eq!(rank("auto").of(10, 3), 3);
+    assert_eq!(rank("auto").of(2, 3), 1);
+    assert_eq!(rank("16").of(768, 8), 16);
+    assert_eq!(rank("16").of(10, 8), 10);
+    assert_eq!(rank("0.25").of(768, 8), 192);
+    assert_eq!(rank("1.0").of(768, 8), 768);
+    for bad in ["-1", "0", "1.5", "0.0", "all"] {
+        let text = format!("merge_method: esm\n{MODELS}parameters:\n  alpha: 1\n  rank: {bad}\n");
+        assert_eq!(parse(&text).unwrap_err().key(), "parameters.rank");
+    }
+}
+
+#[test]
+fn flags_override_the_recipe() {
+    let text = format!("merge_method: esm\n{MODELS}parameters: {{alpha: 1, accuracy: fast, seed: 3}}\n");
+    let recipe = parse(&text).unwrap();
+    assert_eq!((recipe.accuracy, recipe.seed), (Accuracy::Fast, 3));
+    let flags = Overrides { alpha: Some(0.25), accuracy: Some(Accuracy::Exact), seed: Some(9) };
+    let recipe = Recipe::parse(&text, Path::new("r.yaml"), &flags).unwrap();
+    assert_eq!((recipe.accuracy, recipe.seed), (Accuracy::Exact, 9));
+    assert!(matches!(recipe.method, Method::Esm(esm) if esm.alpha == Alpha::Number(0.25)));
+    // a flag supplies what the recipe lacks
+    let text = format!("merge_method: esm\n{MODELS}");
+    assert!(parse(&text).is_err());
+    assert!(Recipe::parse(&text, Path::new("r.yaml"), &flags).is_ok());
+}
+
+#[test]
+fn accuracy_and_seed_may_stand_at_the_top() {
+    let text = format!("merge_method: esm\n{MODELS}accuracy: exact\nseed: 5\nparameters: {{alpha: 1}}\n");
+    let recipe = parse(&text).unwrap();
+    assert_eq!((recipe.accuracy, recipe.seed), (Accuracy::Exact, 5));
+    let twice = text + "  \n";
+    let twice = twice.replace("{alpha: 1}", "{alpha: 1, seed: 6}");
+    assert_eq!(parse(&twice).unwrap_err().key(), "parameters.seed");
+}
+
+#[test]
+fn mergekits_linear_needs_no_base() {
+    let recipe = parse(
+        "\
+models:
+  - model: a
+    parameters:
+      weight: 1.0
+  - model: b
+    parameters:
+      weight: 0.3
+merge_method: linear
+dtype: float16
+",
+    )
+    .unwrap();
+    assert_eq!(recipe.base_model, PathBuf::from("work/a"));
+    assert_eq!(recipe.models.iter().map(|m| m.weight).collect::<Vec<_>>(), [1.0, 0.3]);
+    assert_eq!(recipe.method, Method::Linear { alpha: 1.0, normalize: true });
+    // mergekit's dtype is also the type of the output
+    assert_eq!(recipe.out_dtype, Some(Dtype::F16));
+    assert_eq!(recipe.notes.len(), 1);
+}
+
+#[test]
+fn mergekits_task_arithmetic_leaves_the_base_out() {
+    let recipe = parse(
+        "\
+models:
+  - model: base
+  - model: a
+    parameters: {weight: 0.5}
+  - model: b
+merge_method: task_arithmetic
+base_model: base
+parameters:
+  weight: 0.2
+  lambda: 0.7
+  normalize: true
+dtype: bfloat16
+out_dtype: float32
+",
+    )
+    .unwrap();
+    let models: Vec<_> = recipe.models.iter().map(|m| (m.name.as_str(), m.weight)).collect();
+    assert_eq!(models, [("a", 0.5), ("b", 0.2)]);
+    assert_eq!(recipe.method, Method::TaskArithmetic { alpha: 0.7, normalize: true });
+    assert_eq!(recipe.out_dtype, Some(Dtype::F32));
+}
+
+#[test]
+fn the_output_has_the_bases_type_unless_told_otherwise() {
+    let out = |lines: &str| {
+        let text = format!("merge_method: esm\n{MODELS}{lines}\nparameters: {{alpha: 1}}\n");
+        parse(&text).unwrap().out_dtype
+    };
+    assert_eq!(out(""), None);
+    assert_eq!(out("dtype: float32"), None);
+    assert_eq!(out("out_dtype: bf16"), Some(Dtype::Bf16));
+    assert_eq!(out("dtype: float32\nout_dtype: torch.float16"), Some(Dtype::F16));
+}
+
+#[test]
+fn an_error_knows_its_key_and_line() {
+    let error =
+        parse(&format!("merge_method: esm\n{MODELS}parameters:\n  alpha: 1\n  gian: 2\n")).unwrap_err();
+    assert_eq!((error.key(), error.line()), ("parameters.gian", Some(12)));
+    let text = error.to_string();
+    assert!(text.starts_with("work/recipe.yaml, line 12: `parameters.gian`: unknown key"), "{text}");
+    assert!(text.contains("did you mean `gain`?"), "{text}");
+}
