@@ -23,7 +23,8 @@ impl devices::Work for Golden {
         let source = ModelSource::checkpoint(&folder.join(self.0)).unwrap();
         let golden = Task::open(&folder.join(format!("{}.safetensors", self.0))).unwrap();
         let n = golden.len("").unwrap();
-        let samples = golden.samples("", 0..n, || -> Result<Preprocessor, _> { unreachable!("inputs are ready") });
+        let samples =
+            golden.samples("", 0..n, || -> Result<Preprocessor, _> { unreachable!("inputs are ready") });
         let samples = samples.unwrap();
 
         let model = source.model(backend).unwrap();
