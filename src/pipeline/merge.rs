@@ -6,8 +6,8 @@ use super::outputs::{check_keep_delta, finish, write_reports};
 use super::rounding::{self, Rounding, WARN_ABOVE};
 use super::spill::{is_spilled, layer_bytes, spill};
 use super::sums::Merged;
-use super::{Error, Job, Progress, summary};
-use crate::backend::Backend;
+use super::{Error, Job, Progress, search, summary};
+use crate::backend::layers::Layers;
 use crate::checkpoint::{OutputDir, TensorMeta, copy_sidecars};
 use crate::method::assembly;
 use crate::plan::{Family, Plan, Role};
@@ -29,7 +29,7 @@ pub struct Options {
 }
 
 /// Merges a family into a folder that appears under its name when it is complete.
-pub async fn merge<B: Backend>(
+pub async fn merge<B: Layers>(
     backend: &B,
     recipe: &Recipe,
     family: &Family,
@@ -45,16 +45,22 @@ pub async fn merge<B: Backend>(
         check_keep_delta(file, output.wanted())?;
     }
     check_fingerprints(family)?;
-    progress.start(work(&job, options.keep_delta.is_some()));
+    progress.start(work(&job, options.keep_delta.is_some() || job.search().is_some()));
 
     let mut rounding = vec![Rounding::default(); family.experts.len()];
     let spilled = spill(&job, &output, options, &mut rounding, progress).await?;
     let betas = betas(&job, &spilled.outcomes);
+    let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas).await? {
+        None => (plan.clone(), None),
+        Some((alpha, search)) => (Plan { alpha, ..plan.clone() }, Some(search)),
+    };
+    let job = Job { plan: &searched, ..job };
     let steps = steps(&job, &betas);
     let mut deltas = Merged { job: &job, spill: &spilled.deltas, rounding: &mut rounding };
     write_model(backend, &family.base, &steps, &mut deltas, &output, options.shard_size, progress).await?;
 
     let mut report = summary::report(&job, &spilled.outcomes, &betas, options);
+    report.alpha_search = alpha_search;
     for (expert, rounding) in family.experts.iter().zip(&rounding) {
         let Some(damage) = rounding.damage() else { continue };
         report.rounding.insert(expert.name.clone(), damage);

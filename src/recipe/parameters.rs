@@ -160,9 +160,17 @@ fn alpha(c: Cursor) -> Result<Alpha, Error> {
     if !c.is_map() {
         return c.number().map(Alpha::Number);
     }
-    let search = c.map(&["search"])?.require("search", "what to search alpha by, accuracy or consistency")?;
+    let map = c.map(&["search", "split"])?;
+    let search = map.require("search", "what to search alpha by, accuracy or consistency")?;
     let by = search.choice(&[("accuracy", Search::Accuracy), ("consistency", Search::Consistency)])?;
-    Ok(Alpha::Search(by))
+    let split = match map.get("split") {
+        None => None,
+        Some(c) if by == Search::Consistency => {
+            return Err(c.error("a search by consistency takes unlabelled proxies, not a split"));
+        }
+        Some(c) => Some(c.text()?.parse().map_err(|e: String| c.error(e))?),
+    };
+    Ok(Alpha::Search { by, split })
 }
 
 /// `auto`, a number of directions, or a fraction of d_out.

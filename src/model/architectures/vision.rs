@@ -3,6 +3,7 @@
 use super::super::{Config, Error, Images, Part, Result, Samples};
 use crate::backend::layers::Layers;
 use crate::backend::{Op, Shape, Tensor};
+use std::rc::Rc;
 
 /// The grid of patches.
 #[derive(Clone, Copy, Debug)]
@@ -85,7 +86,7 @@ pub fn embed<B: Layers>(
 
     let lengths = vec![tokens; count];
     Ok(Part {
-        segments: backend.segments(&lengths)?,
+        segments: Rc::new(backend.segments(&lengths)?),
         hidden: hidden.reshape(Shape::matrix(count * tokens, d))?,
         rotary: None,
         lengths,
