@@ -82,7 +82,7 @@ async fn merge_by_esm<B: Backend>(
 
 /// The tasks in order, in groups whose calibration is of one kind and whose deltas, inputs and output shifts fit into
 /// tensors of `limit` bytes.
-fn task_groups(experts: &[Expert], layer: &Layer, limit: u64) -> Vec<Range<usize>> {
+pub(super) fn task_groups(experts: &[Expert], layer: &Layer, limit: u64) -> Vec<Range<usize>> {
     let tokens = |expert: &Expert| statistic(expert, layer).map_or(0, |(_, tokens)| tokens);
     let longest = experts.iter().map(tokens).max().unwrap_or(0);
     let largest = layer.elements().max(longest * layer.d_in.max(layer.d_out));

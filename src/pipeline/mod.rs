@@ -6,6 +6,7 @@
 mod assemble;
 mod decompose;
 mod error;
+mod experts;
 mod inputs;
 mod progress;
 mod rescale;
@@ -26,7 +27,7 @@ use crate::method::{EsmOptions, assembly};
 use crate::plan::{Family, Layer, Plan, Role, SUM_CHUNK};
 use crate::recipe::{Method, Recipe};
 use crate::report::Report;
-use assemble::{Step, write_json, write_model};
+use assemble::{Files, Step, write_json, write_model};
 use decompose::{Outcome, merge_layer};
 use indexmap::IndexMap;
 use rounding::{Rounding, WARN_ABOVE};
@@ -62,6 +63,10 @@ impl<B> Job<'_, B> {
     }
 }
 
+/// What is said of `--keep-delta` with ESM++.
+const KEPT_WITHOUT_USE: &str = "the kept deltas are for inspection only: the experts of esm++ depend on alpha, so that \
+    `esmerge rescale` refuses them";
+
 /// Merges a family into a folder that appears under its name when it is complete.
 pub async fn merge<B: Backend>(
     backend: &B,
@@ -78,6 +83,9 @@ pub async fn merge<B: Backend>(
     if let Some(file) = &options.keep_delta {
         check_keep_delta(file, output.wanted())?;
     }
+    if plan.experts.is_some() && options.keep_delta.is_some() {
+        progress.warn(KEPT_WITHOUT_USE);
+    }
     check_fingerprints(family)?;
     progress.start(work(&job, options.keep_delta.is_some()));
 
@@ -87,9 +95,15 @@ pub async fn merge<B: Backend>(
     let betas = betas(&job, &outcomes);
     let steps = steps(&job, &betas);
     let mut deltas = Merged { job: &job, spill: &spill, rounding: &mut rounding };
-    write_model(backend, &family.base, &steps, &mut deltas, &output, options.shard_size, progress).await?;
+    let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
+    write_model(backend, &family.base, &steps, &mut deltas, &output, &files, progress).await?;
+    let energy = match &plan.experts {
+        Some(experts) => experts::write_experts(&job, experts, &output, progress).await?,
+        None => Vec::new(),
+    };
 
     let mut report = summary::report(&job, &outcomes, &betas, options);
+    report.experts = plan.experts.as_ref().map(|experts| summary::experts(&job, experts, &energy));
     for (expert, rounding) in family.experts.iter().zip(&rounding) {
         let Some(damage) = rounding.damage() else { continue };
         report.rounding.insert(expert.name.clone(), damage);
@@ -157,7 +171,7 @@ fn is_spilled(layer: &Layer, keep: bool) -> bool {
     match layer.role {
         Role::Esm | Role::TsvM => true,
         Role::Sum => keep,
-        Role::Base => false,
+        Role::Base | Role::Pretrained | Role::Experts => false,
     }
 }
 
@@ -194,6 +208,9 @@ fn steps<B>(job: &Job<'_, B>, betas: &[f64]) -> IndexMap<String, Step> {
             let stored = job.family.base.get(&part.name).and_then(|m| m.float());
             let step = match (layer.role, stored) {
                 (Role::Base, _) | (_, None) => Step::Copy,
+                (Role::Pretrained, Some(stored)) => {
+                    Step::Keep { dtype: job.recipe.out_dtype.unwrap_or(stored) }
+                }
                 (_, Some(stored)) => {
                     Step::Merge { alpha, beta, dtype: job.recipe.out_dtype.unwrap_or(stored) }
                 }
@@ -205,7 +222,8 @@ fn steps<B>(job: &Job<'_, B>, betas: &[f64]) -> IndexMap<String, Step> {
 }
 
 fn delta_meta<B>(job: &Job<'_, B>, betas: &[f64], base_fingerprint: String) -> DeltaMeta {
-    let merged = job.plan.layers.iter().zip(betas).filter(|(layer, _)| layer.role != Role::Base);
+    let unmerged = |layer: &Layer| matches!(layer.role, Role::Base | Role::Pretrained);
+    let merged = job.plan.layers.iter().zip(betas).filter(|(layer, _)| !unmerged(layer));
     let entries = merged.flat_map(|(layer, &beta)| {
         let entry = DeltaEntry { beta, role: summary::treatment(job, layer).to_owned(), alpha: layer.scaled };
         layer.parts.iter().map(move |part| (part.name.clone(), entry.clone()))
@@ -284,10 +302,12 @@ fn parent(file: &Path) -> &Path {
     }
 }
 
-/// Bytes that the progress bar counts: weights read in the first half, weights written in the second.
+/// Bytes that the progress bar counts: weights read in the first half and for experts, weights written in the second.
 fn work<B>(job: &Job<'_, B>, keep: bool) -> u64 {
     let first = job.plan.layers.iter().filter(|l| is_spilled(l, keep));
     let first: u64 = first.map(|l| layer_bytes(job, l)).sum();
+    let routed = job.plan.experts.iter().flat_map(|experts| &experts.layers);
+    let first = first + routed.map(|routed| layer_bytes(job, &routed.layer)).sum::<u64>();
     let written = |meta: &TensorMeta| match job.recipe.out_dtype {
         Some(dtype) if meta.float().is_some() => (dtype.size() * meta.elements()) as u64,
         _ => meta.bytes,
