@@ -17,8 +17,11 @@ struct Params {
 }
 
 const MOST: u32 = 256; // the largest order
-// Elements below it need no rotation: the largest element of the working copy is in [1, 2).
-const NEGLIGIBLE: f32 = 0x1p-30;
+// An element needs no rotation below a quarter of the rounding of its pair's diagonal: among equal eigenvalues that is
+// noise, and turning it by large angles sweep after sweep would only wear the vectors down.
+const NEGLIGIBLE: f32 = 0x1p-26;
+// Nor below this; the largest element of the working copy is in [1, 2).
+const TINY: f32 = 0x1p-30;
 
 override WORKGROUP: u32 = 256; // a power of two, at most 256
 
@@ -104,11 +107,11 @@ fn choose(first: u32, k: u32, pq: vec2<u32>) -> bool {
         return false;
     }
     let off = work[at(first, pq.x, pq.y)];
-    if !(abs(off) > NEGLIGIBLE) {
-        return false;
-    }
     let pp = at(first, pq.x, pq.x);
     let qq = at(first, pq.y, pq.y);
+    if !(abs(off) > max(TINY, NEGLIGIBLE * sqrt(abs(work[pp] * work[qq])))) {
+        return false;
+    }
     let theta = 0.5 * (work[qq] - work[pp]) / off;
     var t = 1.0 / (abs(theta) + sqrt(theta * theta + 1.0));
     t = select(t, -t, theta < 0.0);

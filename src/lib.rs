@@ -8,12 +8,18 @@ pub mod calibration;
 pub mod checkpoint;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "merge")]
+pub mod data;
+#[cfg(feature = "merge")]
+pub mod eval;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;
 mod matrix;
 #[cfg(feature = "merge")]
 pub mod method;
+#[cfg(feature = "merge")]
+pub mod model;
 #[cfg(feature = "merge")]
 pub mod pipeline;
 #[cfg(feature = "merge")]

@@ -8,6 +8,7 @@
 pub mod cpu;
 mod error;
 pub mod gpu;
+pub mod layers;
 
 pub use crate::matrix::{Dtype, Op, Polarity, Shape};
 pub use error::Error;

@@ -13,13 +13,15 @@
 //! [fingerprint](crate::checkpoint::fingerprint) of the expert's weights that the file covers, by their own input or by
 //! another's.
 
+mod capture;
 mod error;
 mod reader;
 mod writer;
 
+pub use capture::{Capture, Captured, MAX_SIZE};
 pub use error::Error;
 pub use reader::{Calibration, Statistic, Values};
-pub use writer::{Entry, write};
+pub use writer::{Entry, Writer};
 
 /// The value of `format` in the metadata.
 pub const FORMAT: &str = "esmerge-calibration-1";

@@ -1,7 +1,14 @@
+//! A calibration file out: values first, to a temporary file, then header and values under the file's own name. What is
+//! in memory is one matrix.
+
 use super::{Error, FORMAT};
 use crate::checkpoint::{self, Stored, TensorSpec, TensorWriter, aligned_order};
-use std::collections::BTreeMap;
-use std::path::Path;
+use half::f16;
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
 
 /// The inputs of one weight; at least one of `input` and `gram` is present.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -18,69 +25,149 @@ pub struct Entry {
     pub mean: Option<Vec<f32>>,
 }
 
-/// Writes a calibration file, under a temporary name until it is complete. `alias` maps a weight to the one whose inputs
-/// it shares.
-pub fn write(
-    path: &Path,
-    entries: &BTreeMap<String, Entry>,
-    alias: &BTreeMap<String, String>,
-    samples: usize,
-    fingerprint: Option<&str>,
-) -> Result<(), Error> {
-    let mut values = BTreeMap::new();
-    let mut specs = Vec::new();
-    for (weight, entry) in entries {
-        for (ending, data, shape) in [
-            ("input", &entry.input, vec![entry.tokens, entry.d_in]),
-            ("gram", &entry.gram, vec![entry.d_in, entry.d_in]),
-            ("mean", &entry.mean, vec![entry.d_in]),
-        ] {
-            let Some(data) = data else { continue };
-            let name = format!("{weight}.{ending}");
-            if data.len() != shape.iter().product::<usize>() {
-                return Err(Error::format(path, format!("`{name}` has {} values for {shape:?}", data.len())));
-            }
-            values.insert(name.clone(), data);
-            specs.push(TensorSpec { name, dtype: Stored::F32, shape });
-        }
-    }
-    aligned_order(&mut specs);
-    let metadata = metadata(path, entries, alias, samples, fingerprint)?;
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let folder = tempfile::Builder::new()
-        .prefix(".calibration.partial-")
-        .tempdir_in(folder)
-        .map_err(|e| io("create a folder in", folder, e))?;
-    let temporary = folder.path().join("calibration.safetensors");
-    let mut writer = TensorWriter::create(&temporary, &specs, &metadata)?;
-    for data in specs.iter().filter_map(|spec| values.get(&spec.name)) {
-        writer.write(bytemuck::cast_slice(data))?;
-    }
-    writer.finish()?;
-    std::fs::rename(&temporary, path).map_err(|e| io("write", path, e))
+/// A calibration file being written.
+pub struct Writer {
+    path: PathBuf,
+    folder: TempDir,
+    values: File,
+    /// Whether input tokens are rounded to f16.
+    half: bool,
+    specs: Vec<TensorSpec>,
+    offsets: HashMap<String, u64>,
+    end: u64,
+    tokens: BTreeMap<String, usize>,
+    alias: BTreeMap<String, String>,
 }
 
-fn metadata(
-    path: &Path,
-    entries: &BTreeMap<String, Entry>,
-    alias: &BTreeMap<String, String>,
-    samples: usize,
-    fingerprint: Option<&str>,
-) -> Result<BTreeMap<String, String>, Error> {
-    let n: BTreeMap<&String, usize> = entries.iter().map(|(weight, entry)| (weight, entry.tokens)).collect();
-    let n = serde_json::to_string(&n).map_err(|e| io("write", path, e.into()))?;
-    let alias = serde_json::to_string(alias).map_err(|e| io("write", path, e.into()))?;
-    let mut metadata = BTreeMap::from([
-        ("format".to_owned(), FORMAT.to_owned()),
-        ("n".to_owned(), n),
-        ("samples".to_owned(), samples.to_string()),
-        ("alias".to_owned(), alias),
-    ]);
-    metadata.extend(fingerprint.map(|f| ("fingerprint".to_owned(), f.to_owned())));
-    Ok(metadata)
+impl Writer {
+    /// Begins a file that will appear at `path`, whose folder must exist. `half` rounds input tokens to f16: half the
+    /// size, for an error of 1e-4 and more in the merged deltas.
+    pub fn create(path: &Path, half: bool) -> Result<Writer, Error> {
+        let parent = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let folder = tempfile::Builder::new()
+            .prefix(".calibration.partial-")
+            .tempdir_in(parent)
+            .map_err(|e| io("create a folder in", parent, e))?;
+        let values = folder.path().join("values");
+        let values = File::options()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&values)
+            .map_err(|e| io("create", &values, e))?;
+        Ok(Writer {
+            path: path.to_path_buf(),
+            folder,
+            values,
+            half,
+            specs: Vec::new(),
+            offsets: HashMap::new(),
+            end: 0,
+            tokens: BTreeMap::new(),
+            alias: BTreeMap::new(),
+        })
+    }
+
+    /// Adds the inputs of a weight, which those of `sharing` share.
+    pub fn add(&mut self, weight: &str, entry: &Entry, sharing: &[String]) -> Result<(), Error> {
+        let (n, d) = (entry.tokens, entry.d_in);
+        self.tensor(weight, "input", &entry.input, vec![n, d])?;
+        self.tensor(weight, "gram", &entry.gram, vec![d, d])?;
+        self.tensor(weight, "mean", &entry.mean, vec![d])?;
+        self.tokens.insert(weight.to_owned(), n);
+        self.alias.extend(sharing.iter().map(|other| (other.clone(), weight.to_owned())));
+        Ok(())
+    }
+
+    fn tensor(
+        &mut self,
+        weight: &str,
+        ending: &str,
+        data: &Option<Vec<f32>>,
+        shape: Vec<usize>,
+    ) -> Result<(), Error> {
+        let Some(data) = data else { return Ok(()) };
+        let name = format!("{weight}.{ending}");
+        if data.len() != shape.iter().product::<usize>() {
+            return Err(Error::format(
+                &self.path,
+                format!("`{name}` has {} values for {shape:?}", data.len()),
+            ));
+        }
+        let rounded: Vec<f16>;
+        let (dtype, bytes): (_, &[u8]) = if self.half && ending == "input" {
+            rounded = data.iter().map(|&v| f16::from_f32(v)).collect();
+            if rounded.iter().any(|v| !v.is_finite()) {
+                return Err(Error::format(
+                    &self.path,
+                    format!("`{name}` holds values too large for f16; use f32"),
+                ));
+            }
+            (Stored::F16, half_bytes(&rounded))
+        } else {
+            (Stored::F32, bytemuck::cast_slice(data))
+        };
+        self.values.write_all(bytes).map_err(|e| io("write", &self.path, e))?;
+        self.offsets.insert(name.clone(), self.end);
+        self.end += bytes.len() as u64;
+        self.specs.push(TensorSpec { name, dtype, shape });
+        Ok(())
+    }
+
+    /// All weights whose inputs are there, their own or shared.
+    pub fn weights(&self) -> impl Iterator<Item = &str> {
+        self.tokens.keys().chain(self.alias.keys()).map(String::as_str)
+    }
+
+    /// Puts header and values together and gives the file its name.
+    pub fn finish(mut self, samples: usize, fingerprint: Option<&str>) -> Result<(), Error> {
+        aligned_order(&mut self.specs);
+        let metadata = self.metadata(samples, fingerprint)?;
+        let temporary = self.folder.path().join("calibration.safetensors");
+        let mut writer = TensorWriter::create(&temporary, &self.specs, &metadata)?;
+        for spec in &self.specs {
+            let offset = self.offsets.get(&spec.name).copied().unwrap_or_default();
+            copy(&mut self.values, offset, spec.bytes(), &mut writer, &self.path)?;
+        }
+        writer.finish()?;
+        std::fs::rename(&temporary, &self.path).map_err(|e| io("write", &self.path, e))
+    }
+
+    fn metadata(&self, samples: usize, fingerprint: Option<&str>) -> Result<BTreeMap<String, String>, Error> {
+        let json = |map: serde_json::Result<String>| map.map_err(|e| io("write", &self.path, e.into()));
+        let mut metadata = BTreeMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("n".to_owned(), json(serde_json::to_string(&self.tokens))?),
+            ("samples".to_owned(), samples.to_string()),
+            ("alias".to_owned(), json(serde_json::to_string(&self.alias))?),
+        ]);
+        metadata.extend(fingerprint.map(|f| ("fingerprint".to_owned(), f.to_owned())));
+        Ok(metadata)
+    }
+}
+
+/// Bytes copied at a time.
+const CHUNK: u64 = 4 << 20;
+
+fn copy(from: &mut File, offset: u64, bytes: u64, to: &mut TensorWriter, path: &Path) -> Result<(), Error> {
+    from.seek(SeekFrom::Start(offset)).map_err(|e| io("read back", path, e))?;
+    let mut left = bytes;
+    let mut buffer = Vec::new();
+    while left > 0 {
+        buffer.resize(left.min(CHUNK) as usize, 0);
+        from.read_exact(&mut buffer).map_err(|e| io("read back", path, e))?;
+        to.write(&buffer)?;
+        left -= buffer.len() as u64;
+    }
+    Ok(())
+}
+
+fn half_bytes(values: &[f16]) -> &[u8] {
+    use half::slice::HalfFloatSliceExt;
+    bytemuck::cast_slice(values.reinterpret_cast())
 }
 
 fn io(action: &'static str, path: &Path, source: std::io::Error) -> Error {
@@ -92,10 +179,7 @@ mod tests {
     use super::super::{Calibration, Statistic};
     use super::*;
 
-    #[test]
-    fn what_is_written_is_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("c.safetensors");
+    fn example() -> (Entry, Entry) {
         let entry = Entry {
             tokens: 2,
             d_in: 3,
@@ -103,21 +187,35 @@ mod tests {
             gram: None,
             mean: Some(vec![2.5, 3.5, 4.5]),
         };
-        let gram = Entry { tokens: 7, d_in: 1, gram: Some(vec![9.0]), ..Entry::default() };
-        let entries = BTreeMap::from([("q.weight".to_owned(), entry), ("f.weight".to_owned(), gram)]);
-        let alias = BTreeMap::from([("k.weight".to_owned(), "q.weight".to_owned())]);
-        write(&path, &entries, &alias, 1, None).unwrap();
+        (entry, Entry { tokens: 7, d_in: 1, gram: Some(vec![9.0]), ..Entry::default() })
+    }
 
-        let read = Calibration::open(&path).unwrap();
-        assert_eq!(read.source_of("k.weight"), Some(("q.weight", Statistic::Input)));
-        assert_eq!(read.source_of("f.weight"), Some(("f.weight", Statistic::Gram)));
-        assert_eq!(read.source_of("v.weight"), None);
-        assert_eq!((read.tokens("q.weight"), read.tokens("f.weight")), (2, 7));
-        let values = read.read("q.weight", Statistic::Input).unwrap();
-        assert_eq!((values.rows, values.cols), (2, 3));
-        assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&values.bytes)[5], 6.0);
-        assert!(read.covers("k.weight", 3, Path::new("expert")).unwrap());
-        assert!(read.covers("k.weight", 4, Path::new("expert")).is_err());
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    #[test]
+    fn what_is_written_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("c.safetensors");
+        let (entry, gram) = example();
+        for half in [false, true] {
+            let mut writer = Writer::create(&path, half).unwrap();
+            writer.add("q.weight", &entry, &["k.weight".to_owned()]).unwrap();
+            writer.add("f.weight", &gram, &[]).unwrap();
+            writer.finish(1, None).unwrap();
+
+            let read = Calibration::open(&path).unwrap();
+            assert_eq!(read.source_of("k.weight"), Some(("q.weight", Statistic::Input)));
+            assert_eq!(read.source_of("f.weight"), Some(("f.weight", Statistic::Gram)));
+            assert_eq!(read.source_of("v.weight"), None);
+            assert_eq!((read.tokens("q.weight"), read.tokens("f.weight")), (2, 7));
+            let values = read.read("q.weight", Statistic::Input).unwrap();
+            assert_eq!((values.rows, values.cols), (2, 3));
+            if half {
+                assert_eq!(f16::from_le_bytes([values.bytes[10], values.bytes[11]]).to_f32(), 6.0);
+            } else {
+                assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&values.bytes)[5], 6.0);
+            }
+            assert!(read.covers("k.weight", 3, Path::new("expert")).unwrap());
+            assert!(read.covers("k.weight", 4, Path::new("expert")).is_err());
+            assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
     }
 }

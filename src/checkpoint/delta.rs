@@ -1,6 +1,7 @@
 //! `esmerge-delta-1`: the merged deltas in f32, before inter-layer scaling and alpha, with what is needed to make the
 //! model from them.
 
+use super::file::LENGTH_PREFIX;
 use super::write::{TensorSpec, header, with_length};
 use super::{Error, TensorFile};
 use crate::backend::Dtype;
@@ -153,8 +154,12 @@ impl DeltaWriter {
         let DeltaWriter { file, specs, room, .. } = self;
         let strings = metadata.to_strings().map_err(|e| Error::io("write", path)(e.into()))?;
         let json = header(&specs, &strings).map_err(|e| Error::io("write", path)(e.into()))?;
-        let mut json = json[8..].to_vec();
-        json.resize(room as usize - 8, b' '); // trailing blanks are part of a valid header
+        let mut json = json[LENGTH_PREFIX as usize..].to_vec();
+        if json.len() as u64 > room - LENGTH_PREFIX {
+            let reason = "its header outgrew the room left for it (a defect of esmerge; please report it)";
+            return Err(Error::Output { path: path.to_path_buf(), reason: reason.to_owned() });
+        }
+        json.resize((room - LENGTH_PREFIX) as usize, b' '); // trailing blanks are part of a valid header
         let mut file = file.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
         file.seek(SeekFrom::Start(0)).map_err(Error::io("write", path))?;
         file.write_all(&with_length(json)).map_err(Error::io("write", path))?;

@@ -1,6 +1,10 @@
 //! What the bit patterns of stored values say: whether they are finite, and how coarsely they are rounded.
 
 use crate::backend::Dtype;
+use rayon::prelude::*;
+
+/// Values that one thread looks through at a time.
+const BLOCK: usize = 1 << 15;
 
 /// Position and kind of the first NaN or infinity among little-endian values.
 pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, &'static str)> {
@@ -14,14 +18,14 @@ pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, &'static s
 /// A value is not finite when all bits of its exponent, `mask`, are set.
 fn find<const N: usize>(
     bytes: &[u8],
-    bits: impl Fn([u8; N]) -> u32,
+    bits: impl Fn([u8; N]) -> u32 + Sync,
     mask: u32,
 ) -> Option<(usize, &'static str)> {
     let (values, _) = bytes.as_chunks::<N>();
     let bad = |v: &[u8; N]| bits(*v) & mask == mask;
     // Whole blocks first: a loop without an exit is vectorized, and nearly every block is clean.
-    const BLOCK: usize = 4096;
-    let block = values.chunks(BLOCK).position(|block| block.iter().fold(false, |any, v| any | bad(v)))?;
+    let holds_bad = |block: &[[u8; N]]| block.iter().fold(false, |any, v| any | bad(v));
+    let block = values.par_chunks(BLOCK).position_first(holds_bad)?;
     let within = values[block * BLOCK..].iter().position(bad)?;
     let index = block * BLOCK + within;
     let fraction = bits(values[index]) & ((1 << mask.trailing_zeros()) - 1);
@@ -37,10 +41,16 @@ pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8]) -> f64 {
         Dtype::F16 => (10, 0x1f, -24),
         Dtype::Bf16 => (7, 0xff, -133),
     };
-    let mut count = [0u64; 256];
-    for value in bytes.as_chunks::<2>().0 {
-        count[usize::from((u16::from_le_bytes(*value) >> shift) & mask)] += 1;
-    }
+    // How often each exponent occurs; whole numbers, so that the order of counting does not matter.
+    let histogram = |values: &[[u8; 2]]| {
+        let mut count = [0u64; 256];
+        for value in values {
+            count[usize::from((u16::from_le_bytes(*value) >> shift) & mask)] += 1;
+        }
+        count
+    };
+    let add = |a: [u64; 256], b: [u64; 256]| std::array::from_fn(|field| a[field] + b[field]);
+    let count: [u64; 256] = bytes.as_chunks().0.par_chunks(BLOCK).map(histogram).reduce(|| [0; 256], add);
     let squared_ulp = |field: usize| 4f64.powi(unit + field.max(1) as i32 - 1);
     count.iter().enumerate().map(|(field, &n)| n as f64 * squared_ulp(field)).sum()
 }
@@ -56,11 +66,11 @@ mod tests {
 
     #[test]
     fn the_first_value_that_is_not_finite_is_found_and_named() {
-        let mut values = vec![f16::MAX; 10_000];
+        let mut values = vec![f16::MAX; 100_000];
         assert_eq!(first_not_finite(Dtype::F16, &f16s(&values)), None);
-        values[9_000] = f16::NEG_INFINITY;
-        values[9_001] = f16::NAN;
-        assert_eq!(first_not_finite(Dtype::F16, &f16s(&values)), Some((9_000, "an infinity")));
+        values[90_000] = f16::NEG_INFINITY;
+        values[90_001] = f16::NAN;
+        assert_eq!(first_not_finite(Dtype::F16, &f16s(&values)), Some((90_000, "an infinity")));
 
         let floats = [1.0f32, f32::MAX, f32::NAN].map(f32::to_le_bytes).concat();
         assert_eq!(first_not_finite(Dtype::F32, &floats), Some((2, "NaN")));

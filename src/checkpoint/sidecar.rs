@@ -9,7 +9,7 @@ use std::path::Path;
 /// Endings of files that belong to a model and are not weights.
 const ENDINGS: [&str; 8] = ["json", "txt", "model", "vocab", "merges", "jinja", "tiktoken", "py"];
 
-/// Copies the base's small files into the output; with `dtype`, `config.json` gets that as its `torch_dtype`.
+/// Copies the base's small files, its licence among them, into the output; with `dtype`, `config.json` gets that as its `torch_dtype`.
 /// Folders one level down are searched too: sentence-transformers keeps `1_Pooling/config.json` there.
 pub fn copy_sidecars(from: &Path, to: &Path, dtype: Option<Dtype>) -> Result<Vec<String>, Error> {
     let mut copied = Vec::new();
@@ -58,7 +58,8 @@ fn copy(from: &Path, to: &Path) -> Result<(), Error> {
 fn belongs(name: &str) -> bool {
     let ending = name.rsplit_once('.').map_or("", |(_, ending)| ending);
     let ours = matches!(name, "esmerge-report.json" | "recipe.yaml");
-    ENDINGS.contains(&ending) && !name.ends_with(".index.json") && !ours
+    let terms = name.starts_with("LICENSE") || name.starts_with("NOTICE");
+    (terms || ENDINGS.contains(&ending)) && !name.ends_with(".index.json") && !ours
 }
 
 fn is_weights(name: &str) -> bool {

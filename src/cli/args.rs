@@ -1,4 +1,5 @@
 use super::device::DeviceChoice;
+use crate::data::Split;
 use crate::linalg::Accuracy;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -10,6 +11,9 @@ Examples:
   esmerge merge recipe.yaml merged/ --keep-delta d.safetensors
   esmerge rescale d.safetensors --base models/base --alpha 0.6 other/
                                                         another alpha, in seconds
+  esmerge capture models/cars --data photos/ -o cars.safetensors
+                                                        the inputs of an expert's layers, for ESM
+  esmerge eval merged/ --task cars.safetensors          accuracy on a task
   esmerge devices                                       what there is to compute on
 
 Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other error.";
@@ -48,6 +52,10 @@ pub(super) enum Command {
     Merge(Merge),
     /// Make the model again with another alpha, from the deltas that `merge --keep-delta` wrote
     Rescale(Rescale),
+    /// Run an expert on a few samples and write the inputs of its layers, which ESM needs
+    Capture(Capture),
+    /// Measure a model's accuracy on tasks
+    Eval(Eval),
     /// List the devices there are to compute on
     Devices(Devices),
 }
@@ -94,6 +102,97 @@ pub(super) struct Rescale {
     pub out: PathBuf,
     #[command(flatten)]
     pub run: RunFlags,
+}
+
+const CAPTURE: &str = "\
+Samples may be
+  a folder of images            resized and normalised by the model's preprocessor_config.json
+  a text file, or JSON lines    one sample a line (JSON: under `text`), by the model's tokenizer.json
+  a safetensors file            `input_ids` and `attention_mask`, or `pixel_values`, or a task file's `proxy.*`
+
+Examples:
+  esmerge capture models/cars --data photos/cars -o calib/cars.safetensors
+  esmerge capture models/base+delta:sst2.delta.safetensors --data reviews.txt -o sst2.safetensors
+  esmerge capture models/cars --synthetic -o calib/cars.safetensors";
+
+#[derive(Debug, Args)]
+#[command(after_help = CAPTURE)]
+pub(super) struct Capture {
+    /// The expert: a folder, a file, or BASE+delta:FILE
+    pub model: String,
+    /// The samples
+    #[arg(long, value_name = "PATH", required_unless_present = "synthetic", conflicts_with = "synthetic")]
+    pub data: Option<PathBuf>,
+    /// Noise images, or random tokens, in place of samples
+    #[arg(long)]
+    pub synthetic: bool,
+    /// The calibration file to write
+    #[arg(short, long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// How many samples
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: u32,
+    /// Chooses the samples of a folder or text file (of a safetensors file the first are taken), or makes synthetic ones
+    #[arg(long, default_value = "0")]
+    pub seed: u64,
+    /// Cut texts to so many tokens
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_length: Option<u32>,
+    /// What raw inputs may take, in bytes or with a unit; past it layers are given as Gram matrices
+    #[arg(long, value_name = "SIZE", default_value = "2GiB", value_parser = size)]
+    pub max_size: u64,
+    /// Write raw inputs in float16: half the size, but it moves the merged deltas by 1e-4 and more
+    #[arg(long)]
+    pub f16: bool,
+    #[command(flatten)]
+    pub run: DeviceFlags,
+}
+
+const EVAL: &str = "\
+A task file is a safetensors file: inputs and labels by splits (`test.input_ids`, `test.attention_mask`, or `test.pixels`,
+or `test.pixel_values`; `test.labels`), and `class_embeddings` or `head.weight` and `head.bias`.
+
+Examples:
+  esmerge eval merged/ --task tasks/*.safetensors
+  esmerge eval merged/ --task tasks/*.safetensors --experts recipe.yaml      beside each task's own expert
+  esmerge eval base+delta:merged.delta.safetensors --alpha 0.8 --task sst2.safetensors --split test[20%:]";
+
+#[derive(Debug, Args)]
+#[command(after_help = EVAL)]
+pub(super) struct Eval {
+    /// The model: a folder, a file, or BASE+delta:FILE
+    pub model: String,
+    /// Task files
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub task: Vec<PathBuf>,
+    /// The recipe that names the experts: each task is also run with the expert of its name
+    #[arg(long, value_name = "RECIPE")]
+    pub experts: Option<PathBuf>,
+    /// Another model to compare features with, on every task
+    #[arg(long, value_name = "MODEL", conflicts_with = "experts")]
+    pub against: Option<String>,
+    /// Which samples: a split of the task files, or a part of one, such as test[:20%]
+    #[arg(long, default_value = "test")]
+    pub split: Split,
+    /// Factor of the deltas of BASE+delta:FILE; for deltas that a merge kept, its alpha
+    #[arg(long, allow_negative_numbers = true, value_parser = finite)]
+    pub alpha: Option<f64>,
+    #[command(flatten)]
+    pub run: DeviceFlags,
+    /// Print the report as JSON, in place of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of commands that compute and write no model.
+#[derive(Debug, Args)]
+pub(super) struct DeviceFlags {
+    /// auto, cpu, gpu, or gpu:NAME (see `esmerge merge --help`)
+    #[arg(long, env = "ESMERGE_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Print nothing but errors (and results)
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,7 @@ use super::args;
 use super::failure::Failure;
 use super::output;
 use crate::plan::{Experts, Family, Layer, Plan, Role};
-use crate::report::{align_right, new_table};
+use crate::report::{align_right, new_table, short_names};
 use indexmap::IndexMap;
 
 /// `esmerge merge --dry-run`
@@ -10,7 +10,7 @@ pub(super) fn show(plan: &Plan, family: &Family, args: &args::Merge) -> Result<(
     if args.run.json {
         output::print(&serde_json::to_string_pretty(plan)?);
     } else if args.run.verbose {
-        all_layers(plan).for_each(|layer| output::print(&line(layer)));
+        all_layers(plan).for_each(|layer| output::print(&line(plan, layer)));
     } else if !args.run.quiet {
         output::print(&table(plan, family));
     }
@@ -24,8 +24,8 @@ fn all_layers(plan: &Plan) -> impl Iterator<Item = &Layer> {
 }
 
 /// One layer.
-fn line(layer: &Layer) -> String {
-    let mut text = format!("{}: {}", layer.name, layer.role.name());
+fn line(plan: &Plan, layer: &Layer) -> String {
+    let mut text = format!("{}: {}", layer.name, plan.treatment(layer));
     if is_decomposed(layer) {
         text += &format!(", {} x {}, rank {}", layer.d_out, layer.d_in, layer.rank);
     }
@@ -57,7 +57,7 @@ fn table(plan: &Plan, family: &Family) -> String {
             true => layer.kind(),
             false => layer.reason.unwrap_or("all tensors").to_owned(),
         };
-        let row = rows.entry((name, layer.role.name())).or_default();
+        let row = rows.entry((name, plan.treatment(layer))).or_default();
         if is_decomposed(layer) {
             row.shape = format!("{} x {}, rank {}", layer.d_out, layer.d_in, layer.rank);
         }
@@ -69,7 +69,8 @@ fn table(plan: &Plan, family: &Family) -> String {
     }
     let mut table =
         new_table(["layers", "treatment", "tensors", "shape", "values", "alpha", "GFLOP", "memory"]);
-    for ((name, role), row) in rows {
+    let names = short_names(&rows.keys().map(|(name, _)| name.clone()).collect::<Vec<_>>());
+    for (((_, role), row), name) in rows.into_iter().zip(names) {
         table.add_row(vec![
             name,
             role.to_owned(),

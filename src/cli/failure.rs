@@ -1,4 +1,4 @@
-use crate::{backend, checkpoint, pipeline, plan, recipe};
+use crate::{backend, calibration, checkpoint, data, pipeline, plan, recipe};
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -17,6 +17,11 @@ const OTHER: u8 = 1;
 impl Failure {
     fn new(error: impl Display, code: u8) -> Failure {
         Failure { message: error.to_string(), code }
+    }
+
+    /// A command line that asks for what cannot be.
+    pub fn usage(message: &str) -> Failure {
+        Failure::new(message, USAGE)
     }
 
     /// Prints the error and gives the exit code.
@@ -50,6 +55,18 @@ impl From<pipeline::Error> for Failure {
 
 impl From<checkpoint::Error> for Failure {
     fn from(error: checkpoint::Error) -> Failure {
+        Failure::new(error, OTHER)
+    }
+}
+
+impl From<data::Error> for Failure {
+    fn from(error: data::Error) -> Failure {
+        Failure::new(error, OTHER)
+    }
+}
+
+impl From<calibration::Error> for Failure {
+    fn from(error: calibration::Error) -> Failure {
         Failure::new(error, OTHER)
     }
 }

@@ -76,7 +76,7 @@ fn changes(args: &args::Merge) -> Vec<String> {
 fn name_fallbacks(plan: &Plan) {
     for layer in &plan.layers {
         if let Some(reason) = layer.reason {
-            output::say(&format!("{}: {} ({reason})", layer.name, layer.role.name()));
+            output::say(&format!("{}: {} ({reason})", layer.name, plan.treatment(layer)));
         }
     }
 }

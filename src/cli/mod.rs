@@ -1,9 +1,11 @@
 //! The command line: a thin skin over the library. Printing and blocking live here and nowhere else.
 
 mod args;
+mod capture;
 mod device;
 mod devices;
 mod dry_run;
+mod eval;
 mod failure;
 mod merge;
 mod output;
@@ -21,6 +23,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command {
         Command::Merge(args) => merge::run(&args),
         Command::Rescale(args) => rescale::run(&args),
+        Command::Capture(args) => capture::run(&args),
+        Command::Eval(args) => eval::run(&args),
         Command::Devices(args) => devices::run(&args),
     };
     match done {

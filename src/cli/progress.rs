@@ -44,7 +44,7 @@ impl Progress for Display {
         match self {
             Display::Quiet => {}
             Display::Bar(bar) => {
-                let template = "{bar:30} {bytes:>10} of {total_bytes}, {eta} left  {wide_msg}";
+                let template = "{bar:40} {bytes:>10} of {total_bytes}, {eta} left\n{wide_msg}";
                 let style = ProgressStyle::with_template(template);
                 *bar = ProgressBar::new(bytes)
                     .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));

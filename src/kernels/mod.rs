@@ -24,39 +24,55 @@
 //! # }
 //! ```
 
+mod activate;
+mod add_exactly;
 mod axpby;
 mod copy_block;
 mod error;
+mod gather_rows;
 mod gemm;
 mod inverse_cholesky;
+mod layer_norm;
 mod library;
+mod mean_rows;
 mod pack;
 mod parameters;
+mod patches;
 mod polarize;
 mod random_normal;
 mod recorder;
 mod reduce_columns;
 mod reduce_rows;
+mod rotary;
 mod scale;
+mod softmax;
 mod symmetric_eigen;
 mod unpack;
 mod view;
 
+pub use activate::{Activation, activate};
+pub use add_exactly::add_exactly;
 pub use axpby::axpby;
 pub use copy_block::copy_block;
 pub use error::Error;
+pub use gather_rows::gather_rows;
 pub use gemm::{gemm, syrk};
 pub(crate) use inverse_cholesky::{CHOLESKY_BLOCK, eliminate, equilibrate};
 pub use inverse_cholesky::{CholeskyScratch, inverse_cholesky};
+pub use layer_norm::layer_norm;
 pub use library::{Checks, Kernels, Products};
+pub use mean_rows::mean_rows;
 pub use pack::pack;
 pub(crate) use parameters::Parameters;
+pub use patches::patches;
 pub use polarize::polarize;
 pub use random_normal::random_normal;
 pub use recorder::Recorder;
 pub use reduce_columns::{column_chunk, reduce_columns};
 pub use reduce_rows::{Terms, reduce_rows, row_chunk};
+pub use rotary::rotary;
 pub use scale::{divide_rows, scale_batches, scale_columns, scale_rows};
+pub use softmax::{Mask, softmax};
 pub use symmetric_eigen::{EigenScratch, LARGEST_EIGENPROBLEM, symmetric_eigen};
 pub use unpack::unpack;
 pub use view::{Raw, View};

@@ -48,6 +48,17 @@ pub struct Eigenpairs<T> {
     pub traces: Vec<f64>,
 }
 
+impl<T> Eigenpairs<T> {
+    /// For each member the share of the trace that the kept eigenvalues make up; 0 for a zero matrix.
+    pub fn energy_retention(&self) -> Vec<f64> {
+        let share = |(values, &trace): (&Vec<f64>, &f64)| {
+            // rounding may carry a share past 1
+            if trace > 0.0 { (values.iter().sum::<f64>() / trace).min(1.0) } else { 0.0 }
+        };
+        self.values.iter().zip(&self.traces).map(share).collect()
+    }
+}
+
 /// The `r` leading eigenpairs of every `C`, of which member `b` has at most `ranks[b]` nonzero eigenvalues.
 /// `seed` and `stream` choose the random start of the iteration.
 pub async fn leading_eigenpairs<B: Backend>(

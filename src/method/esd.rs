@@ -100,15 +100,8 @@ pub async fn essential_subspace<B: Backend>(
 
 /// Eigenvalues of the covariance from those of the unnormalised product.
 fn normalized<T>(pairs: Eigenpairs<T>, divisor: impl Fn(usize) -> f64) -> EssentialSubspace<T> {
-    let kept = |values: &[f64]| values.iter().sum::<f64>();
-    // rounding may carry a share past 1
-    let energy = pairs
-        .values
-        .iter()
-        .zip(&pairs.traces)
-        .map(|(v, &total)| if total > 0.0 { (kept(v) / total).min(1.0) } else { 0.0 });
     EssentialSubspace {
-        energy_retention: energy.collect(),
+        energy_retention: pairs.energy_retention(),
         eigenvalues: pairs
             .values
             .iter()

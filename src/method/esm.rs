@@ -1,7 +1,7 @@
 //! Essential Subspace Merging: the static merge of one layer (paper 1, section 3; paper 2, section 3).
 
 use super::esd::{EssentialSubspace, Inputs, code_padded_norm, essential_subspace};
-use super::{EsmOptions, Fusion, Scale, Solver, TaskNorm};
+use super::{EsmOptions, Fusion, Scale, Solver, TaskNorm, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{polar, qr_rows};
 
@@ -207,21 +207,4 @@ async fn orthogonalize<B: Backend>(
 async fn frobenius_norms<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f64>> {
     let norms = backend.download(&backend.frobenius_norms(x)?).await?;
     Ok(norms.iter().map(|&v| f64::from(v)).collect())
-}
-
-/// One tensor of all batches, in order.
-fn join_batches<B: Backend>(backend: &B, mut parts: Vec<B::Tensor>) -> Result<B::Tensor> {
-    if parts.len() == 1 {
-        return Ok(parts.remove(0));
-    }
-    let total = parts.iter().map(|p| p.shape().batch).sum();
-    let first = parts.first().map_or(Shape::new(0, 0, 0), Tensor::shape);
-    let mut joined = backend.zeros(Shape { batch: total, ..first })?;
-    let mut at = 0;
-    for part in &parts {
-        let Shape { batch, rows, cols } = part.shape();
-        backend.copy_block(part, [0, 0, 0], &mut joined, [at, 0, 0], [batch, rows, cols])?;
-        at += batch;
-    }
-    Ok(joined)
 }

@@ -14,6 +14,7 @@ pub mod tsv;
 
 pub use options::{AlphaScope, Decomposition, EsmOptions, Fusion, Preset, Scale, TaskNorm};
 
+use crate::backend::{Backend, Result, Shape, Tensor};
 use crate::linalg::Accuracy;
 
 /// What every method needs to know about how to compute.
@@ -25,4 +26,21 @@ pub struct Solver {
     pub seed: u64,
     /// Distinguishes the random numbers of different layers.
     pub stream: u32,
+}
+
+/// One tensor of all batches, in order.
+fn join_batches<B: Backend>(backend: &B, mut parts: Vec<B::Tensor>) -> Result<B::Tensor> {
+    if parts.len() == 1 {
+        return Ok(parts.remove(0));
+    }
+    let total = parts.iter().map(|p| p.shape().batch).sum();
+    let first = parts.first().map_or(Shape::new(0, 0, 0), Tensor::shape);
+    let mut joined = backend.zeros(Shape { batch: total, ..first })?;
+    let mut at = 0;
+    for part in &parts {
+        let Shape { batch, rows, cols } = part.shape();
+        backend.copy_block(part, [0, 0, 0], &mut joined, [at, 0, 0], [batch, rows, cols])?;
+        at += batch;
+    }
+    Ok(joined)
 }

@@ -1,5 +1,6 @@
 //! Second half of a merge: `W = W0 + alpha beta dW`, rounded once, streamed into shards.
 
+use super::outputs::write_json;
 use super::weights::read_row;
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
@@ -84,15 +85,6 @@ pub(super) async fn write_model<B: Backend>(
         write_json(output, "model.safetensors.index.json", &index(&shards))?;
     }
     Ok(shards)
-}
-
-/// Writes a small JSON file into the output.
-pub(super) fn write_json(output: &OutputDir, name: &str, value: &impl serde::Serialize) -> Result<(), Error> {
-    let path = output.path().join(name);
-    let io = |source| crate::checkpoint::Error::Io { action: "write", path: path.clone(), source };
-    let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
-    text.push(b'\n');
-    Ok(std::fs::write(&path, text).map_err(io)?)
 }
 
 fn specs(base: &Checkpoint, steps: &IndexMap<String, Step>) -> Vec<TensorSpec> {

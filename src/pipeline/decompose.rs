@@ -98,16 +98,20 @@ pub(super) fn task_groups(experts: &[Expert], layer: &Layer, limit: u64) -> Vec<
     groups
 }
 
+/// TSV-M; its first half, too, is independent between tasks.
 async fn merge_by_tsv<B: Backend>(
     job: &Job<'_, B>,
     layer: &Layer,
     solver: Solver,
     rounding: &mut [Rounding],
 ) -> Result<(B::Tensor, Outcome), Error> {
-    let tasks = 0..job.family.experts.len();
-    let deltas = layer_deltas(job.backend, job.family, layer, tasks, rounding).await?;
-    let merged = tsv::tsv_m(job.backend, &deltas, layer.mean_sigma, solver).await;
-    let merged = merged.map_err(Error::device(&layer.name))?;
+    let device = || Error::device(&layer.name);
+    let mut parts = Vec::new();
+    for group in task_groups(&job.family.experts, layer, job.backend.max_tensor_bytes()) {
+        let deltas = layer_deltas(job.backend, job.family, layer, group, rounding).await?;
+        parts.push(tsv::task_triples(job.backend, &deltas, layer.rank, solver).await.map_err(device())?);
+    }
+    let merged = tsv::merge_triples(job.backend, parts, layer.mean_sigma, solver).await.map_err(device())?;
     let outcome = Outcome {
         norm: 0.0,
         task_scales: Vec::new(),

@@ -6,6 +6,7 @@
 use super::decompose::task_groups;
 use super::inputs::layer_inputs;
 use super::rounding::Rounding;
+use super::spill::layer_bytes;
 use super::weights::{layer_deltas, layer_weights};
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
@@ -46,7 +47,7 @@ pub(super) async fn write_experts<B: Backend>(
         if has_own_prototypes(routed) {
             router.write(&prototypes(job, layer)?)?;
         }
-        progress.advance(super::layer_bytes(job, layer));
+        progress.advance(layer_bytes(job, layer));
     }
     adapters.into_iter().try_for_each(LoraWriter::finish)?;
     router.finish()?;

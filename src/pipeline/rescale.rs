@@ -1,6 +1,7 @@
 //! Another alpha from the deltas that a merge kept.
 
 use super::assemble::{Deltas, Files, Step, write_model};
+use super::outputs::write_reports;
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, fingerprint};
@@ -50,7 +51,7 @@ pub async fn rescale<B: Backend>(
     if let Some(folder) = base.folder() {
         checkpoint::copy_sidecars(folder, output.path(), deltas.meta().out_dtype)?;
     }
-    super::write_reports(&output, &deltas.meta().recipe, &report)?;
+    write_reports(&output, &deltas.meta().recipe, &report)?;
     output.finish()?;
     report.seconds = Some(started.elapsed().as_secs_f64());
     Ok(report)

@@ -51,7 +51,7 @@ fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64
     LayerReport {
         name: layer.name.clone(),
         tensors: layer.parts.iter().map(|p| p.name.clone()).collect(),
-        role: treatment(job, layer).to_owned(),
+        role: job.plan.treatment(layer).to_owned(),
         reason: layer.reason.map(str::to_owned),
         scaled_by_alpha: layer.scaled,
         rank: decomposed.then_some(layer.rank),
@@ -83,15 +83,6 @@ pub(super) fn experts<B>(job: &Job<'_, B>, experts: &Experts, energy: &[Vec<f64>
         routing_values: experts.routing,
         flops_per_token: experts.flops_per_token,
         layers: layers.collect(),
-    }
-}
-
-/// The role in words: a sum is an average or task arithmetic, as the method has it.
-pub(super) fn treatment<B>(job: &Job<'_, B>, layer: &Layer) -> &'static str {
-    match (layer.role, &job.recipe.method) {
-        (Role::Sum, Method::TaskArithmetic { .. }) => "task_arithmetic",
-        (Role::Sum, _) => "average",
-        (role, _) => role.name(),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::calibration::Calibration;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{self, Checkpoint};
 use crate::recipe::{self, Recipe, Source};
 use serde::Deserialize;
 use std::path::Path;
@@ -35,6 +35,10 @@ impl Family {
     /// Opens everything that the recipe names.
     pub fn open(recipe: &Recipe) -> Result<Family, Error> {
         let base = Checkpoint::open(&recipe.base_model)?;
+        if base.names().next().is_none() {
+            let (path, reason) = (base.path().to_path_buf(), "it holds no tensors".to_owned());
+            return Err(checkpoint::Error::NotAModel { path, reason }.into());
+        }
         let model_type = model_type(&base)?;
         let experts = recipe.models.iter().enumerate().map(|(i, model)| expert(recipe, i, model));
         Ok(Family { experts: experts.collect::<Result<_, _>>()?, base, model_type })

@@ -7,7 +7,7 @@ use super::roles::{Architecture, Rules, Ruling, is_transposed};
 use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
 use crate::calibration::Statistic;
 use crate::checkpoint::TensorMeta;
-use crate::method::{AlphaScope, arithmetic};
+use crate::method::{AlphaScope, arithmetic, tsv};
 use crate::recipe::{self, Alpha, Esm, Method, Recipe};
 use std::collections::HashMap;
 
@@ -54,13 +54,16 @@ fn sum(recipe: &Recipe) -> Sum {
     let weights: Vec<f64> = recipe.models.iter().map(|m| m.weight).collect();
     let plain = || arithmetic::task_arithmetic_coefficients(&weights, 1.0);
     let normalized = || arithmetic::average_coefficients(&weights).unwrap_or_else(plain);
-    match recipe.method {
-        Method::Linear { normalize: false, .. } => {
-            Sum { experts: plain(), base: weights.iter().sum::<f64>() - 1.0 }
-        }
-        Method::TaskArithmetic { normalize: false, .. } => Sum { experts: plain(), base: 0.0 },
-        _ => Sum { experts: normalized(), base: 0.0 },
-    }
+    let (name, normalize) = match recipe.method {
+        Method::TaskArithmetic { normalize, .. } => ("task_arithmetic", normalize),
+        Method::Linear { normalize, .. } => ("average", normalize),
+        _ => ("average", true),
+    };
+    let experts = if normalize { normalized() } else { plain() };
+    // A linear sum is one of weights: what its coefficients lack to 1, or have beyond it, is the base's.
+    let linear = matches!(recipe.method, Method::Linear { .. });
+    let base = if linear && !normalize { weights.iter().sum::<f64>() - 1.0 } else { 0.0 };
+    Sum { name, experts, base }
 }
 
 fn check_esm(recipe: &Recipe, family: &Family, esm: &Esm) -> Result<(), Error> {
@@ -160,7 +163,7 @@ impl Planner<'_> {
         };
         let rank = match (role, esm) {
             (Role::Esm, Some(esm)) => esm.rank.of(d_out, tasks),
-            (Role::TsvM, _) => (d_out.min(d_in) / tasks.max(1)).max(1),
+            (Role::TsvM, _) => tsv::rank_budget(d_out, d_in, tasks),
             // a residual has no more directions than its smaller side
             (Role::Experts, Some(esm)) => esm.experts.as_ref().map_or(0, |e| e.rank).min(d_out).min(d_in),
             _ => 0,

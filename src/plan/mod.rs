@@ -44,6 +44,8 @@ pub struct Plan {
 /// `dW = base W0 + sum_t experts_t dW_t`.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Sum {
+    /// What such a sum is called: `average` or `task_arithmetic`.
+    pub name: &'static str,
     /// Coefficients of the deltas.
     pub experts: Vec<f64>,
     /// Coefficient of the base: zero, except in a `linear` whose weights do not sum to 1.
@@ -86,6 +88,16 @@ pub struct Part {
     pub shape: Vec<usize>,
     /// Its rows in the stack.
     pub rows: usize,
+}
+
+impl Plan {
+    /// What is done with a layer, in a word.
+    pub fn treatment(&self, layer: &Layer) -> &'static str {
+        match layer.role {
+            Role::Sum => self.sum.name,
+            role => role.name(),
+        }
+    }
 }
 
 impl Part {

@@ -202,7 +202,7 @@ fn not_a_matrix(name: &str, meta: &TensorMeta) -> Option<Ruling> {
         2 if is_vocabulary(name) => average("vocabulary embedding"),
         2 if is_head(name) => average("head"),
         2 => None,
-        _ => average("convolution or other tensor of more than two dimensions"),
+        _ => average("three or more dimensions"),
     }
 }
 

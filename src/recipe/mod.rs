@@ -5,6 +5,7 @@
 
 mod cursor;
 mod error;
+mod models;
 mod parameters;
 mod schema;
 mod yaml;
@@ -14,7 +15,7 @@ pub use error::Error;
 use crate::backend::Dtype;
 use crate::linalg::Accuracy;
 use crate::method::esm_plus::ResidualBase;
-use crate::method::{AlphaScope, EsmOptions, Preset};
+use crate::method::{AlphaScope, EsmOptions, Preset, esd};
 use std::path::{Path, PathBuf};
 
 /// A recipe, complete and checked; paths are relative to nothing but the working directory any more.
@@ -206,7 +207,7 @@ impl Rank {
     /// `r` of a layer with `d_out` outputs, at least 1 and at most `d_out`.
     pub fn of(self, d_out: usize, tasks: usize) -> usize {
         let rank = match self {
-            Rank::Auto => d_out / tasks.max(1),
+            Rank::Auto => esd::rank_budget(d_out, tasks),
             Rank::Directions(r) => r,
             Rank::Fraction(f) => (d_out as f64 * f) as usize,
         };

@@ -1,8 +1,9 @@
 //! The keys of a recipe, one function a level.
 
 use super::cursor::{Cursor, Mapping};
+use super::models::{self, Models};
 use super::yaml::Node;
-use super::{Calibration, Error, METHODS, Method, Model, Overrides, Recipe, Source, parameters};
+use super::{Error, METHODS, Overrides, Recipe, parameters};
 use crate::backend::Dtype;
 use crate::linalg::Accuracy;
 use serde_saphyr::NonFiniteFloatPolicy;
@@ -10,11 +11,6 @@ use std::path::{Path, PathBuf};
 
 const TOP: [&str; 8] =
     ["merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "accuracy", "seed"];
-
-const MODEL: [&str; 6] = ["model", "name", "calibration", "weight", "task", "parameters"];
-
-/// Samples captured where a recipe names data but no number.
-const SAMPLES: usize = 32;
 
 pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
     // NaN is refused where a number is read, which can name the key.
@@ -97,7 +93,7 @@ fn base_model(top: &Mapping, method: &str, folder: &Path, models: &Cursor) -> Re
     }
     // mergekit's `linear` needs no base: a weighted mean is the same seen from any of its members.
     let first = match (method, models.list()?.first()) {
-        ("linear", Some(first)) => first.map(&MODEL)?.get("model").and_then(|m| m.text().ok()),
+        ("linear", Some(first)) => first.map(&models::KEYS)?.get("model").and_then(|m| m.text().ok()),
         _ => None,
     };
     match first {
@@ -129,183 +125,4 @@ fn out_dtype(top: &Mapping, notes: &mut Vec<String>) -> Result<Option<Dtype>, Er
 
 fn accuracy(c: &Cursor) -> Result<Accuracy, Error> {
     c.choice(&[("balanced", Accuracy::Balanced), ("exact", Accuracy::Exact), ("fast", Accuracy::Fast)])
-}
-
-/// Reads `models`.
-struct Models<'a> {
-    folder: &'a Path,
-    base: &'a Path,
-    default_weight: f64,
-    notes: Vec<String>,
-}
-
-impl Models<'_> {
-    fn read(&mut self, list: &Cursor, method: &Method) -> Result<Vec<Model>, Error> {
-        let mut models: Vec<Model> = Vec::new();
-        for c in list.list()? {
-            let model = self.model(&c)?;
-            if !matches!(method, Method::Linear { .. }) && model.source.path() == self.base {
-                // mergekit lists the base among the models and leaves it out of the sum.
-                if matches!(method, Method::TaskArithmetic { .. }) {
-                    self.notes
-                        .push(format!("{} is the base model; its delta is zero, so it is left out", c.path));
-                    continue;
-                }
-                return Err(c.error("this is the base model itself; leave it out of `models`"));
-            }
-            if let Some(twin) = models.iter().position(|m| m.name == model.name) {
-                return Err(c.error(format!(
-                    "`{}` is also the name of models[{twin}]; give one of them another `name`",
-                    model.name
-                )));
-            }
-            check_model(&c, &model, method)?;
-            models.push(model);
-        }
-        if models.is_empty() {
-            return Err(list.error("at least one expert is needed"));
-        }
-        check_models(list, &models, method)?;
-        Ok(models)
-    }
-
-    fn model(&self, c: &Cursor) -> Result<Model, Error> {
-        let map = c.map(&MODEL)?;
-        let source = self.source(&map.require("model", "the path of the expert")?)?;
-        let weights = (map.get("weight"), map.get("parameters").map(|p| p.map(&["weight"])).transpose()?);
-        let weight = match weights {
-            (Some(_), Some(p)) if p.get("weight").is_some() => {
-                return Err(c.error("`weight` is given twice; give it once"));
-            }
-            (own, p) => own.or(p.and_then(|p| p.get("weight"))),
-        };
-        Ok(Model {
-            name: match map.get("name") {
-                Some(name) => name.text()?.to_owned(),
-                None => default_name(source.path()),
-            },
-            source,
-            weight: weight.map(|w| w.number()).transpose()?.unwrap_or(self.default_weight),
-            calibration: map
-                .get("calibration")
-                .map(|c| self.calibration(&c))
-                .transpose()?
-                .unwrap_or(Calibration::Unset),
-            task: map.get("task").map(|t| t.text().map(|t| self.folder.join(t))).transpose()?,
-        })
-    }
-
-    /// A path, `{delta: FILE}`, or `BASE+delta:FILE`.
-    fn source(&self, c: &Cursor) -> Result<Source, Error> {
-        if c.is_map() {
-            let delta = c.map(&["delta"])?.require("delta", "the file of deltas")?;
-            return Ok(Source::Delta(self.folder.join(delta.text()?)));
-        }
-        let text = c.text()?;
-        let Some((base, delta)) = text.split_once("+delta:") else {
-            return self.checkpoint(c, text);
-        };
-        if self.folder.join(base) != self.base {
-            return Err(c.error(format!("`{base}` is not the base_model; a delta is added to that")));
-        }
-        Ok(Source::Delta(self.folder.join(delta)))
-    }
-
-    fn checkpoint(&self, c: &Cursor, text: &str) -> Result<Source, Error> {
-        let path = self.folder.join(text);
-        if text.contains('+') && !path.exists() {
-            return Err(c.error(
-                "no such path; `model+adapter` (LoRA adapters) is not supported in this version: merge the adapter \
-                 into its model first",
-            ));
-        }
-        Ok(Source::Checkpoint(path))
-    }
-
-    fn calibration(&self, c: &Cursor) -> Result<Calibration, Error> {
-        if c.is_map() {
-            let map = c.map(&["data", "samples"])?;
-            let data = self.folder.join(map.require("data", "the task file to run the expert on")?.text()?);
-            let samples = map.get("samples").map(|s| Ok((s.clone(), s.unsigned()?))).transpose()?;
-            let samples = match samples {
-                None => SAMPLES,
-                Some((c, 0)) => return Err(c.error("at least one sample is needed")),
-                Some((_, n)) => n as usize,
-            };
-            return Ok(Calibration::Data { data, samples });
-        }
-        Ok(match c.text()? {
-            "none" => Calibration::None,
-            file => Calibration::File(self.folder.join(file)),
-        })
-    }
-}
-
-/// The last part of the path, without the endings of weight files.
-fn default_name(path: &Path) -> String {
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-    let name = name.strip_suffix(".safetensors").unwrap_or(&name);
-    name.strip_suffix(".delta").unwrap_or(name).to_owned()
-}
-
-fn check_model(c: &Cursor, model: &Model, method: &Method) -> Result<(), Error> {
-    let weighted = matches!(method, Method::Linear { .. } | Method::TaskArithmetic { .. });
-    if !weighted && model.weight != 1.0 {
-        let name = method.name();
-        return Err(c.error(format!("merge_method {name} takes no weights; leave out `weight`")));
-    }
-    if matches!(method, Method::Esm(_)) && model.calibration == Calibration::Unset {
-        return Err(c.error(format!(
-            "merge_method {} needs `calibration`, a file of the expert's layer inputs; for esm `calibration: none` on \
-             every model asks for the data-free form",
-            method.name()
-        )));
-    }
-    if method.experts().is_some() {
-        check_expert(c, model)?;
-    }
-    Ok(())
-}
-
-/// An expert of ESM++ becomes a folder of its name, and samples are routed to it by the inputs it has seen.
-fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
-    if model.calibration == Calibration::None {
-        return Err(c.error(
-            "merge_method esm++ routes by the means of layer inputs, so that `calibration: none` is not enough; give a \
-             calibration file",
-        ));
-    }
-    let unfit = |ch: char| ch.is_control() || "/\\:*?\"<>|".contains(ch);
-    if model.name.starts_with('.') || model.name.contains(unfit) {
-        return Err(c.error(format!(
-            "`{}` cannot name the folder of an adapter; give the expert a `name` without a leading dot and without \
-             / \\ : * ? \" < > |",
-            model.name
-        )));
-    }
-    Ok(())
-}
-
-fn check_models(c: &Cursor, models: &[Model], method: &Method) -> Result<(), Error> {
-    if matches!(method, Method::Esm(_)) {
-        let none = |m: &Model| m.calibration == Calibration::None;
-        if let (Some(without), Some(with)) =
-            (models.iter().find(|m| none(m)), models.iter().find(|m| !none(m)))
-        {
-            return Err(c.error(format!(
-                "`{}` has a calibration and `{}` has `calibration: none`; the data-free form needs none on every model",
-                with.name, without.name
-            )));
-        }
-    }
-    let normalized = matches!(
-        method,
-        Method::Linear { normalize: true, .. } | Method::TaskArithmetic { normalize: true, .. }
-    );
-    if normalized && models.iter().map(|m| m.weight).sum::<f64>() == 0.0 {
-        return Err(
-            c.error("the weights sum to 0, so they cannot be divided by their sum; set `normalize: false`")
-        );
-    }
-    Ok(())
 }

@@ -126,19 +126,20 @@ pub(super) fn treatment(group: &Group) -> String {
     text
 }
 
-/// `0.61 .. 1.42`
+/// `0.61 to 1.42`
 pub(super) fn range(range: &Range) -> String {
     match range.summary() {
-        Some([min, _, max]) if min == max => format!("{min:.3}"),
-        Some([min, _, max]) => format!("{min:.3} .. {max:.3}"),
+        Some([min, _, max]) if min == max => format!("{min:.2}"),
+        Some([min, _, max]) => format!("{min:.2} to {max:.2}"),
         None => String::new(),
     }
 }
 
-/// `97.1% (93.0 .. 99.8)`
+/// `93.0 to 99.8%`
 pub(super) fn percent(range: &Range) -> String {
-    let text = |[min, mean, max]: [f64; 3]| {
-        format!("{:.1}% ({:.1} .. {:.1})", 100.0 * mean, 100.0 * min, 100.0 * max)
+    let text = |[min, _, max]: [f64; 3]| match 1000.0 * (max - min) {
+        spread if spread < 1.0 => format!("{:.1}%", 100.0 * max),
+        _ => format!("{:.1} to {:.1}%", 100.0 * min, 100.0 * max),
     };
     range.summary().map(text).unwrap_or_default()
 }

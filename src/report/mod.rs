@@ -6,7 +6,7 @@ mod table;
 
 pub use card::model_card;
 #[cfg(feature = "cli")]
-pub use table::{align_right, new_table, table};
+pub use table::{align_right, new_table, short_names, table};
 
 use indexmap::IndexMap;
 use serde::Serialize;

@@ -6,9 +6,10 @@ use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 pub fn table(report: &Report) -> String {
     let mut table =
         new_table(["layers", "treatment", "tensors", "energy kept", "task scale", "beta", "alpha", "time"]);
-    for group in &report.groups {
+    let names = short_names(&report.groups.iter().map(layers).collect::<Vec<_>>());
+    for (group, name) in report.groups.iter().zip(names) {
         table.add_row(vec![
-            layers(group),
+            name,
             treatment(group),
             group.tensors.to_string(),
             percent(&group.energy_retention),
@@ -42,7 +43,7 @@ fn experts_line(experts: &ExpertsReport) -> String {
 /// An empty table in the style of all tables here.
 pub fn new_table<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
-    table.load_style(presets::UTF8_BORDERS_ONLY).set_content_arrangement(ContentArrangement::Disabled);
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(header.to_vec());
     table
 }
@@ -54,6 +55,21 @@ pub fn align_right(table: &mut Table, columns: &[usize]) {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }
+}
+
+/// `vision_model.encoder.layers.*.mlp.fc1.weight` as `layers.*.mlp.fc1`, unless two names would become the same.
+pub fn short_names(names: &[String]) -> Vec<String> {
+    let short: Vec<String> = names.iter().map(|name| short_name(name).to_owned()).collect();
+    let mut distinct = short.clone();
+    distinct.sort_unstable();
+    distinct.dedup();
+    if distinct.len() == short.len() { short } else { names.to_vec() }
+}
+
+fn short_name(name: &str) -> &str {
+    let Some((before, _)) = name.split_once(".*.") else { return name };
+    let start = before.rfind('.').map_or(0, |dot| dot + 1);
+    name[start..].strip_suffix(".weight").unwrap_or(&name[start..])
 }
 
 fn seconds(seconds: f64) -> String {

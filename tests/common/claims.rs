@@ -5,13 +5,19 @@
 use super::devices::{Device, Work, for_each_device};
 use libtest_mimic::{Arguments, Failed, Trial};
 
-/// Declares claims as `async fn name(backend) { ... }`, generic over the backend, and `fn claims() -> Vec<Trial>`.
+/// Declares claims as `async fn name(backend) { ... }`, generic over the backend, and the trials of all of them on given
+/// devices, `claims_on`, and on every device, `claims`.
 #[macro_export]
 macro_rules! claims {
     ($(async fn $name:ident($backend:ident) $body:block)*) => {
         $(async fn $name<B: esmerge::backend::Backend>($backend: &B) -> esmerge::backend::Result<()> $body)*
 
-        fn claims() -> Vec<libtest_mimic::Trial> {
+        #[allow(dead_code)]
+        pub fn claims() -> Vec<libtest_mimic::Trial> {
+            claims_on(&$crate::devices::for_each_device())
+        }
+
+        pub fn claims_on(devices: &[$crate::devices::Device]) -> Vec<libtest_mimic::Trial> {
             let mut trials = Vec::new();
             $({
                 #[derive(Clone, Copy)]
@@ -22,31 +28,28 @@ macro_rules! claims {
                         pollster::block_on($name(backend))
                     }
                 }
-                trials.extend($crate::claims::on_every_device(stringify!($name), Claim));
+                trials.extend(devices.iter().map(|device| $crate::claims::on(device, stringify!($name), Claim)));
             })*
             trials
         }
     };
 }
 
-/// A trial for each device; ignored, by name, where the device is not there.
+/// A claim's trial on a device; ignored, by name, where the device is not there.
+pub fn on<W>(device: &Device, name: &str, claim: W) -> Trial
+where
+    W: Work<Output = esmerge::backend::Result<()>> + Copy + Send + 'static,
+{
+    let (full_name, absent, device) = (format!("{device}/{name}"), !device.present(), device.clone());
+    Trial::test(full_name, move || device.with(claim).map_err(Failed::from)).with_ignored_flag(absent)
+}
+
+/// A claim's trials on every device.
 pub fn on_every_device<W>(name: &str, claim: W) -> Vec<Trial>
 where
     W: Work<Output = esmerge::backend::Result<()>> + Copy + Send + 'static,
 {
-    let trial = |device: Device| {
-        let absent = !device.present();
-        let run = move || device.with(claim).map_err(Failed::from);
-        (absent, run)
-    };
-    for_each_device()
-        .into_iter()
-        .map(|device| {
-            let full_name = format!("{device}/{name}");
-            let (absent, run) = trial(device);
-            Trial::test(full_name, run).with_ignored_flag(absent)
-        })
-        .collect()
+    for_each_device().iter().map(|device| on(device, name, claim)).collect()
 }
 
 /// Runs trials as a test binary does.

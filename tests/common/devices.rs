@@ -3,10 +3,10 @@
 
 #![allow(dead_code)] // each test binary uses some of these
 
-use esmerge::backend::Backend;
 use esmerge::backend::cpu::Cpu;
 use esmerge::backend::gpu::{Config, Gpu};
-use esmerge::kernels::Checks;
+use esmerge::backend::layers::Layers;
+use esmerge::kernels::{Checks, Products};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
@@ -17,10 +17,45 @@ use std::sync::OnceLock;
 pub enum Device {
     /// The CPU backend.
     Cpu,
-    /// An adapter, by the part of its name that selects it.
-    Gpu(String),
+    /// An adapter, by the part of its name that selects it, and how to open it.
+    Gpu(String, Variant),
     /// A GPU that was asked for, or hoped for, but is not here.
     Absent(String),
+}
+
+/// Ways to open an adapter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// As it is, with shaders that check their indices.
+    Checked,
+    /// As a release build opens it.
+    Unchecked,
+    /// With the products of hardware GPUs, which software adapters do not get by themselves.
+    Tiled,
+    /// With bindings and dispatches so small that the tests' matrices have to be cut.
+    Small,
+}
+
+impl Variant {
+    fn config(self) -> Config {
+        let config = Config { checks: Checks::On, ..Config::default() };
+        match self {
+            Variant::Checked => config,
+            Variant::Unchecked => Config { checks: Checks::Off, ..config },
+            Variant::Tiled => Config { checks: Checks::Off, products: Some(Products::Tiled), ..config },
+            Variant::Small => Config {
+                limits: Some(wgpu::Limits {
+                    max_storage_buffer_binding_size: 288 << 10,
+                    max_buffer_size: 16 << 20,
+                    max_compute_workgroups_per_dimension: 300,
+                    ..wgpu::Limits::defaults()
+                }),
+                dispatch_flops: 1_000_000,
+                submit_flops: 5_000_000,
+                ..config
+            },
+        }
+    }
 }
 
 /// Something to do on a device.
@@ -29,7 +64,7 @@ pub trait Work {
     type Output;
 
     /// Does it.
-    fn run<B: Backend>(self, backend: &B) -> Self::Output;
+    fn run<B: Layers>(self, backend: &B) -> Self::Output;
 }
 
 impl Device {
@@ -38,27 +73,35 @@ impl Device {
         !matches!(self, Device::Absent(_))
     }
 
-    /// Runs something on the device, with shaders that check their indices.
+    /// Runs something on the device.
     pub fn with<W: Work>(&self, work: W) -> W::Output {
         match self {
             Device::Cpu => work.run(&Cpu),
-            _ => work.run(self.gpu("checked", || Config { checks: Checks::On, ..Config::default() })),
+            _ => work.run(self.gpu()),
         }
     }
 
-    /// The adapter opened with a configuration, once per thread and name of the configuration.
-    pub fn gpu(&self, name: &'static str, config: impl FnOnce() -> Config) -> &'static Gpu {
+    /// The open adapter, once per thread.
+    pub fn gpu(&self) -> &'static Gpu {
         thread_local! {
-            static OPEN: RefCell<HashMap<(String, &'static str), &'static Gpu>> = RefCell::default();
+            static OPEN: RefCell<HashMap<String, &'static Gpu>> = RefCell::default();
         }
-        let Device::Gpu(selector) = self else { panic!("{self} is no GPU") };
+        let Device::Gpu(selector, variant) = self else { panic!("{self} is no GPU") };
         OPEN.with_borrow_mut(|open| {
-            *open.entry((selector.clone(), name)).or_insert_with(|| {
-                let gpu = pollster::block_on(Gpu::open_with(Some(selector), &config()));
+            *open.entry(self.to_string()).or_insert_with(|| {
+                let gpu = pollster::block_on(Gpu::open_with(Some(selector), &variant.config()));
                 // Leaked: a driver does not like to be unloaded while its thread ends.
                 Box::leak(Box::new(gpu.unwrap_or_else(|error| panic!("{error}"))))
             })
         })
+    }
+
+    /// The same adapter opened in another way.
+    pub fn opened(&self, variant: Variant) -> Device {
+        match self {
+            Device::Gpu(selector, _) => Device::Gpu(selector.clone(), variant),
+            other => other.clone(),
+        }
     }
 }
 
@@ -66,7 +109,13 @@ impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Device::Cpu => f.write_str("cpu"),
-            Device::Gpu(selector) => write!(f, "gpu:{}", selector.to_lowercase().replace(' ', "-")),
+            Device::Gpu(selector, variant) => {
+                write!(f, "gpu:{}", selector.to_lowercase().replace(' ', "-"))?;
+                match variant {
+                    Variant::Checked => Ok(()),
+                    other => write!(f, "+{}", format!("{other:?}").to_lowercase()),
+                }
+            }
             Device::Absent(name) => f.write_str(name),
         }
     }
@@ -84,7 +133,7 @@ fn find() -> Vec<Device> {
     for adapter in pollster::block_on(Gpu::list()) {
         // "SwiftShader Device (LLVM 10.0.0)": the rest is of no interest
         let name = adapter.name.split('(').next().unwrap_or_default().trim_end_matches(" Device").trim();
-        let gpu = Device::Gpu(name.trim_end_matches(" Device").to_owned());
+        let gpu = Device::Gpu(name.to_owned(), Variant::Checked);
         if !devices.contains(&gpu) {
             devices.push(gpu);
         }

@@ -31,19 +31,20 @@ pub fn axpby(alpha: f32, x: &CpuTensor, beta: f32, y: &mut CpuTensor) {
 }
 
 pub fn scale_rows(x: &mut CpuTensor, s: &CpuTensor) {
-    let cols = x.shape.cols.max(1);
-    for_each_piece(&mut x.values, cols, |first, rows| {
-        for (row, &g) in rows.chunks_mut(cols).zip(&s.values[first / cols..]) {
-            row.iter_mut().for_each(|v| *v *= g);
-        }
-    });
+    for_each_row(x, s, |v, g| v * g);
 }
 
 pub fn divide_rows(x: &mut CpuTensor, s: &CpuTensor) {
+    for_each_row(x, s, |v, g| if g == 0.0 { 0.0 } else { v / g });
+}
+
+/// `x[b, i, j] = f(x[b, i, j], s[b, i])`
+fn for_each_row(x: &mut CpuTensor, s: &CpuTensor, f: impl Fn(f32, f32) -> f32 + Sync) {
     let cols = x.shape.cols.max(1);
     for_each_piece(&mut x.values, cols, |first, rows| {
-        for (row, &g) in rows.chunks_mut(cols).zip(&s.values[first / cols..]) {
-            row.iter_mut().for_each(|v| *v = if g == 0.0 { 0.0 } else { *v / g });
+        for (i, row) in rows.chunks_mut(cols).enumerate() {
+            let g = s.values[(first / cols + i) % s.values.len()];
+            row.iter_mut().for_each(|v| *v = f(*v, g));
         }
     });
 }
@@ -52,7 +53,7 @@ pub fn scale_columns(x: &mut CpuTensor, s: &CpuTensor) {
     let (rows, cols) = (x.shape.rows.max(1), x.shape.cols.max(1));
     for_each_piece(&mut x.values, cols, |first, piece| {
         for (i, row) in piece.chunks_mut(cols).enumerate() {
-            let batch = (first / cols + i) / rows;
+            let batch = (first / cols + i) / rows % s.shape.batch;
             row.iter_mut().zip(&s.values[batch * cols..]).for_each(|(v, &g)| *v *= g);
         }
     });
@@ -60,7 +61,7 @@ pub fn scale_columns(x: &mut CpuTensor, s: &CpuTensor) {
 
 pub fn scale_batches(x: &mut CpuTensor, s: &CpuTensor) {
     let n = x.shape.matrix_len().max(1);
-    for (matrix, &g) in x.values.chunks_mut(n).zip(&s.values) {
+    for (matrix, &g) in x.values.chunks_mut(n).zip(s.values.iter().cycle()) {
         for_each_piece(matrix, 1, |_, piece| piece.iter_mut().for_each(|v| *v *= g));
     }
 }

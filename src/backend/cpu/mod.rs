@@ -7,6 +7,7 @@ mod convert;
 pub mod dense;
 mod elementwise;
 mod factor;
+mod layers;
 mod parallel;
 mod product;
 mod random;
@@ -57,6 +58,11 @@ impl Tensor for CpuTensor {
 /// `Ok` if `fits`, else the shape error of `operation`.
 fn require(fits: bool, operation: &'static str, shapes: &[Shape]) -> Result<()> {
     if fits { Ok(()) } else { Err(Error::Shape { operation, shapes: shapes.to_vec() }) }
+}
+
+/// Whether factors have the expected shape, or one member of the batch that serves all.
+fn factors_fit(factors: Shape, expected: Shape) -> bool {
+    factors == expected || factors == Shape { batch: 1, ..expected }
 }
 
 impl Backend for Cpu {
@@ -154,25 +160,25 @@ impl Backend for Cpu {
     }
 
     fn scale_rows(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
-        require(s.shape == Shape { cols: 1, ..x.shape }, "scale_rows", &[x.shape, s.shape])?;
+        require(factors_fit(s.shape, Shape { cols: 1, ..x.shape }), "scale_rows", &[x.shape, s.shape])?;
         elementwise::scale_rows(x, s);
         Ok(())
     }
 
     fn divide_rows(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
-        require(s.shape == Shape { cols: 1, ..x.shape }, "divide_rows", &[x.shape, s.shape])?;
+        require(factors_fit(s.shape, Shape { cols: 1, ..x.shape }), "divide_rows", &[x.shape, s.shape])?;
         elementwise::divide_rows(x, s);
         Ok(())
     }
 
     fn scale_columns(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
-        require(s.shape == Shape { rows: 1, ..x.shape }, "scale_columns", &[x.shape, s.shape])?;
+        require(factors_fit(s.shape, Shape { rows: 1, ..x.shape }), "scale_columns", &[x.shape, s.shape])?;
         elementwise::scale_columns(x, s);
         Ok(())
     }
 
     fn scale_batches(&self, x: &mut CpuTensor, s: &CpuTensor) -> Result<()> {
-        require(s.shape == Shape::new(x.shape.batch, 1, 1), "scale_batches", &[x.shape, s.shape])?;
+        require(factors_fit(s.shape, Shape::new(x.shape.batch, 1, 1)), "scale_batches", &[x.shape, s.shape])?;
         elementwise::scale_batches(x, s);
         Ok(())
     }

@@ -62,6 +62,11 @@ impl Context {
 
     /// What went wrong since the device was opened.
     pub fn check(&self) -> Result<()> {
+        if self.failure.get().is_none() {
+            return Ok(());
+        }
+        // If the device is lost, it says so when polled; that explains more than what followed from it.
+        let _ = self.device.poll(wgpu::PollType::Poll);
         self.failure.get().map_or(Ok(()), Err)
     }
 

@@ -4,8 +4,10 @@
 //! adapter's binding size and no dispatch runs long enough to alarm a driver's watchdog.
 
 mod adapter;
+mod attention;
 mod context;
 mod download;
+mod layers;
 mod operations;
 mod pool;
 mod products;
@@ -16,6 +18,7 @@ mod staging;
 mod tensor;
 
 pub use adapter::AdapterSummary;
+pub use layers::GpuSegments;
 pub use tensor::GpuTensor;
 
 use super::{Error, Result};
@@ -105,7 +108,12 @@ impl Gpu {
         self.pool.trim();
     }
 
-    /// The dispatches submitted so far.
+    /// The device, to share its buffers with other work. Its error handler and lost callback are the backend's.
+    pub fn device(&self) -> &wgpu::Device {
+        &self.context.device
+    }
+
+    /// The command buffers submitted so far.
     pub fn submissions(&self) -> u64 {
         self.queue.submissions()
     }

@@ -12,7 +12,7 @@ use crate::kernels::{
 use std::ops::Range;
 
 /// Operations of a dispatch, as the queue counts them, for every byte it moves: what limits it is memory.
-const FLOPS_PER_ELEMENT: u64 = 50;
+pub(super) const FLOPS_PER_ELEMENT: u64 = 50;
 
 impl Gpu {
     /// Memory for a tensor, holding anything.
@@ -27,7 +27,7 @@ impl Gpu {
     }
 
     /// Queues an operation on every part of `shape` that `fits`.
-    fn for_each_part(
+    pub(super) fn for_each_part(
         &self,
         shape: Shape,
         fits: &dyn Fn(&Block) -> bool,
@@ -67,7 +67,7 @@ impl Gpu {
 }
 
 /// [`Error::Shape`] unless `condition` holds.
-fn require(condition: bool, operation: &'static str, shapes: &[Shape]) -> Result<()> {
+pub(super) fn require(condition: bool, operation: &'static str, shapes: &[Shape]) -> Result<()> {
     if condition { Ok(()) } else { Err(Error::Shape { operation, shapes: shapes.to_vec() }) }
 }
 
@@ -87,7 +87,7 @@ fn corner(x: &GpuTensor, [b, i, j]: [usize; 3], shape: Shape) -> View<'_> {
 }
 
 /// Flat elements of a packed tensor.
-fn flat(x: &GpuTensor) -> View<'_> {
+pub(super) fn flat(x: &GpuTensor) -> View<'_> {
     View::packed(x.buffer(), Shape::matrix(1, x.shape.len()))
 }
 

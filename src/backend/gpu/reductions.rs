@@ -71,7 +71,7 @@ impl Gpu {
     pub(super) fn sum_columns(&self, sum: Sum<'_>) -> Result<GpuTensor> {
         let shape = sum.x.shape;
         let out = self.allocate("column sums", Shape { rows: 1, ..shape })?;
-        let chunk = column_chunk(shape.rows);
+        let chunk = column_chunk(shape.rows).min(self.bindings().rows(shape.cols));
         let chunks = shape.rows.div_ceil(chunk).max(1);
         if chunks == 1 {
             self.sum_column_chunks(sum, chunk, &out.view())?;

@@ -37,6 +37,11 @@ impl Bindings {
         let start = 4 * view.offset % self.alignment;
         start + 4 * view.span() <= self.limit
     }
+
+    /// Rows of `cols` elements that a binding holds wherever they start; at least 1.
+    pub fn rows(self, cols: usize) -> usize {
+        ((self.limit.saturating_sub(self.alignment) / 4) as usize / cols.max(1)).max(1)
+    }
 }
 
 /// The parts of `shape`, in order, each of which `fits`: by matrices, then by rows, then by columns. A single element is

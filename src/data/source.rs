@@ -1,0 +1,171 @@
+//! A model on disk as a source of weights: a checkpoint, or a base with deltas added in f32.
+
+use super::Error;
+use super::error::read_json;
+use crate::backend::Dtype;
+use crate::backend::layers::Layers;
+use crate::checkpoint::{Checkpoint, DeltaFile};
+use crate::model::{Config, Model, Stored, Weights, WeightsError};
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// A model that can be run.
+#[derive(Clone, Debug)]
+pub struct ModelSource {
+    path: PathBuf,
+    base: Checkpoint,
+    delta: Option<Delta>,
+    config: Value,
+}
+
+#[derive(Clone, Debug)]
+struct Delta {
+    weights: Checkpoint,
+    /// What each tensor's delta is multiplied by; 1 where it is not named.
+    factors: BTreeMap<String, f64>,
+    /// Inter-layer scale and whether alpha multiplies, for a file that a merge kept.
+    kept: Option<DeltaFile>,
+}
+
+/// What separates a base from its deltas in the name of a model.
+const DELTA: &str = "+delta:";
+
+impl ModelSource {
+    /// Opens a folder, a file, or `BASE+delta:FILE`.
+    pub fn open(name: &str) -> Result<ModelSource, Error> {
+        match name.split_once(DELTA) {
+            None => ModelSource::checkpoint(Path::new(name)),
+            Some((base, delta)) => ModelSource::with_delta(Path::new(base), Path::new(delta)),
+        }
+    }
+
+    /// Opens a folder or a file.
+    pub fn checkpoint(path: &Path) -> Result<ModelSource, Error> {
+        let base = Checkpoint::open(path)?;
+        let config = config(&base)?;
+        Ok(ModelSource { path: path.to_path_buf(), base, delta: None, config })
+    }
+
+    /// A base with deltas. Those of a file that a merge kept are scaled by its betas and its alpha.
+    pub fn with_delta(base: &Path, delta: &Path) -> Result<ModelSource, Error> {
+        let mut model = ModelSource::checkpoint(base)?;
+        let weights = Checkpoint::open(delta)?;
+        for name in weights.names() {
+            let (of_delta, of_base) = (weights.get(name), model.base.get(name));
+            match (of_delta, of_base) {
+                (Some(d), Some(b)) if d.shape == b.shape => {}
+                (_, None) => {
+                    let reason = format!("its tensor `{name}` is not one of {}", base.display());
+                    return Err(Error::bad(delta, reason));
+                }
+                _ => {
+                    let reason = format!("its tensor `{name}` has another shape than in {}", base.display());
+                    return Err(Error::bad(delta, reason));
+                }
+            }
+        }
+        let kept = DeltaFile::open(delta).ok();
+        let alpha = kept.as_ref().map(|k| k.meta().alpha);
+        model.delta = Some(Delta { weights, factors: BTreeMap::new(), kept });
+        model.path = PathBuf::from(format!("{}{DELTA}{}", base.display(), delta.display()));
+        if let Some(alpha) = alpha {
+            model.set_alpha(alpha);
+        }
+        Ok(model)
+    }
+
+    /// Sets the alpha of deltas that a merge kept; of other deltas, their factor. A model without deltas has no alpha.
+    pub fn set_alpha(&mut self, alpha: f64) {
+        let Some(delta) = &mut self.delta else { return };
+        let factor = |name: &str| match delta.kept.as_ref().map(|k| k.meta().tensors.get(name)) {
+            Some(Some(entry)) => entry.beta * if entry.alpha { alpha } else { 1.0 },
+            Some(None) => 1.0,
+            None => alpha,
+        };
+        delta.factors = delta.weights.names().map(|n| (n.to_owned(), factor(n))).collect();
+    }
+
+    /// How it was named.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The checkpoint whose values make this model differ from others of its family: the deltas, or the weights.
+    pub fn own_weights(&self) -> &Checkpoint {
+        self.delta.as_ref().map_or(&self.base, |d| &d.weights)
+    }
+
+    /// The folder of configuration, tokenizer and preprocessor files.
+    pub fn folder(&self) -> Option<&Path> {
+        self.base.folder()
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The model, ready to run.
+    pub fn model<'a, B: Layers>(&'a self, backend: &'a B) -> Result<Model<'a, B>, Error> {
+        Model::new(backend, Config::new(&self.config), self).map_err(Error::model(&self.path))
+    }
+}
+
+/// `open_clip_config.json` where the weights have OpenCLIP's names, else `config.json`.
+fn config(model: &Checkpoint) -> Result<Value, Error> {
+    let Some(folder) = model.folder() else {
+        return Err(Error::bad(
+            model.path(),
+            "a model that is to be run needs its config.json beside it; give a folder with both",
+        ));
+    };
+    let open_clip = folder.join("open_clip_config.json");
+    let usual = folder.join("config.json");
+    let fused = model.names().any(|n| n.ends_with("resblocks.0.attn.in_proj_weight"));
+    if open_clip.is_file() && (fused || !usual.is_file()) {
+        return read_json(&open_clip);
+    }
+    if usual.is_file() {
+        return read_json(&usual);
+    }
+    if fused {
+        return Ok(serde_json::json!({ "model_cfg": { "quick_gelu": true } })); // an OpenAI state dict
+    }
+    Err(Error::bad(folder, "there is no config.json, which says what kind of model this is; download it"))
+}
+
+impl Weights for ModelSource {
+    fn shape(&self, name: &str) -> Option<Vec<usize>> {
+        self.base.get(name).map(|meta| meta.shape.clone())
+    }
+
+    fn read(&self, name: &str, range: Range<usize>) -> Result<Stored, WeightsError> {
+        let stored = read(&self.base, name, range.clone())?;
+        let Some(delta) = self.delta.as_ref().filter(|d| d.weights.get(name).is_some()) else {
+            return Ok(stored);
+        };
+        let factor = delta.factors.get(name).copied().unwrap_or(1.0) as f32;
+        let mut sum = widen(&stored);
+        let deltas = widen(&read(&delta.weights, name, range)?);
+        sum.iter_mut().zip(deltas).for_each(|(w, d)| *w += factor * d);
+        Ok(Stored { dtype: Dtype::F32, bytes: bytemuck::cast_slice(&sum).to_vec() })
+    }
+}
+
+fn read(model: &Checkpoint, name: &str, range: Range<usize>) -> Result<Stored, WeightsError> {
+    let bytes = model.read_values(name, range)?;
+    let dtype = model.get(name).and_then(|m| m.float()).unwrap_or(Dtype::F32); // read_values refuses all others
+    Ok(Stored { dtype, bytes })
+}
+
+/// Stored values as f32.
+pub(super) fn widen(stored: &Stored) -> Vec<f32> {
+    let pairs = || stored.bytes.chunks_exact(2);
+    match stored.dtype {
+        Dtype::F32 => bytemuck::pod_collect_to_vec(&stored.bytes),
+        Dtype::F16 => pairs().map(|p| half::f16::from_le_bytes([p[0], p[1]]).to_f32()).collect(),
+        Dtype::Bf16 => pairs().map(|p| half::bf16::from_le_bytes([p[0], p[1]]).to_f32()).collect(),
+    }
+}

@@ -1,0 +1,98 @@
+//! From features to predictions to accuracy.
+
+use crate::data::Head;
+use serde::Serialize;
+
+/// Correct predictions among samples.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Accuracy {
+    /// Right answers.
+    pub correct: usize,
+    /// Questions.
+    pub samples: usize,
+}
+
+impl Accuracy {
+    /// The share of right answers.
+    pub fn value(self) -> f64 {
+        self.correct as f64 / self.samples.max(1) as f64
+    }
+
+    /// The 95% interval of Wilson's score.
+    pub fn interval(self) -> (f64, f64) {
+        wilson_interval(self.correct, self.samples)
+    }
+
+    /// Of predictions against labels.
+    pub fn of(predictions: &[u32], labels: &[u32]) -> Accuracy {
+        let correct = predictions.iter().zip(labels).filter(|(p, l)| p == l).count();
+        Accuracy { correct, samples: labels.len() }
+    }
+}
+
+/// Wilson's score interval of a proportion at 95% (E. B. Wilson, JASA 22, 1927).
+pub fn wilson_interval(correct: usize, samples: usize) -> (f64, f64) {
+    if samples == 0 {
+        return (0.0, 1.0);
+    }
+    let (z, n) = (1.959_963_984_540_054, samples as f64);
+    let p = correct as f64 / n;
+    let centre = p + z * z / (2.0 * n);
+    let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
+    let scale = 1.0 + z * z / n;
+    (((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0))
+}
+
+/// The class of the largest logit for each row of `features`; the first of equals. Dot products in f64.
+pub fn predict(head: &Head, features: &[f32]) -> Vec<u32> {
+    features.chunks(head.width().max(1)).map(|feature| argmax(&logits(head, feature))).collect()
+}
+
+fn logits(head: &Head, feature: &[f32]) -> Vec<f64> {
+    match head {
+        Head::Cosine { classes, d, scale } => {
+            let norm = dot(feature, feature).sqrt();
+            let scale = f64::from(*scale) / if norm > 0.0 { norm } else { 1.0 };
+            let length = |class: &[f32]| dot(class, class).sqrt().max(f64::MIN_POSITIVE);
+            classes.chunks(*d).map(|class| scale * dot(feature, class) / length(class)).collect()
+        }
+        Head::Linear { weight, d, bias } => {
+            weight.chunks(*d).zip(bias).map(|(w, &b)| dot(feature, w) + f64::from(b)).collect()
+        }
+    }
+}
+
+fn dot(x: &[f32], y: &[f32]) -> f64 {
+    x.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+}
+
+fn argmax(logits: &[f64]) -> u32 {
+    let mut best = 0;
+    for (i, &logit) in logits.iter().enumerate() {
+        if logit > logits[best] {
+            best = i;
+        }
+    }
+    best as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wilson_gives_the_textbook_interval() {
+        let (low, high) = wilson_interval(81, 263);
+        assert!((low - 0.2553).abs() < 5e-5 && (high - 0.3662).abs() < 5e-5, "{low} {high}");
+        assert_eq!(wilson_interval(0, 10).0, 0.0);
+        assert_eq!(wilson_interval(10, 10).1, 1.0);
+    }
+
+    #[test]
+    fn a_cosine_head_ignores_lengths_and_a_linear_one_does_not() {
+        let cosine = Head::Cosine { classes: vec![1.0, 0.0, 0.0, 9.0], d: 2, scale: 20.0 };
+        assert_eq!(predict(&cosine, &[2.0, 1.0, 1.0, 2.0]), [0, 1]);
+        let linear = Head::Linear { weight: vec![1.0, 0.0, 0.0, 9.0], d: 2, bias: vec![0.0, -1.0] };
+        assert_eq!(predict(&linear, &[2.0, 1.0, 2.0, 0.0]), [1, 0]);
+    }
+}

@@ -1,0 +1,54 @@
+//! The search for alpha: golden section on a function that has one peak.
+
+/// One value that was tried.
+#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize)]
+pub struct Probe {
+    /// The alpha.
+    pub alpha: f64,
+    /// What was measured there.
+    pub value: f64,
+}
+
+/// Maximises `f` on `[low, high]` until the bracket is at most `width` wide; gives the best probe and all of them in
+/// order. Equal values (accuracies often are) pull towards the smaller alpha.
+pub async fn golden_section<E>(
+    (mut low, mut high): (f64, f64),
+    width: f64,
+    mut f: impl AsyncFnMut(f64) -> Result<f64, E>,
+) -> Result<(Probe, Vec<Probe>), E> {
+    let inverse_phi = (5f64.sqrt() - 1.0) / 2.0;
+    let mut probes = Vec::new();
+    let mut probe = async |alpha: f64, probes: &mut Vec<Probe>| {
+        let probe = Probe { alpha, value: f(alpha).await? };
+        probes.push(probe);
+        Ok(probe)
+    };
+    let mut left = probe(high - inverse_phi * (high - low), &mut probes).await?;
+    let mut right = probe(low + inverse_phi * (high - low), &mut probes).await?;
+    while high - low > width {
+        if left.value >= right.value {
+            high = right.alpha;
+            right = left;
+            left = probe(high - inverse_phi * (high - low), &mut probes).await?;
+        } else {
+            low = left.alpha;
+            left = right;
+            right = probe(low + inverse_phi * (high - low), &mut probes).await?;
+        }
+    }
+    let best = probes.iter().copied().reduce(|a, b| if b.value > a.value { b } else { a });
+    Ok((best.unwrap_or(left), probes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_peak_of_a_parabola_is_found() {
+        let f = async |x: f64| Ok::<f64, ()>(-(x - 1.3).powi(2));
+        let (best, probes) = pollster::block_on(golden_section((0.0, 3.0), 0.02, f)).unwrap();
+        assert!((best.alpha - 1.3).abs() < 0.02, "{best:?}");
+        assert!(probes.len() < 15);
+    }
+}

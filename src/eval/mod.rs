@@ -1,0 +1,15 @@
+//! Is a model any good: accuracy on tasks, with its uncertainty, and how much its features agree with another's.
+
+mod accuracy;
+mod alpha;
+mod cka;
+mod report;
+mod run;
+
+pub use accuracy::{Accuracy, wilson_interval};
+pub use alpha::{Probe, golden_section};
+pub use cka::linear_cka;
+#[cfg(feature = "cli")]
+pub use report::table;
+pub use report::{Report, TaskReport};
+pub use run::{Evaluator, Features};

@@ -1,0 +1,128 @@
+//! What an evaluation found.
+
+use super::{Accuracy, Probe};
+use serde::Serialize;
+
+/// The whole.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    /// The model.
+    pub model: String,
+    /// The device.
+    pub device: String,
+    /// Which part of the tasks.
+    pub split: String,
+    /// Task by task.
+    pub tasks: Vec<TaskReport>,
+    /// Mean accuracy over the tasks.
+    pub average: f64,
+    /// Mean of accuracy over expert's accuracy, where experts were given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalized_average: Option<f64>,
+    /// Mean consistency, where there is something to compare with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cka_average: Option<f64>,
+    /// Half of the 95% interval of the average, the tasks' errors independent.
+    pub average_margin: f64,
+    /// The alphas that a search tried.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<Probe>,
+}
+
+/// One task.
+#[derive(Clone, Debug, Serialize)]
+pub struct TaskReport {
+    /// Its name.
+    pub task: String,
+    /// Of the model.
+    pub accuracy: Accuracy,
+    /// Share of right answers.
+    pub value: f64,
+    /// Its 95% interval.
+    pub interval: (f64, f64),
+    /// Of the task's own expert.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expert: Option<f64>,
+    /// `value / expert`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub normalized: Option<f64>,
+    /// Centred linear CKA of the features with the expert's, or those of the model compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cka: Option<f64>,
+}
+
+impl TaskReport {
+    /// From an accuracy.
+    pub fn new(task: &str, accuracy: Accuracy) -> TaskReport {
+        let (value, interval) = (accuracy.value(), accuracy.interval());
+        TaskReport {
+            task: task.to_owned(),
+            accuracy,
+            value,
+            interval,
+            expert: None,
+            normalized: None,
+            cka: None,
+        }
+    }
+
+    /// Sets what the expert reaches.
+    pub fn with_expert(mut self, expert: Accuracy) -> TaskReport {
+        self.expert = Some(expert.value());
+        self.normalized = (expert.correct > 0).then(|| self.value / expert.value());
+        self
+    }
+}
+
+impl Report {
+    /// Forms the averages.
+    pub fn with_averages(mut self) -> Report {
+        let n = self.tasks.len().max(1) as f64;
+        self.average = self.tasks.iter().map(|t| t.value).sum::<f64>() / n;
+        let all = |f: fn(&TaskReport) -> Option<f64>| -> Option<f64> {
+            let values: Option<Vec<f64>> = self.tasks.iter().map(f).collect();
+            values.filter(|v| !v.is_empty()).map(|v| v.iter().sum::<f64>() / v.len() as f64)
+        };
+        (self.normalized_average, self.cka_average) = (all(|t| t.normalized), all(|t| t.cka));
+        let variance = |t: &TaskReport| t.value * (1.0 - t.value) / t.accuracy.samples.max(1) as f64;
+        self.average_margin = 1.96 * self.tasks.iter().map(variance).sum::<f64>().sqrt() / n;
+        self
+    }
+}
+
+/// The report as a table, in percent.
+#[cfg(feature = "cli")]
+pub fn table(report: &Report) -> String {
+    use crate::report::{align_right, new_table};
+    let percent = |v: f64| format!("{:.1}", 100.0 * v);
+    let optional = |v: Option<f64>| v.map(percent).unwrap_or_default();
+    let cka = |v: Option<f64>| v.map(|v| format!("{v:.4}")).unwrap_or_default();
+    let mut table = new_table(["task", "samples", "accuracy", "95% interval", "expert", "normalised", "CKA"]);
+    for task in &report.tasks {
+        table.add_row(vec![
+            task.task.clone(),
+            task.accuracy.samples.to_string(),
+            percent(task.value),
+            format!("{} to {}", percent(task.interval.0), percent(task.interval.1)),
+            optional(task.expert),
+            optional(task.normalized),
+            cka(task.cka),
+        ]);
+    }
+    if report.tasks.len() > 1 {
+        let experts: Option<Vec<f64>> = report.tasks.iter().map(|t| t.expert).collect();
+        let experts = experts.map(|e| e.iter().sum::<f64>() / e.len() as f64);
+        let (low, high) = (report.average - report.average_margin, report.average + report.average_margin);
+        table.add_row(vec![
+            "average".to_owned(),
+            String::new(),
+            percent(report.average),
+            format!("{} to {}", percent(low), percent(high)),
+            optional(experts),
+            optional(report.normalized_average),
+            cka(report.cka_average),
+        ]);
+    }
+    align_right(&mut table, &[1, 2, 4, 5, 6]);
+    table.to_string()
+}

@@ -1,0 +1,43 @@
+use super::library::shaders::ADD_EXACTLY;
+use super::recorder::{Dispatch, ELEMENTS, require};
+use super::{Recorder, Result, View};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    x_offset: u32,
+    high_offset: u32,
+    low_offset: u32,
+}
+
+/// `high + low += x`, where `high` is the nearest f32 of the sum and `low` what it misses: a sum to about twice the
+/// precision of f32. Views are packed.
+///
+/// # Errors
+/// If the shapes differ, a view has gaps, or it does not fit its buffer or the device's bindings.
+pub fn add_exactly(recorder: &mut Recorder<'_>, x: &View<'_>, high: &View<'_>, low: &View<'_>) -> Result<()> {
+    const NAME: &str = "add_exactly";
+    let packed = [x, high, low].iter().all(|v| v.is_packed() && v.shape == x.shape);
+    require(packed, NAME, || format!("x is {}, high is {}, low is {}", x.shape, high.shape, low.shape))?;
+    if x.shape.is_empty() {
+        return Ok(());
+    }
+    let from = recorder.window(NAME, &x.flat())?;
+    let (h, l) = (recorder.window(NAME, &high.flat())?, recorder.window(NAME, &low.flat())?);
+    let groups = recorder.grid(NAME, x.shape.len() as u64, ELEMENTS)?;
+    recorder.dispatch(Dispatch {
+        shader: &ADD_EXACTLY,
+        entry: NAME,
+        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        params: Params {
+            count: x.shape.len() as u32,
+            x_offset: from.first,
+            high_offset: h.first,
+            low_offset: l.first,
+        },
+        windows: &[(1, &from), (2, &h), (3, &l)],
+        groups,
+    });
+    Ok(())
+}

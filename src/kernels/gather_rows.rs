@@ -1,0 +1,51 @@
+use super::library::shaders::GATHER_ROWS;
+use super::recorder::{Dispatch, ELEMENTS, require};
+use super::{Recorder, Result, View};
+use crate::matrix::Shape;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    cols: u32,
+    x_offset: u32,
+    x_row_stride: u32,
+    rows_offset: u32,
+    out_offset: u32,
+    out_row_stride: u32,
+}
+
+/// `out[i, :] = x[rows[i], :]`. `rows` is `1 x 1 x n`, its elements unsigned integers below the rows of `x`.
+///
+/// # Errors
+/// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
+pub fn gather_rows(recorder: &mut Recorder<'_>, x: &View<'_>, rows: &View<'_>, out: &View<'_>) -> Result<()> {
+    const NAME: &str = "gather_rows";
+    let n = rows.shape.cols;
+    let fits = x.shape.batch == 1 && rows.shape == Shape::matrix(1, n);
+    let fits = fits && out.shape == Shape::matrix(n, x.shape.cols);
+    require(fits, NAME, || format!("x is {}, rows are {}, out is {}", x.shape, rows.shape, out.shape))?;
+    if out.shape.is_empty() {
+        return Ok(());
+    }
+    let (from, list) = (recorder.window(NAME, x)?, recorder.window(NAME, rows)?);
+    let to = recorder.window(NAME, out)?;
+    let groups = recorder.grid(NAME, out.shape.len() as u64, ELEMENTS)?;
+    recorder.dispatch(Dispatch {
+        shader: &GATHER_ROWS,
+        entry: NAME,
+        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        params: Params {
+            count: out.shape.len() as u32,
+            cols: x.shape.cols as u32,
+            x_offset: from.first,
+            x_row_stride: x.row_stride as u32,
+            rows_offset: list.first,
+            out_offset: to.first,
+            out_row_stride: out.row_stride as u32,
+        },
+        windows: &[(1, &from), (2, &list), (3, &to)],
+        groups,
+    });
+    Ok(())
+}

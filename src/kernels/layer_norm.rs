@@ -1,0 +1,65 @@
+use super::library::shaders::LAYER_NORM;
+use super::recorder::{Dispatch, require};
+use super::{Recorder, Result, View};
+use crate::matrix::Shape;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    rows: u32,
+    cols: u32,
+    x_offset: u32,
+    x_row_stride: u32,
+    weight_offset: u32,
+    bias_offset: u32,
+    out_offset: u32,
+    out_row_stride: u32,
+    epsilon: f32,
+}
+
+/// `out = (x - mean) / sqrt(variance + epsilon) * weight + bias` in every row; without a bias, the RMS norm
+/// `x / sqrt(mean(x^2) + epsilon) * weight`. `x` and `out` are one matrix, `weight` and `bias` one row.
+///
+/// # Errors
+/// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
+pub fn layer_norm(
+    recorder: &mut Recorder<'_>,
+    x: &View<'_>,
+    weight: &View<'_>,
+    bias: Option<&View<'_>>,
+    epsilon: f32,
+    out: &View<'_>,
+) -> Result<()> {
+    const NAME: &str = "layer_norm";
+    let row = Shape::matrix(1, x.shape.cols);
+    let rms = bias.is_none();
+    let bias = bias.unwrap_or(weight);
+    let fits = x.shape.batch == 1 && out.shape == x.shape && weight.shape == row && bias.shape == row;
+    require(fits, NAME, || format!("x is {}, weight is {}, out is {}", x.shape, weight.shape, out.shape))?;
+    if x.shape.is_empty() {
+        return Ok(());
+    }
+    let workgroup = if x.shape.cols > 1024 { 256 } else { 64 };
+    let (from, to) = (recorder.window(NAME, x)?, recorder.window(NAME, out)?);
+    let (w, b) = (recorder.window(NAME, weight)?, recorder.window(NAME, bias)?);
+    let groups = recorder.grid(NAME, x.shape.rows as u64, 1)?;
+    recorder.dispatch(Dispatch {
+        shader: &LAYER_NORM,
+        entry: NAME,
+        constants: &[("WORKGROUP", f64::from(workgroup)), ("RMS", f64::from(u8::from(rms)))],
+        params: Params {
+            rows: x.shape.rows as u32,
+            cols: x.shape.cols as u32,
+            x_offset: from.first,
+            x_row_stride: x.row_stride as u32,
+            weight_offset: w.first,
+            bias_offset: b.first,
+            out_offset: to.first,
+            out_row_stride: out.row_stride as u32,
+            epsilon,
+        },
+        windows: &[(1, &from), (2, &w), (3, &b), (4, &to)],
+        groups,
+    });
+    Ok(())
+}

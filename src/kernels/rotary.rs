@@ -1,0 +1,56 @@
+use super::library::shaders::ROTARY;
+use super::recorder::{Dispatch, ELEMENTS, require};
+use super::{Recorder, Result, View};
+use crate::matrix::Shape;
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    pairs: u32,
+    half: u32,
+    x_offset: u32,
+    x_row_stride: u32,
+    cos_offset: u32,
+    cos_row_stride: u32,
+    sin_offset: u32,
+    sin_row_stride: u32,
+}
+
+/// In every head of row `i`, turns the pair `(x_j, x_(j + h))` by the angle whose cosine and sine are `cos[i, j]` and
+/// `sin[i, j]`. The tables are `1 x rows x h`; the columns of `x` are a multiple of `2 h`.
+///
+/// # Errors
+/// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
+pub fn rotary(recorder: &mut Recorder<'_>, x: &View<'_>, cos: &View<'_>, sin: &View<'_>) -> Result<()> {
+    const NAME: &str = "rotary";
+    let half = cos.shape.cols;
+    let heads = half > 0 && x.shape.cols.is_multiple_of(2 * half);
+    let fits = heads && cos.shape == Shape::matrix(x.shape.rows, half) && sin.shape == cos.shape;
+    require(fits && x.shape.batch == 1, NAME, || format!("x is {}, cos is {}", x.shape, cos.shape))?;
+    if x.shape.is_empty() {
+        return Ok(());
+    }
+    let (to, c, s) = (recorder.window(NAME, x)?, recorder.window(NAME, cos)?, recorder.window(NAME, sin)?);
+    let count = x.shape.len() / 2;
+    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    recorder.dispatch(Dispatch {
+        shader: &ROTARY,
+        entry: NAME,
+        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        params: Params {
+            count: count as u32,
+            pairs: (x.shape.cols / 2) as u32,
+            half: half as u32,
+            x_offset: to.first,
+            x_row_stride: x.row_stride as u32,
+            cos_offset: c.first,
+            cos_row_stride: cos.row_stride as u32,
+            sin_offset: s.first,
+            sin_row_stride: sin.row_stride as u32,
+        },
+        windows: &[(1, &c), (2, &s), (3, &to)],
+        groups,
+    });
+    Ok(())
+}

@@ -1,0 +1,93 @@
+//! What vision transformers share: images to tokens.
+
+use super::super::{Config, Error, Images, Part, Result, Samples};
+use crate::backend::layers::Layers;
+use crate::backend::{Op, Shape, Tensor};
+
+/// The grid of patches.
+#[derive(Clone, Copy, Debug)]
+pub struct Grid {
+    pub channels: usize,
+    pub image: usize,
+    pub patch: usize,
+}
+
+impl Grid {
+    pub fn new(config: Config<'_>) -> Result<Grid> {
+        let grid = Grid {
+            channels: config.size_or("num_channels", 3)?,
+            image: config.size("image_size")?,
+            patch: config.size("patch_size")?,
+        };
+        if grid.patch > grid.image {
+            return Err(Error::Config(format!(
+                "patch_size {} is larger than image_size {}",
+                grid.patch, grid.image
+            )));
+        }
+        Ok(grid)
+    }
+
+    pub fn patches(self) -> usize {
+        (self.image / self.patch).pow(2)
+    }
+
+    fn check(self, images: &Images) -> Result<()> {
+        if (images.channels, images.height, images.width) == (self.channels, self.image, self.image) {
+            return Ok(());
+        }
+        Err(Error::Samples(format!(
+            "the images are {} x {} pixels with {} channels, but the model takes {} x {} with {}",
+            images.height, images.width, images.channels, self.image, self.image, self.channels
+        )))
+    }
+}
+
+/// The weights of an image embedding.
+pub struct ImageEmbedding<T> {
+    /// `1 x d x (channels patch patch)`.
+    pub patches: T,
+    /// Of the patches, `1 x 1 x d`.
+    pub bias: Option<T>,
+    /// The class token, `1 x 1 x d`.
+    pub class: T,
+    /// `1 x tokens x d`.
+    pub positions: T,
+}
+
+/// Class token and patches of every image, each with its position.
+pub fn embed<B: Layers>(
+    backend: &B,
+    grid: Grid,
+    embedding: &ImageEmbedding<B::Tensor>,
+    samples: &Samples,
+) -> Result<Part<B>> {
+    let images = samples.images()?;
+    grid.check(images)?;
+    let (count, patches) = (images.count, grid.patches());
+    let pixels = Shape::new(count * images.channels, images.height, images.width);
+    let pixels = backend.upload(pixels, &images.values)?;
+    let columns = backend.patches(&pixels, grid.channels, grid.patch)?;
+    let mut embedded = backend.matmul(&columns, Op::None, &embedding.patches, Op::Transpose)?;
+    if let Some(bias) = &embedding.bias {
+        backend.add_bias(&mut embedded, bias)?;
+    }
+
+    // row 0 of the table is the class token, the patches of all images follow
+    let table = backend.stack_rows(&[&embedding.class, &embedded])?;
+    let tokens = patches + 1;
+    let rows: Vec<u32> = (0..count)
+        .flat_map(|i| std::iter::once(0).chain((0..patches).map(move |p| (1 + i * patches + p) as u32)))
+        .collect();
+    let d = table.shape().cols;
+    let mut hidden = backend.gather_rows(&table, &rows)?.reshape(Shape::new(count, tokens, d))?;
+    backend.axpby(1.0, &embedding.positions, 1.0, &mut hidden)?;
+
+    let lengths = vec![tokens; count];
+    Ok(Part {
+        segments: backend.segments(&lengths)?,
+        hidden: hidden.reshape(Shape::matrix(count * tokens, d))?,
+        rotary: None,
+        lengths,
+    })
+}

@@ -1,0 +1,90 @@
+//! A model's `config.json`, read key by key.
+
+use super::{Error, Result};
+use crate::backend::layers::Activation;
+use serde_json::Value;
+
+/// A JSON object, with errors that name the key.
+#[derive(Clone, Copy, Debug)]
+pub struct Config<'a> {
+    value: &'a Value,
+}
+
+impl<'a> Config<'a> {
+    /// The configuration in a parsed `config.json`.
+    pub fn new(value: &'a Value) -> Self {
+        Config { value }
+    }
+
+    /// An object inside this one.
+    pub fn object(&self, key: &str) -> Option<Config<'a>> {
+        self.value.get(key).filter(|v| v.is_object()).map(Config::new)
+    }
+
+    /// The value of a key; absent and `null` are the same.
+    pub fn get(&self, key: &str) -> Option<&'a Value> {
+        self.value.get(key).filter(|v| !v.is_null())
+    }
+
+    /// A text, if it is there.
+    pub fn text(&self, key: &str) -> Option<&'a str> {
+        self.get(key)?.as_str()
+    }
+
+    /// A flag, false where it is absent.
+    pub fn flag(&self, key: &str) -> bool {
+        self.get(key).and_then(Value::as_bool).unwrap_or(false)
+    }
+
+    /// A size: a positive integer that must be there.
+    pub fn size(&self, key: &str) -> Result<usize> {
+        self.optional_size(key)?.ok_or_else(|| Error::Config(format!("`{key}` is missing")))
+    }
+
+    /// A size that has a default.
+    pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.optional_size(key)?.unwrap_or(default))
+    }
+
+    /// A size that may be absent.
+    pub fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
+            Some(n) if n > 0 && n < 1 << 32 => Ok(Some(n)),
+            _ => Err(Error::Config(format!("`{key}` should be a positive integer but is {value}"))),
+        }
+    }
+
+    /// A number that has a default.
+    pub fn number_or(&self, key: &str, default: f64) -> Result<f64> {
+        let Some(value) = self.get(key) else { return Ok(default) };
+        value
+            .as_f64()
+            .filter(|x| x.is_finite())
+            .ok_or_else(|| Error::Config(format!("`{key}` should be a number but is {value}")))
+    }
+
+    /// The activation under a key, by the names of Hugging Face's transformers.
+    pub fn activation(&self, key: &str, default: &'static str) -> Result<Activation> {
+        match self.text(key).unwrap_or(default) {
+            "gelu" | "gelu_python" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
+            "quick_gelu" => Ok(Activation::QuickGelu),
+            "silu" | "swish" => Ok(Activation::Silu),
+            "relu" => Ok(Activation::Relu),
+            "tanh" => Ok(Activation::Tanh),
+            other => {
+                Err(Error::Unsupported { found: format!("the activation `{other}` (`{key}`) is not known") })
+            }
+        }
+    }
+
+    /// Heads, and the width of one.
+    pub fn heads(&self, hidden: usize) -> Result<(usize, usize)> {
+        let heads = self.size("num_attention_heads")?;
+        if !hidden.is_multiple_of(heads) {
+            return Err(Error::Config(format!("hidden_size {hidden} is no multiple of {heads} heads")));
+        }
+        Ok((heads, hidden / heads))
+    }
+}

@@ -1,0 +1,175 @@
+//! Samples through a model, block by block.
+
+use super::architectures::{self, Architecture};
+use super::{Block, Config, Error, Pooling, Result, Samples, Weights};
+use crate::backend::Backend;
+use crate::backend::layers::Layers;
+use std::ops::Range;
+
+/// Looks at what enters linear layers.
+pub trait Tap<B: Backend> {
+    /// `x` (`1 x tokens x d_in`, no padding) enters the layers of these weights, which share it.
+    fn input(&mut self, weights: &[&str], x: &B::Tensor) -> Result<()>;
+}
+
+/// Looks at nothing.
+pub struct NoTap;
+
+impl<B: Backend> Tap<B> for NoTap {
+    fn input(&mut self, _weights: &[&str], _x: &B::Tensor) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Some samples on their way through the blocks.
+pub struct Part<B: Layers> {
+    /// Tokens of each sample.
+    pub lengths: Vec<usize>,
+    /// The same, on the device.
+    pub segments: B::Segments,
+    /// Cosines and sines of rotary positions, one row a token, where the model has them.
+    pub rotary: Option<[B::Tensor; 2]>,
+    /// `1 x tokens x d`.
+    pub hidden: B::Tensor,
+}
+
+/// All samples on their way through the blocks, cut into parts that fit the device.
+pub struct Hidden<B: Layers> {
+    parts: Vec<Part<B>>,
+}
+
+/// The widest intermediate result of a part, in elements: enough rows for efficient products, little memory.
+const PART_ELEMENTS: usize = 8 << 20;
+
+/// A model: an architecture and where its weights are.
+pub struct Model<'a, B: Layers> {
+    backend: &'a B,
+    weights: &'a dyn Weights,
+    architecture: Box<dyn Architecture<B>>,
+}
+
+impl<'a, B: Layers> Model<'a, B> {
+    /// The model that a configuration describes.
+    pub fn new(backend: &'a B, config: Config<'_>, weights: &'a dyn Weights) -> Result<Self> {
+        Ok(Model { backend, weights, architecture: architectures::of(config, weights)? })
+    }
+
+    /// How many blocks it has.
+    pub fn blocks(&self) -> usize {
+        self.architecture.blocks()
+    }
+
+    /// The kind of samples it takes and their limits.
+    pub fn inputs(&self) -> InputKind {
+        self.architecture.inputs()
+    }
+
+    /// Width of the hidden state.
+    pub fn hidden_size(&self) -> usize {
+        self.architecture.hidden_size()
+    }
+
+    /// Embeds the samples: the hidden state before the first block.
+    pub fn embed(&self, samples: &Samples) -> Result<Hidden<B>> {
+        let mut parts = Vec::new();
+        for range in self.cut(samples)? {
+            parts.push(self.architecture.embed(self.backend, self.weights, &samples.slice(range))?);
+        }
+        Ok(Hidden { parts })
+    }
+
+    /// Sends the hidden state through block `index`, whose weights are read, used for all parts and dropped.
+    pub fn block(&self, index: usize, hidden: &mut Hidden<B>, tap: &mut dyn Tap<B>) -> Result<()> {
+        self.apply_block(&self.load_block(index)?, hidden, tap)
+    }
+
+    /// The weights of block `index` on the device.
+    pub fn load_block(&self, index: usize) -> Result<Block<B>> {
+        self.architecture.block(self.backend, self.weights, index)
+    }
+
+    /// Sends the hidden state through a block that is loaded.
+    pub fn apply_block(&self, block: &Block<B>, hidden: &mut Hidden<B>, tap: &mut dyn Tap<B>) -> Result<()> {
+        for part in &mut hidden.parts {
+            part.hidden = block.apply(self.backend, &part.hidden, part, tap)?;
+        }
+        Ok(())
+    }
+
+    /// Features of all samples, `samples x d`, row-major. `pooling` counts where the architecture leaves it open.
+    pub async fn features(&self, hidden: &Hidden<B>, pooling: Option<Pooling>) -> Result<Vec<f32>> {
+        let mut features = Vec::new();
+        for part in &hidden.parts {
+            let part = self.architecture.features(self.backend, self.weights, part, pooling)?;
+            features.extend(self.backend.download(&part).await?);
+        }
+        Ok(features)
+    }
+
+    /// All of it: embeds, goes through the blocks and pools.
+    pub async fn run(
+        &self,
+        samples: &Samples,
+        pooling: Option<Pooling>,
+        tap: &mut dyn Tap<B>,
+    ) -> Result<Vec<f32>> {
+        let mut hidden = self.embed(samples)?;
+        for index in 0..self.blocks() {
+            self.block(index, &mut hidden, tap)?;
+        }
+        self.features(&hidden, pooling).await
+    }
+
+    /// Tokens of every sample.
+    pub fn tokens(&self, samples: &Samples) -> Result<Vec<usize>> {
+        match samples {
+            Samples::Text(texts) => Ok(texts.iter().map(|t| t.ids.len()).collect()),
+            Samples::Images(images) => match self.inputs() {
+                InputKind::Images { tokens, .. } => Ok(vec![tokens; images.count]),
+                InputKind::Text { .. } => {
+                    Err(Error::Samples("the samples are images, but the model reads text".into()))
+                }
+            },
+        }
+    }
+
+    /// Ranges of samples, each within the budget of a part unless it is a single sample.
+    fn cut(&self, samples: &Samples) -> Result<Vec<Range<usize>>> {
+        let limit = usize::try_from(self.backend.max_tensor_bytes() / 4).unwrap_or(usize::MAX);
+        let budget = (limit.min(PART_ELEMENTS) / self.architecture.widest().max(1)).max(1);
+        let (mut ranges, mut start, mut rows) = (Vec::new(), 0, 0);
+        for (i, tokens) in self.tokens(samples)?.into_iter().enumerate() {
+            if tokens == 0 {
+                return Err(Error::Samples(format!("sample {i} (counted from 0) has no tokens")));
+            }
+            if rows + tokens > budget && i > start {
+                ranges.push(start..i);
+                (start, rows) = (i, 0);
+            }
+            rows += tokens;
+        }
+        ranges.push(start..samples.len());
+        Ok(ranges)
+    }
+}
+
+/// What a model takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputKind {
+    /// Token ids.
+    Text {
+        /// Rows of the vocabulary.
+        vocabulary: usize,
+        /// The longest text, if there is a limit.
+        longest: Option<usize>,
+    },
+    /// Images.
+    Images {
+        /// Colours.
+        channels: usize,
+        /// Rows and columns of pixels.
+        size: usize,
+        /// Tokens that one image becomes.
+        tokens: usize,
+    },
+}

@@ -1,0 +1,22 @@
+//! Forward passes, block by block: the weights of one block and the hidden states of the samples are all that is in
+//! memory.
+//!
+//! An architecture is one file under `architectures/`: it reads its configuration and says how samples are embedded,
+//! which tensors make a block, and how the last hidden state becomes features. Files and devices are others' business:
+//! weights come through [`Weights`], arithmetic goes through [`Layers`](crate::backend::layers::Layers).
+
+mod architectures;
+mod block;
+mod config;
+mod error;
+mod forward;
+mod samples;
+mod weights;
+
+pub use architectures::{Architecture, SUPPORTED};
+pub use block::{Block, FeedForward, Linear, Norm, Order, Qkv, SelfAttention};
+pub use config::Config;
+pub use error::{Error, Result};
+pub use forward::{Hidden, InputKind, Model, NoTap, Part, Tap};
+pub use samples::{Images, Pooling, Samples, Tokens};
+pub use weights::{Loader, Stored, Weights, WeightsError, prefix_of};

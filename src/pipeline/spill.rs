@@ -1,0 +1,99 @@
+//! The file between the two halves of a merge.
+
+use super::decompose::{Outcome, merge_layer};
+use super::outputs::{delta_meta, parent};
+use super::rounding::Rounding;
+use super::{Error, Job, Options, Progress, sums, weights};
+use crate::backend::Backend;
+use crate::checkpoint::{Checkpoint, DeltaMeta, DeltaWriter, OutputDir};
+use crate::plan::{Layer, Role, SUM_CHUNK};
+use std::time::Instant;
+
+/// What the first half leaves to the second.
+pub(super) struct Spilled {
+    /// The deltas.
+    pub deltas: DeltaWriter,
+    /// What each layer was like, by layer.
+    pub outcomes: Vec<Outcome>,
+    /// Time, by layer.
+    pub seconds: Vec<f64>,
+}
+
+/// First half: decomposed layers, and with `--keep-delta` every other merged layer too, into the spill.
+pub(super) async fn spill<B: Backend>(
+    job: &Job<'_, B>,
+    output: &OutputDir,
+    options: &Options,
+    rounding: &mut [Rounding],
+    progress: &mut dyn Progress,
+) -> Result<Spilled, Error> {
+    let keep = options.keep_delta.is_some();
+    let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, keep)).flat_map(|l| &l.parts);
+    let tensors = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
+    // The kept file is created where it will stay, since only a rename within one folder is atomic.
+    let folder = match &options.keep_delta {
+        Some(file) => parent(file),
+        None => output.path(),
+    };
+    let ones = vec![1.0; job.plan.layers.len()];
+    let meta = if keep { delta_meta(job, &ones, "0".repeat(64)) } else { DeltaMeta::default() };
+    let mut spill = DeltaWriter::create(folder, tensors, &meta)?;
+
+    let mut outcomes = Vec::with_capacity(job.plan.layers.len());
+    let mut seconds = Vec::with_capacity(job.plan.layers.len());
+    for (i, layer) in job.plan.layers.iter().enumerate() {
+        let started = Instant::now();
+        let mut outcome = Outcome::default();
+        if is_spilled(layer, keep) {
+            progress.layer(&layer.name);
+            if layer.role == Role::Sum {
+                spill_sum(job, layer, &mut spill, rounding).await?;
+            } else {
+                let (values, merged) = merge_layer(job, layer, i as u32, rounding).await?;
+                spill.write(&values)?;
+                outcome = merged;
+            }
+            progress.advance(layer_bytes(job, layer));
+        }
+        outcomes.push(outcome);
+        seconds.push(started.elapsed().as_secs_f64());
+    }
+    spill.flush()?;
+    Ok(Spilled { deltas: spill, outcomes, seconds })
+}
+
+/// Whether the delta of a layer goes through the spill: always where layers are compared, and everywhere if the deltas are
+/// kept.
+pub(super) fn is_spilled(layer: &Layer, keep: bool) -> bool {
+    match layer.role {
+        Role::Esm | Role::TsvM => true,
+        Role::Sum => keep,
+        Role::Base | Role::Pretrained | Role::Experts => false,
+    }
+}
+
+async fn spill_sum<B: Backend>(
+    job: &Job<'_, B>,
+    layer: &Layer,
+    spill: &mut DeltaWriter,
+    rounding: &mut [Rounding],
+) -> Result<(), Error> {
+    for part in &layer.parts {
+        for start in (0..part.elements()).step_by(SUM_CHUNK) {
+            let range = start..part.elements().min(start + SUM_CHUNK);
+            let base = weights::read_row(job.backend, &job.family.base, &part.name, range.clone(), None)?;
+            let sum = sums::sum(job, &part.name, range, &base, rounding).await?;
+            spill.write(&job.backend.download(&sum).await.map_err(Error::device(&part.name))?)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes of a layer's weights in the base and all experts.
+pub(super) fn layer_bytes<B>(job: &Job<'_, B>, layer: &Layer) -> u64 {
+    let models = std::iter::once(&job.family.base).chain(job.family.experts.iter().map(|e| &e.weights));
+    let bytes = |model: &Checkpoint| {
+        layer.parts.iter().filter_map(|p| model.get(&p.name)).map(|m| m.bytes).sum::<u64>()
+    };
+    models.map(bytes).sum()
+}

@@ -1,0 +1,144 @@
+//! Element by element: sums, scalings and the polarized scaling rule.
+
+use crate::matrices::{Matrix, download, upload};
+use crate::{U, assert_near};
+use esmerge::backend::{Error, Polarity, Shape, Tensor};
+
+/// Shapes around the workgroup of the kernels.
+const SHAPES: [(u64, usize, usize); 5] = [(1, 1, 1), (3, 17, 33), (2, 1, 257), (5, 100, 3), (1, 127, 300)];
+
+fn batch(count: u64, rows: usize, cols: usize, seed: u64) -> Vec<Matrix> {
+    (0..count).map(|i| Matrix::random(rows, cols, seed + i)).collect()
+}
+
+claims! {
+    async fn axpby_adds_what_it_should(backend) {
+        for (count, rows, cols) in SHAPES {
+            let (x, y) = (batch(count, rows, cols, 1), batch(count, rows, cols, 50));
+            for one in [false, true] {
+                let given = if one { &x[..1] } else { &x[..] };
+                let mut z = upload(backend, &y)?;
+                backend.axpby(-2.5, &upload(backend, given)?, 0.3, &mut z)?;
+                for (i, z) in download(backend, &z).await?.iter().enumerate() {
+                    let (x, beta) = (&x[if one { 0 } else { i }], f64::from(0.3f32));
+                    let terms = |k: usize| (-2.5 * x.values[k], beta * y[i].values[k]);
+                    let expected: Vec<_> = (0..z.values.len()).map(|k| terms(k).0 + terms(k).1).collect();
+                    let bound = |k: usize| 2.0 * U * (terms(k).0.abs() + terms(k).1.abs()) * 1.0001;
+                    assert_near(&z.values, &expected, bound, "axpby");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn axpby_with_beta_zero_ignores_what_was_there(backend) {
+        let x = backend.upload(Shape::matrix(3, 5), &[2.0; 15])?;
+        let mut y = backend.upload(Shape::matrix(3, 5), &[f32::NAN; 15])?;
+        backend.axpby(0.5, &x, 0.0, &mut y)?;
+        assert_eq!(backend.download(&y).await?, [1.0; 15]);
+        Ok(())
+    }
+
+    async fn scalings_multiply_rows_columns_and_matrices_by_their_own_factor(backend) {
+        for (count, rows, cols) in SHAPES {
+            let x = batch(count, rows, cols, 7);
+            for one in [false, true] {
+                let factors = if one { 1 } else { count };
+                let (r, c, b) = (batch(factors, rows, 1, 20), batch(factors, 1, cols, 30), batch(factors, 1, 1, 40));
+                let of = |i: usize| if one { 0 } else { i };
+                let mut by_row = upload(backend, &x)?;
+                backend.scale_rows(&mut by_row, &upload(backend, &r)?)?;
+                let mut by_column = upload(backend, &x)?;
+                backend.scale_columns(&mut by_column, &upload(backend, &c)?)?;
+                let mut by_matrix = upload(backend, &x)?;
+                backend.scale_batches(&mut by_matrix, &upload(backend, &b)?)?;
+                let mut divided = upload(backend, &x)?;
+                backend.divide_rows(&mut divided, &upload(backend, &r)?)?;
+                let got = [by_row, by_column, by_matrix, divided];
+                for (kind, got) in got.iter().enumerate() {
+                    for (i, got) in download(backend, got).await?.iter().enumerate() {
+                        let expected = Matrix::from_fn(rows, cols, |j, k| x[i].at(j, k) * match kind {
+                            0 => r[of(i)].at(j, 0),
+                            1 => c[of(i)].at(0, k),
+                            2 => b[of(i)].at(0, 0),
+                            _ => 1.0 / r[of(i)].at(j, 0),
+                        });
+                        // WGSL allows a division 2.5 units in the last place, of 2 U each
+                        let ulps = if kind == 3 { 5.0 } else { 1.0 };
+                        let bound = |k: usize| ulps * U * expected.values[k].abs() * 1.0001;
+                        assert_near(&got.values, &expected.values, bound, &format!("scaling {kind}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn dividing_a_row_by_zero_makes_it_zero(backend) {
+        let mut x = backend.upload(Shape::matrix(2, 3), &[1.0, 2.0, 3.0, f32::INFINITY, 5.0, 6.0])?;
+        backend.divide_rows(&mut x, &backend.upload(Shape::matrix(2, 1), &[2.0, 0.0])?)?;
+        assert_eq!(backend.download(&x).await?, [0.5, 1.0, 1.5, 0.0, 0.0, 0.0]);
+        Ok(())
+    }
+
+    async fn polarize_follows_the_rule(backend) {
+        let polarities = [Polarity::Full, Polarity::Amplify, Polarity::Suppress, Polarity::Reversed];
+        for (count, rows, cols) in SHAPES {
+            let mut v = batch(count, rows, cols, 3);
+            v.iter_mut().for_each(|m| m.values.iter_mut().for_each(|x| *x = x.abs() + 0.01));
+            v[0].values[0] = if v[0].values.len() > 1 { 0.0 } else { 0.5 };
+            for polarity in polarities {
+                for exponent in [1.0, 2.0, 3.0, 0.15, 1.5] {
+                    let mut x = upload(backend, &v)?;
+                    backend.polarize(&mut x, exponent, polarity)?;
+                    for (got, v) in download(backend, &x).await?.iter().zip(&v) {
+                        let (p, n) = (f64::from(exponent), v.values.len() as f64);
+                        let mean = v.values.iter().sum::<f64>() / n;
+                        let expected: Vec<_> = v.values.iter().map(|&x| polarity.scale(x, mean, p)).collect();
+                        // the mean: a sum in a tree under at most n / 64 additions, and a division; the quotient,
+                        // another; both to the power; then a product, or a power, which WGSL makes of a logarithm
+                        // (2^-21 absolute, in units of 2) and an exponential (3 + 2 |x| units)
+                        let logarithm = v.values.iter().map(|x| (x / mean).max(1e-3).log2().abs()).fold(0.0, f64::max);
+                        let power = p * 8.0 * (1.0 + logarithm) + 2.0 * (3.0 + 2.0 * p * logarithm);
+                        let relative = U * (p * (n / 64.0 + 8.0 + 10.0) + power + 5.0);
+                        assert_near(&got.values, &expected, |k| expected[k] * relative, &format!("{polarity:?} {exponent}"));
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn polarize_gives_zeros_where_the_mean_is_zero(backend) {
+        let mut x = backend.zeros(Shape::new(2, 3, 5))?;
+        backend.polarize(&mut x, 2.0, Polarity::Full)?;
+        assert_eq!(backend.download(&x).await?, [0.0; 30]);
+        Ok(())
+    }
+
+    async fn elementwise_operations_on_nothing_do_nothing(backend) {
+        let mut x = backend.zeros(Shape::new(2, 0, 3))?;
+        let y = backend.zeros(x.shape())?;
+        backend.axpby(1.0, &y, 1.0, &mut x)?;
+        backend.scale_columns(&mut x, &backend.zeros(Shape::new(2, 1, 3))?)?;
+        backend.scale_rows(&mut x, &backend.zeros(Shape::new(2, 0, 1))?)?;
+        backend.polarize(&mut x, 2.0, Polarity::Full)?;
+        assert!(backend.download(&x).await?.is_empty());
+        Ok(())
+    }
+
+    async fn factors_that_do_not_fit_are_errors(backend) {
+        let mut x = backend.zeros(Shape::new(2, 3, 4))?;
+        let wrong = backend.zeros(Shape::new(2, 3, 4))?;
+        let three = backend.zeros(Shape::new(3, 3, 4))?;
+        let results = [
+            backend.scale_rows(&mut x, &wrong),
+            backend.divide_rows(&mut x, &wrong),
+            backend.scale_columns(&mut x, &wrong),
+            backend.scale_batches(&mut x, &wrong),
+            backend.axpby(1.0, &three, 1.0, &mut x),
+        ];
+        assert!(results.iter().all(|r| matches!(r, Err(Error::Shape { .. }))), "{results:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,408 @@
+//! The kernels in another program's hands: its device, its buffers, odd offsets and strides, and canaries around every
+//! operand, with no shader checking its indices. Canaries are NaN: whoever reads one shows it.
+
+use crate::U;
+use crate::devices::{Device, for_each_device};
+use crate::matrices::Matrix;
+use esmerge::backend::{Dtype, Op, Polarity, Shape};
+use esmerge::kernels::{self, CholeskyScratch, EigenScratch, Kernels, Products, Raw, Recorder, Terms, View};
+use libtest_mimic::Trial;
+
+const CANARY: u32 = 0x7fc0_dead;
+
+const SHAPES: [Shape; 4] =
+    [Shape::new(2, 17, 33), Shape::new(1, 1, 1), Shape::new(3, 64, 65), Shape::new(1, 127, 5)];
+
+type Test = fn(&Rig);
+
+const TESTS: [(&str, Test); 9] = [
+    ("elementwise_kernels_stay_inside_their_views", elementwise),
+    ("reductions_stay_inside_their_views", reductions),
+    ("products_stay_inside_their_views", products),
+    ("symmetric_products_stay_inside_their_views", symmetric_products),
+    ("conversions_stay_inside_their_views", conversions),
+    ("random_normal_stays_inside_its_view", random_normal),
+    ("inverse_cholesky_stays_inside_its_views", inverse_cholesky),
+    ("symmetric_eigen_stays_inside_its_views", symmetric_eigen),
+    ("views_that_do_not_fit_are_errors", misfits),
+];
+
+/// Every test with both kinds of products on every adapter.
+pub fn trials() -> Vec<Trial> {
+    let mut trials = Vec::new();
+    for device in for_each_device() {
+        for products in [Products::Direct, Products::Tiled] {
+            for (name, test) in TESTS {
+                let trial = |selector: Option<String>, ignored| {
+                    let kind = format!("{products:?}").to_lowercase();
+                    let run = move || {
+                        selector.iter().for_each(|s| test(&Rig::open(s, products)));
+                        Ok(())
+                    };
+                    Trial::test(format!("{device}/kernels+{kind}/{name}"), run).with_ignored_flag(ignored)
+                };
+                match &device {
+                    Device::Cpu => {}
+                    Device::Gpu(selector, _) => trials.push(trial(Some(selector.clone()), false)),
+                    Device::Absent(_) => trials.push(trial(None, true)),
+                }
+            }
+        }
+    }
+    trials
+}
+
+/// A program that embeds the kernels.
+struct Rig {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    kernels: Kernels,
+}
+
+/// A batch of matrices with canaries before, between and after its rows.
+struct Operand {
+    buffer: wgpu::Buffer,
+    offset: u64,
+    shape: Shape,
+    row_stride: usize,
+    batch_stride: usize,
+    bits: Vec<u32>,
+}
+
+impl Operand {
+    fn view(&self) -> View<'_> {
+        View {
+            buffer: &self.buffer,
+            offset: self.offset,
+            shape: self.shape,
+            row_stride: self.row_stride,
+            batch_stride: self.batch_stride,
+        }
+    }
+
+    fn index(&self, b: usize, i: usize, j: usize) -> usize {
+        self.offset as usize + b * self.batch_stride + i * self.row_stride + j
+    }
+
+    fn elements(&self) -> impl Iterator<Item = usize> + '_ {
+        let Shape { batch, rows, cols } = self.shape;
+        (0..batch * rows * cols).map(move |k| self.index(k / cols / rows, k / cols % rows, k % cols))
+    }
+}
+
+impl Rig {
+    fn open(selector: &str, products: Products) -> Rig {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+        let adapter =
+            adapters.into_iter().find(|a| a.get_info().name.contains(selector)).expect("it was listed");
+        let descriptor = wgpu::DeviceDescriptor {
+            required_features: Kernels::required_features(),
+            required_limits: Kernels::required_limits(),
+            ..Default::default()
+        };
+        let (device, queue) =
+            pollster::block_on(adapter.request_device(&descriptor)).expect("WebGPU's defaults");
+        let kernels = Kernels::new(&device, kernels::Checks::Off).with_products(products);
+        Rig { device, queue, kernels }
+    }
+
+    fn buffer(&self, bits: &[u32]) -> wgpu::Buffer {
+        let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
+        let size = 4 * bits.len() as u64;
+        let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        self.queue.write_buffer(&buffer, 0, bytemuck::cast_slice(bits));
+        buffer
+    }
+
+    /// Memory with nothing but canaries.
+    fn scratch(&self, len: usize) -> wgpu::Buffer {
+        self.buffer(&vec![CANARY; len])
+    }
+
+    /// An operand with gaps that holds `values`, or, without them, canaries only.
+    fn operand(&self, shape: Shape, values: Option<&[f64]>) -> Operand {
+        let row_stride = shape.cols + 5;
+        self.placed(shape, row_stride, shape.rows * row_stride + 11, values)
+    }
+
+    /// An operand without gaps, but with canaries around it.
+    fn packed(&self, shape: Shape, values: Option<&[f64]>) -> Operand {
+        self.placed(shape, shape.cols, shape.matrix_len(), values)
+    }
+
+    fn placed(
+        &self,
+        shape: Shape,
+        row_stride: usize,
+        batch_stride: usize,
+        values: Option<&[f64]>,
+    ) -> Operand {
+        let offset = 301; // beyond one aligned window, and odd
+        let len = offset + shape.batch * batch_stride + shape.rows * row_stride + 77;
+        let mut operand = Operand {
+            buffer: self.scratch(1),
+            offset: offset as u64,
+            shape,
+            row_stride,
+            batch_stride,
+            bits: vec![CANARY; len],
+        };
+        if let Some(values) = values {
+            let places: Vec<_> = operand.elements().collect();
+            places.iter().zip(values).for_each(|(&at, &v)| operand.bits[at] = (v as f32).to_bits());
+        }
+        operand.buffer = self.buffer(&operand.bits);
+        operand
+    }
+
+    fn run(&self, encode: impl FnOnce(&mut Recorder<'_>) -> kernels::Result<()>) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encode(&mut self.kernels.record(&mut encoder)).expect("operands fit");
+        self.queue.submit([encoder.finish()]);
+    }
+
+    fn read(&self, buffer: &wgpu::Buffer) -> Vec<u32> {
+        let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
+        let size = buffer.size();
+        let target = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size,
+            usage,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, 0, &target, 0, size);
+        self.queue.submit([encoder.finish()]);
+        target.map_async(wgpu::MapMode::Read, .., |result| result.expect("mapped"));
+        self.device.poll(wgpu::PollType::wait_indefinitely()).expect("polled");
+        bytemuck::pod_collect_to_vec(&target.get_mapped_range(..).expect("mapped"))
+    }
+
+    /// The elements of an operand, once its canaries are found alive and no element is NaN.
+    fn checked(&self, operand: &Operand, what: &str) -> Vec<f64> {
+        let bits = self.read(&operand.buffer);
+        let mut inside = vec![false; bits.len()];
+        operand.elements().for_each(|at| inside[at] = true);
+        let overwritten = (0..bits.len()).find(|&at| !inside[at] && bits[at] != operand.bits[at]);
+        assert_eq!(overwritten, None, "{what} of {}: wrote outside its view", operand.shape);
+        let values: Vec<f64> = operand.elements().map(|at| f64::from(f32::from_bits(bits[at]))).collect();
+        assert!(values.iter().all(|v| v.is_finite()), "{what} of {}: read outside its views", operand.shape);
+        values
+    }
+
+    fn unchanged(&self, operand: &Operand) {
+        assert!(self.read(&operand.buffer) == operand.bits, "an operand that is only read has changed");
+    }
+}
+
+fn random(shape: Shape, seed: u64) -> Vec<f64> {
+    Matrix::random(1, shape.len(), seed).values
+}
+
+fn elementwise(rig: &Rig) {
+    for shape in SHAPES {
+        let (x, y) = (random(shape, 1), random(shape, 2));
+        let (from, to) = (rig.operand(shape, Some(&x)), rig.operand(shape, Some(&y)));
+        rig.run(|r| kernels::axpby(r, 2.0, &from.view(), -1.0, &to.view()));
+        let got = rig.checked(&to, "axpby");
+        assert!(got.iter().zip(x.iter().zip(&y)).all(|(g, (x, y))| (g - (2.0 * x - y)).abs() < 4.0 * U));
+
+        let to = rig.operand(shape, None);
+        rig.run(|r| kernels::copy_block(r, &from.view(), &to.view()));
+        assert_eq!(rig.checked(&to, "copy_block"), x);
+        rig.unchanged(&from);
+
+        let factors = [
+            Shape { cols: 1, ..shape },
+            Shape { cols: 1, ..shape },
+            Shape { rows: 1, ..shape },
+            Shape { rows: 1, cols: 1, ..shape },
+        ];
+        type Scaling = fn(&mut Recorder<'_>, &View<'_>, &View<'_>) -> kernels::Result<()>;
+        let scalings: [Scaling; 4] =
+            [kernels::scale_rows, kernels::divide_rows, kernels::scale_columns, kernels::scale_batches];
+        for (factors, scaling) in factors.into_iter().zip(scalings) {
+            let (to, s) = (rig.operand(shape, Some(&x)), rig.operand(factors, Some(&random(factors, 3))));
+            rig.run(|r| scaling(r, &to.view(), &s.view()));
+            rig.checked(&to, "a scaling");
+            rig.unchanged(&s);
+        }
+
+        let rows_packed = rig.placed(
+            shape,
+            shape.cols,
+            shape.matrix_len() + 3,
+            Some(&x.iter().map(|v| v.abs()).collect::<Vec<_>>()),
+        );
+        rig.run(|r| kernels::polarize(r, &rows_packed.view(), 2.0, Polarity::Full));
+        rig.checked(&rows_packed, "polarize");
+    }
+}
+
+fn reductions(rig: &Rig) {
+    for shape in SHAPES {
+        let (x, y) = (random(shape, 1), random(shape, 2));
+        let (a, b) = (rig.operand(shape, Some(&x)), rig.operand(shape, Some(&y)));
+        for chunk in [1000, 10] {
+            for terms in [Terms::Squares, Terms::Sums, Terms::Products(b.view())] {
+                let out = rig.operand(Shape { cols: shape.cols.div_ceil(chunk), ..shape }, None);
+                rig.run(|r| kernels::reduce_rows(r, &a.view(), terms, chunk, false, &out.view()));
+                rig.checked(&out, "reduce_rows");
+                let out = rig.operand(Shape { rows: shape.rows.div_ceil(chunk), ..shape }, None);
+                rig.run(|r| kernels::reduce_columns(r, &a.view(), terms, chunk, false, &out.view()));
+                rig.checked(&out, "reduce_columns");
+            }
+        }
+        rig.unchanged(&a);
+        rig.unchanged(&b);
+    }
+}
+
+fn products(rig: &Rig) {
+    for (batch, m, n, k) in
+        [(2, 17, 33, 5), (1, 1, 1, 1), (2, 65, 64, 63), (1, 127, 130, 33), (1, 3, 257, 17)]
+    {
+        for (op_a, op_b) in [
+            (Op::None, Op::None),
+            (Op::None, Op::Transpose),
+            (Op::Transpose, Op::None),
+            (Op::Transpose, Op::Transpose),
+        ] {
+            let stored = |op, rows, cols| if op == Op::None { (rows, cols) } else { (cols, rows) };
+            let ((a_rows, a_cols), (b_rows, b_cols)) = (stored(op_a, m, k), stored(op_b, k, n));
+            let (a_shape, b_shape) = (Shape::new(batch, a_rows, a_cols), Shape::matrix(b_rows, b_cols));
+            let (x, y) = (random(a_shape, 5), random(b_shape, 6));
+            let (a, b) = (rig.operand(a_shape, Some(&x)), rig.operand(b_shape, Some(&y)));
+            let c = rig.operand(Shape::new(batch, m, n), None);
+            let all = b.view().repeated(batch);
+            rig.run(|r| kernels::gemm(r, 1.0, &a.view(), op_a, &all, op_b, 0.0, &c.view()));
+            let got = rig.checked(&c, "gemm");
+            let of_a = |b: usize, i: usize, l: usize| {
+                x[b * m * k + if op_a == Op::None { i * k + l } else { l * m + i }]
+            };
+            let of_b = |l: usize, j: usize| y[if op_b == Op::None { l * n + j } else { j * k + l }];
+            for (at, got) in got.iter().enumerate() {
+                let (b, i, j) = (at / n / m, at / n % m, at % n);
+                let expected: f64 = (0..k).map(|l| of_a(b, i, l) * of_b(l, j)).sum();
+                assert!(
+                    (got - expected).abs() <= ((k + 2) * k) as f64 * U,
+                    "{m} x {n} x {k}: {got}, not {expected}"
+                );
+            }
+            rig.unchanged(&a);
+            rig.unchanged(&b);
+        }
+    }
+}
+
+fn symmetric_products(rig: &Rig) {
+    for (batch, n, k) in [(2, 17, 33), (1, 1, 1), (1, 65, 20), (2, 130, 7)] {
+        for op in [Op::None, Op::Transpose] {
+            let shape = if op == Op::None { Shape::new(batch, n, k) } else { Shape::new(batch, k, n) };
+            let x = rig.operand(shape, Some(&random(shape, 5)));
+            let c = rig.operand(Shape::new(batch, n, n), Some(&vec![1.0; batch * n * n]));
+            rig.run(|r| kernels::syrk(r, 1.0, &x.view(), op, 1.0, &c.view()));
+            let got = rig.checked(&c, "syrk");
+            assert!((0..got.len()).all(|at| got[at] == got[at / (n * n) * n * n + at % n * n + at / n % n]));
+            rig.unchanged(&x);
+        }
+    }
+}
+
+fn conversions(rig: &Rig) {
+    for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F32] {
+        for (offset, len) in [(302u64, 1usize), (301, 2), (303, 257), (300, 1000), (257, 255)] {
+            let shape = Shape::matrix(1, len);
+            let values: Vec<f64> = (0..len).map(|i| (i % 200) as f64 - 100.0).collect();
+            let x = rig.packed(shape, Some(&values));
+            let words = rig.scratch(2000);
+            let even = offset / 2 * 2;
+            let raw = Raw { buffer: &words, offset: even, len, dtype };
+            rig.run(|r| kernels::pack(r, &x.view(), &raw));
+            let (got, size) = (rig.read(&words), dtype.size());
+            let bytes: &[u8] = bytemuck::cast_slice(&got);
+            let (start, end) = (even as usize * size, (even as usize + len) * size);
+            let canaries: Vec<u8> = [CANARY; 2000].iter().flat_map(|c| c.to_le_bytes()).collect();
+            assert!(bytes[..start] == canaries[..start] && bytes[end..] == canaries[end..], "pack {dtype}");
+
+            // back from anywhere, odd numbers too
+            let mut moved = canaries.clone();
+            let start_odd = offset as usize * size;
+            moved[start_odd..start_odd + len * size].copy_from_slice(&bytes[start..end]);
+            let words = rig.buffer(&bytemuck::pod_collect_to_vec::<u8, u32>(&moved));
+            let out = rig.packed(shape, None);
+            let raw = Raw { buffer: &words, offset, len, dtype };
+            rig.run(|r| kernels::unpack(r, &raw, &out.view()));
+            assert_eq!(rig.checked(&out, "unpack"), values, "{dtype}");
+        }
+    }
+}
+
+fn random_normal(rig: &Rig) {
+    for len in [1, 255, 1000] {
+        let out = rig.packed(Shape::matrix(1, len), None);
+        rig.run(|r| kernels::random_normal(r, 1, 2, 3, &out.view()));
+        assert!(rig.checked(&out, "random_normal").iter().all(|v| v.abs() <= 6.0));
+    }
+}
+
+fn inverse_cholesky(rig: &Rig) {
+    for (batch, n) in [(2, 1), (1, 33), (2, 64), (1, 127)] {
+        let y = Matrix::random(n, 2 * n + 5, 3);
+        let g = y.times(&y.transposed()).values.repeat(batch);
+        let shape = Shape::new(batch, n, n);
+        let (from, to) = (rig.operand(shape, Some(&g)), rig.operand(shape, None));
+        let [work, column, row, inverse] = CholeskyScratch::lens(batch, n).map(|len| rig.scratch(len));
+        let scratch = CholeskyScratch { work: &work, column: &column, row: &row, inverse: &inverse };
+        rig.run(|r| kernels::inverse_cholesky(r, &from.view(), &scratch, &to.view()));
+        rig.checked(&to, "inverse_cholesky");
+        rig.unchanged(&from);
+    }
+}
+
+fn symmetric_eigen(rig: &Rig) {
+    for (batch, n) in [(3, 1), (2, 17), (1, 64)] {
+        let y = Matrix::random(n, n, 3);
+        let a = y.times(&y.transposed()).values.repeat(batch);
+        let shape = Shape::new(batch, n, n);
+        let (from, vectors) = (rig.operand(shape, Some(&a)), rig.operand(shape, None));
+        let values = rig.operand(Shape::new(batch, 1, n), None);
+        let [work, rotations, polished, unsorted, rotated] =
+            EigenScratch::lens(batch, n).map(|len| rig.scratch(len));
+        let scratch = EigenScratch {
+            work: &work,
+            rotations: &rotations,
+            polished: &polished,
+            values: &unsorted,
+            rotated: &rotated,
+        };
+        rig.run(|r| kernels::symmetric_eigen(r, &from.view(), &scratch, &values.view(), &vectors.view()));
+        rig.checked(&values, "symmetric_eigen");
+        rig.checked(&vectors, "symmetric_eigen");
+        rig.unchanged(&from);
+    }
+}
+
+fn misfits(rig: &Rig) {
+    let shape = Shape::new(2, 5, 7);
+    let (a, b) = (rig.packed(shape, Some(&[1.0; 70])), rig.packed(shape, Some(&[1.0; 70])));
+    let mut encoder = rig.device.create_command_encoder(&Default::default());
+    let mut r = rig.kernels.record(&mut encoder);
+    let beyond = View { offset: 1_000_000, ..a.view() };
+    let overlapping = View { row_stride: 3, ..a.view() };
+    let other = View { shape: Shape::new(2, 7, 5), row_stride: 5, ..a.view() };
+    for wrong in [beyond, overlapping, other] {
+        let error = kernels::axpby(&mut r, 1.0, &wrong, 1.0, &b.view());
+        assert!(matches!(error, Err(kernels::Error::Operands { kernel: "axpby", .. })), "{error:?}");
+    }
+    assert!(kernels::gemm(&mut r, 1.0, &a.view(), Op::None, &b.view(), Op::None, 0.0, &b.view()).is_err());
+    let raw = Raw { buffer: &a.buffer, offset: 1, len: 70, dtype: Dtype::F16 };
+    assert!(kernels::pack(&mut r, &b.view(), &raw).is_err(), "a start within a word");
+    assert!(View::packed(&a.buffer, shape).span() == 70);
+}

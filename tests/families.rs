@@ -1,0 +1,200 @@
+//! Two real families through their forward passes: accuracies, features and captured activations as stated.
+
+use esmerge::backend::cpu::Cpu;
+use esmerge::backend::layers::Layers;
+use esmerge::calibration::{Capture, Captured, MAX_SIZE};
+use esmerge::checkpoint::TensorFile;
+use esmerge::data::{ModelSource, Proxies, Split, Task};
+use esmerge::eval::Evaluator;
+use pollster::block_on;
+use std::path::{Path, PathBuf};
+
+/// Where the families are; in CI they must be there.
+fn family(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared/family").join(name);
+    if path.is_dir() {
+        return Some(path);
+    }
+    assert!(std::env::var_os("CI").is_none(), "in CI the family must be at {}", path.display());
+    println!("skipped: {} is not here", path.display());
+    None
+}
+
+fn floats(path: &Path, name: &str) -> Vec<f32> {
+    let file = TensorFile::open(path).unwrap();
+    let n = file.meta(name).unwrap().elements();
+    bytemuck::pod_collect_to_vec(&file.read_values(name, 0..n).unwrap())
+}
+
+/// `||a - b|| / ||b||`
+fn distance(a: &[f32], b: &[f32]) -> f64 {
+    assert_eq!(a.len(), b.len());
+    let square = |v: f64| v * v;
+    let gap: f64 = a.iter().zip(b).map(|(&a, &b)| square(f64::from(a) - f64::from(b))).sum();
+    let size: f64 = b.iter().map(|&b| square(f64::from(b))).sum();
+    (gap / size).sqrt()
+}
+
+fn normalized(features: &[f32], d: usize) -> Vec<f32> {
+    let unit = |row: &[f32]| {
+        let norm = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
+        row.iter().map(|&v| (f64::from(v) / norm) as f32).collect::<Vec<_>>()
+    };
+    features.chunks(d).flat_map(unit).collect()
+}
+
+fn vit_expert(root: &Path, task: &str) -> ModelSource {
+    ModelSource::checkpoint(&root.join("experts").join(task)).unwrap()
+}
+
+fn minilm_expert(root: &Path, task: &str) -> ModelSource {
+    let delta = root.join(format!("experts/{task}.delta.safetensors"));
+    ModelSource::with_delta(&root.join("base"), &delta).unwrap()
+}
+
+/// Right answers on a part of the test set, and the features of its first 16 samples.
+fn evaluate<B: Layers>(backend: &B, model: &ModelSource, task: &Path, split: &str) -> (usize, Vec<f32>) {
+    let (task, split): (_, Split) = (Task::open(task).unwrap(), split.parse().unwrap());
+    let evaluator = Evaluator::new(backend, model).unwrap();
+    let features = block_on(evaluator.features(&task, &split)).unwrap();
+    let accuracy = evaluator.accuracy(&task, &split, &features).unwrap();
+    let d = features.values.len() / features.samples;
+    (accuracy.correct, normalized(&features.values[..16 * d], d))
+}
+
+/// Accuracies in samples of 500, from the family's README.
+const VIT: [(&str, usize); 8] = [
+    ("mnist", 469),
+    ("fashion", 396),
+    ("omniglot", 414),
+    ("animals", 457),
+    ("xray", 472),
+    ("textures", 385),
+    ("letters", 444),
+    ("digits8", 491),
+];
+
+fn vit_experts_reach_the_stated_accuracy<B: Layers>(backend: &B) {
+    let Some(root) = family("vit") else { return };
+    for (task, stated) in VIT {
+        let file = root.join(format!("tasks/{task}.safetensors"));
+        let (correct, features) = evaluate(backend, &vit_expert(&root, task), &file, "test");
+        assert!(correct.abs_diff(stated) <= 1, "{task}: {correct} of 500, {stated} stated");
+        let reference = floats(&root.join("expected/reference-features.safetensors"), task);
+        let error = distance(&features, &reference);
+        assert!(error < 1e-4, "{task}: features off by {error:.1e}");
+    }
+}
+
+#[test]
+fn vit_experts_reach_the_stated_accuracy_on_the_cpu() {
+    vit_experts_reach_the_stated_accuracy(&Cpu);
+}
+
+fn minilm_experts_reach_the_stated_accuracy<B: Layers>(
+    backend: &B,
+    split: &str,
+    stated: &[(&str, usize, usize)],
+) {
+    let Some(root) = family("minilm") else { return };
+    for &(task, stated, tolerance) in stated {
+        let file = root.join(format!("tasks/{task}.safetensors"));
+        let (correct, features) = evaluate(backend, &minilm_expert(&root, task), &file, split);
+        assert!(correct.abs_diff(stated) <= tolerance, "{task}: {correct}, {stated} stated");
+        let error = distance(&features, &floats(&file, "reference.features"));
+        assert!(error < 1e-4, "{task}: features off by {error:.1e}");
+    }
+}
+
+#[test]
+fn minilm_experts_reach_the_stated_accuracy_on_the_cpu() {
+    let stated = [("sst2", 852, 2), ("subj", 933, 2), ("trec", 469, 1), ("emotion", 780, 2)];
+    minilm_experts_reach_the_stated_accuracy(&Cpu, "test", &stated);
+}
+
+/// Everything that is captured of a model.
+fn captured<B: Layers>(
+    backend: &B,
+    model: &ModelSource,
+    data: &Path,
+    samples: usize,
+    max_size: u64,
+) -> Vec<Captured> {
+    let proxies = Proxies { samples, seed: 0, max_length: None };
+    let runnable = model.model(backend).unwrap();
+    let samples = proxies.read(data, model, runnable.inputs()).unwrap();
+    let mut capture = Capture::new(backend, runnable, &samples, max_size).unwrap();
+    let mut all = Vec::new();
+    for _ in 0..capture.blocks() {
+        all.extend(block_on(capture.next_block(|_| true)).unwrap());
+    }
+    all
+}
+
+fn captured_inputs_are_the_stored_ones<B: Layers>(backend: &B) {
+    let Some(root) = family("vit") else { return };
+    for task in ["mnist", "xray", "letters"] {
+        let data = root.join(format!("tasks/{task}.safetensors"));
+        let stored = root.join(format!("calibration/{task}.safetensors"));
+        compare(&captured(backend, &vit_expert(&root, task), &data, 4, MAX_SIZE), &stored, true);
+    }
+    let Some(root) = family("minilm") else { return };
+    let model = minilm_expert(&root, "sst2");
+    let data = root.join("tasks/sst2.safetensors");
+    let stored = root.join("reference-activations.sst2.safetensors");
+    compare(&captured(backend, &model, &data, 2, MAX_SIZE), &stored, false);
+}
+
+fn compare(captured: &[Captured], stored: &Path, means: bool) {
+    let file = TensorFile::open(stored).unwrap();
+    let mut inputs = 0;
+    for name in file.tensors().keys().filter_map(|key| key.strip_suffix(".input")) {
+        let found =
+            captured.iter().find(|c| c.weight == name).unwrap_or_else(|| panic!("{name} was not captured"));
+        let error = distance(found.entry.input.as_ref().unwrap(), &floats(stored, &format!("{name}.input")));
+        assert!(error < 1e-4, "{name}: inputs off by {error:.1e}");
+        if means {
+            let error =
+                distance(found.entry.mean.as_ref().unwrap(), &floats(stored, &format!("{name}.mean")));
+            assert!(error < 1e-4, "{name}: prototype off by {error:.1e}");
+        }
+        inputs += 1;
+    }
+    assert!(inputs >= 18);
+}
+
+#[test]
+fn captured_inputs_are_the_stored_ones_on_the_cpu() {
+    captured_inputs_are_the_stored_ones(&Cpu);
+}
+
+/// Past the size allowed, Grams take the place of tokens: those of the stored tokens.
+fn grams_are_those_of_the_stored_tokens<B: Layers>(backend: &B) {
+    let Some(root) = family("vit") else { return };
+    let model = vit_expert(&root, "mnist");
+    let data = root.join("tasks/mnist.safetensors");
+    let raw = captured(backend, &model, &data, 32, MAX_SIZE);
+    let small = captured(backend, &model, &data, 32, 1);
+    assert_eq!(raw.len(), small.len());
+    for (raw, small) in raw.iter().zip(&small) {
+        assert_eq!((&raw.weight, &raw.sharing), (&small.weight, &small.sharing));
+        assert!(small.entry.input.is_none(), "{}", small.weight);
+        let (d, x) = (raw.entry.d_in, raw.entry.input.as_ref().unwrap());
+        let mut gram = vec![0f64; d * d];
+        for token in x.chunks(d) {
+            for (row, &a) in gram.chunks_mut(d).zip(token) {
+                row.iter_mut().zip(token).for_each(|(g, &b)| *g += f64::from(a) * f64::from(b));
+            }
+        }
+        let gram: Vec<f32> = gram.into_iter().map(|v| v as f32).collect();
+        let error = distance(small.entry.gram.as_ref().unwrap(), &gram);
+        assert!(error < 1e-6, "{}: Gram off by {error:.1e}", small.weight);
+        let error = distance(small.entry.mean.as_ref().unwrap(), raw.entry.mean.as_ref().unwrap());
+        assert!(error < 1e-6, "{}: prototype off by {error:.1e}", small.weight);
+    }
+}
+
+#[test]
+fn grams_are_those_of_the_stored_tokens_on_the_cpu() {
+    grams_are_those_of_the_stored_tokens(&Cpu);
+}
