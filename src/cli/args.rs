@@ -37,7 +37,7 @@ command line.";
 const RECIPE: &str = "\
 A recipe is a YAML file; its paths are relative to it:
 
-  merge_method: esm             # or linear, task_arithmetic, tsv_m
+  merge_method: esm             # or esm++, linear, task_arithmetic, tsv_m
   base_model: models/base
   models:
     - model: models/cars        # a folder or .safetensors file, or {delta: FILE} for a task vector

@@ -24,19 +24,71 @@ struct Params {
     beta: f32,
 }
 
-/// One of the shaders that multiply.
-struct Variant {
+/// Tiles of 64 x 64 that keep a GPU busy. Where there are fewer, tiles of 32 x 32 spread the work over more of it.
+const ENOUGH_TILES: usize = 128;
+
+/// The shader of a product, and the shape of its work.
+struct Plan {
     shader: &'static Shader,
     entry: &'static str,
     /// Rows and columns of a tile.
     tile: usize,
+    /// Tiles of one matrix of the batch.
+    tiles: usize,
     /// Tiles of a workgroup.
-    tiles: u32,
+    together: u32,
 }
 
-const TILED: Variant = Variant { shader: &GEMM, entry: "gemm", tile: 64, tiles: 1 };
-const DIRECT: Variant = Variant { shader: &GEMM_DIRECT, entry: "gemm_direct", tile: 32, tiles: 1 };
-const BLOCKS: Variant = Variant { shader: &GEMM_BLOCKS, entry: "gemm_blocks", tile: 16, tiles: 8 };
+impl Plan {
+    /// The one place where this is chosen.
+    fn new(products: Products, p: &Product<'_>, windows: &Windows<'_>) -> Self {
+        let tiles = |tile: usize| {
+            let (down, across) = (p.c.shape.rows.div_ceil(tile), p.c.shape.cols.div_ceil(tile));
+            if p.triangular { down * (down + 1) / 2 } else { down * across }
+        };
+        let plan = |shader, entry, tile| Plan { shader, entry, tile, tiles: tiles(tile), together: 1 };
+        match products {
+            Products::Direct if windows.are_in_blocks(p) => {
+                Plan { together: 8, ..plan(&GEMM_BLOCKS, "gemm_blocks", 16) }
+            }
+            Products::Direct => plan(&GEMM_DIRECT, "gemm_direct", 64),
+            Products::Tiled if p.c.shape.batch * tiles(64) < ENOUGH_TILES => plan(&GEMM, "gemm", 32),
+            Products::Tiled => plan(&GEMM, "gemm", 64),
+        }
+    }
+
+    fn constants(&self, p: &Product<'_>) -> Vec<(&'static str, f64)> {
+        let flag = |set: bool| f64::from(u8::from(set));
+        let mut constants = vec![
+            ("TRANSPOSE_A", flag(p.op_a == Op::Transpose)),
+            ("TRANSPOSE_B", flag(p.op_b == Op::Transpose)),
+            ("TRIANGULAR", flag(p.triangular)),
+        ];
+        if self.entry == "gemm" {
+            constants.push(("SIDE", self.tile as f64 / 4.0));
+        }
+        constants
+    }
+}
+
+/// What the shaders bind for the operands of a product.
+struct Windows<'a> {
+    a: Window<'a>,
+    b: Window<'a>,
+    c: Window<'a>,
+}
+
+impl Windows<'_> {
+    /// Whether every row of every operand is whole vec4s, `c` is as tall as a block, and there is something to sum.
+    fn are_in_blocks(&self, p: &Product<'_>) -> bool {
+        let whole = |view: &View<'_>, window: &Window<'_>| {
+            let strides = [view.shape.cols, view.row_stride, view.batch_stride];
+            window.is_aligned() && strides.iter().all(|stride| stride.is_multiple_of(4))
+        };
+        let aligned = whole(&p.a, &self.a) && whole(&p.b, &self.b) && whole(&p.c, &self.c);
+        aligned && p.c.shape.rows >= 4 && !p.a.shape.is_empty()
+    }
+}
 
 /// A product about to be encoded.
 struct Product<'a> {
@@ -114,37 +166,6 @@ fn encode(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the shaders bind for the operands of a product.
-struct Windows<'a> {
-    a: Window<'a>,
-    b: Window<'a>,
-    c: Window<'a>,
-}
-
-impl Product<'_> {
-    /// The one place where it is decided which shader multiplies.
-    fn variant(&self, products: Products, windows: &Windows<'_>) -> Variant {
-        match products {
-            Products::Tiled => TILED,
-            Products::Direct if self.is_in_blocks(windows) => BLOCKS,
-            Products::Direct => DIRECT,
-        }
-    }
-
-    /// Whether every row of every operand is whole vec4s, `c` is as tall as a block, and there is something to sum.
-    fn is_in_blocks(&self, windows: &Windows<'_>) -> bool {
-        let whole = |view: &View<'_>, window: &Window<'_>| {
-            let strides = [view.shape.cols, view.row_stride, view.batch_stride];
-            window.is_aligned() && strides.iter().all(|stride| stride.is_multiple_of(4))
-        };
-        self.c.shape.rows >= 4
-            && !self.a.shape.is_empty()
-            && whole(&self.a, &windows.a)
-            && whole(&self.b, &windows.b)
-            && whole(&self.c, &windows.c)
-    }
-}
-
 fn encode_part(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
     let (_, k) = p.op_a.apply(p.a.shape);
     let windows = Windows {
@@ -152,25 +173,18 @@ fn encode_part(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
         b: recorder.window(p.name, &p.b)?,
         c: recorder.window(p.name, &p.c)?,
     };
-    let variant = p.variant(recorder.kernels().products(), &windows);
+    let plan = Plan::new(recorder.kernels().products(), p, &windows);
+    let [x, y, _] = recorder.grid(p.name, plan.tiles as u64, plan.together)?;
     let Windows { a, b, c } = windows;
-    let (down, across) = (p.c.shape.rows.div_ceil(variant.tile), p.c.shape.cols.div_ceil(variant.tile));
-    let tiles = if p.triangular { down * (down + 1) / 2 } else { down * across };
-    let [x, y, _] = recorder.grid(p.name, tiles as u64, variant.tiles)?;
-    let flag = |set: bool| f64::from(u8::from(set));
     recorder.dispatch(Dispatch {
-        shader: variant.shader,
-        entry: variant.entry,
-        constants: &[
-            ("TRANSPOSE_A", flag(p.op_a == Op::Transpose)),
-            ("TRANSPOSE_B", flag(p.op_b == Op::Transpose)),
-            ("TRIANGULAR", flag(p.triangular)),
-        ],
+        shader: plan.shader,
+        entry: plan.entry,
+        constants: &plan.constants(p),
         params: Params {
             m: p.c.shape.rows as u32,
             n: p.c.shape.cols as u32,
             k: k as u32,
-            tiles: tiles as u32,
+            tiles: plan.tiles as u32,
             a_offset: a.first,
             a_row_stride: p.a.row_stride as u32,
             a_batch_stride: p.a.batch_stride as u32,

@@ -95,7 +95,7 @@ pub struct SelfAttention<B: Backend> {
 impl<B: Layers> SelfAttention<B> {
     fn apply(&self, backend: &B, x: &B::Tensor, part: &Part<B>, tap: &mut dyn Tap<B>) -> Result<B::Tensor> {
         let [mut q, mut k, v] = self.qkv.apply(backend, x, tap)?;
-        if let Some([cos, sin]) = &part.rotary {
+        if let Some([cos, sin]) = part.rotary.as_deref() {
             backend.rotary(&mut q, cos, sin)?;
             backend.rotary(&mut k, cos, sin)?;
         }

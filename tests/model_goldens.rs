@@ -1,0 +1,64 @@
+//! Every architecture against Hugging Face's transformers: tiny random models, run once by `model_goldens/generate.py`.
+
+#[path = "common/devices.rs"]
+mod devices;
+
+use esmerge::backend::layers::Layers;
+use esmerge::calibration::{Capture, MAX_SIZE};
+use esmerge::data::{ModelSource, Preprocessor, Task};
+use esmerge::model::NoTap;
+use pollster::block_on;
+use std::path::PathBuf;
+
+const ARCHITECTURES: [&str; 8] = ["clip", "open_clip", "vit", "bert", "roberta", "llama", "mistral", "qwen2"];
+
+/// One architecture on one device.
+struct Golden(&'static str);
+
+impl devices::Work for Golden {
+    type Output = ();
+
+    fn run<B: Layers>(self, backend: &B) {
+        let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/model_goldens");
+        let source = ModelSource::checkpoint(&folder.join(self.0)).unwrap();
+        let golden = Task::open(&folder.join(format!("{}.safetensors", self.0))).unwrap();
+        let n = golden.len("").unwrap();
+        let samples =
+            golden.samples("", 0..n, || -> Result<Preprocessor, _> { unreachable!("inputs are ready") });
+        let samples = samples.unwrap();
+
+        let model = source.model(backend).unwrap();
+        let features = block_on(model.run(&samples, None, &mut NoTap)).unwrap();
+        close(&features, &golden.floats("features").unwrap().0, &format!("{} features", self.0));
+
+        let mut capture = Capture::new(backend, model, &samples, MAX_SIZE).unwrap();
+        let mut seen = 0;
+        while capture.next_index() < capture.blocks() {
+            for layer in block_on(capture.next_block(|_| true)).unwrap() {
+                if let Ok((expected, _)) = golden.floats(&format!("{}.input", layer.weight)) {
+                    close(&layer.entry.input.unwrap(), &expected, &layer.weight);
+                    seen += 1;
+                }
+            }
+        }
+        assert!(seen == 2 || self.0 == "vit", "{seen} layers compared");
+    }
+}
+
+fn close(actual: &[f32], expected: &[f32], what: &str) {
+    assert_eq!(actual.len(), expected.len(), "{what}");
+    let size = expected.iter().fold(0f32, |m, v| m.max(v.abs()));
+    for (i, (a, e)) in actual.iter().zip(expected).enumerate() {
+        assert!((a - e).abs() <= 2e-5 * size, "{what}, element {i}: {a} for {e}");
+    }
+}
+
+#[test]
+fn every_architecture_gives_the_features_and_inputs_of_transformers() {
+    for device in devices::for_each_device().iter().filter(|d| d.present()) {
+        for architecture in ARCHITECTURES {
+            println!("{architecture} on {device}");
+            device.with(Golden(architecture));
+        }
+    }
+}
