@@ -24,6 +24,11 @@ impl Failure {
         Failure::new(message, USAGE)
     }
 
+    /// Something that went wrong in the end.
+    pub fn other(message: &str) -> Failure {
+        Failure::new(message, OTHER)
+    }
+
     /// Prints the error and gives the exit code.
     pub fn report(&self) -> ExitCode {
         super::output::error(&self.message);
