@@ -89,6 +89,41 @@ impl Calibration {
         })
     }
 
+    /// Whether the mean of the inputs stored under `source` is known, beside them or through them; if it is stored, checks
+    /// that it has `d_in` dimensions.
+    pub fn has_mean(&self, source: &str, d_in: usize, expert: &Path) -> Result<bool, Error> {
+        let Some(meta) = self.file.tensors().get(&format!("{source}.mean")) else {
+            return Ok(self.rows(source).is_some());
+        };
+        if meta.shape == [d_in] {
+            return Ok(true);
+        }
+        Err(Error::OtherModel {
+            path: self.path().to_path_buf(),
+            expert: expert.to_path_buf(),
+            reason: format!(
+                "`{source}.mean` has shape {:?}, but the inputs have {d_in} dimensions; it was captured from another \
+                 model",
+                meta.shape
+            ),
+        })
+    }
+
+    /// The mean of the inputs stored under `source`: as it is stored, else of the tokens.
+    pub fn mean(&self, source: &str) -> Result<Vec<f32>, Error> {
+        let key = format!("{source}.mean");
+        if let Some(meta) = self.file.tensors().get(&key) {
+            let bytes = self.file.read_values(&key, 0..meta.elements())?;
+            return Ok(widen(meta.float().unwrap_or(Dtype::F32), &bytes));
+        }
+        let Values { rows, cols, dtype, bytes } = self.read(source, Statistic::Input)?;
+        let mut sum = vec![0.0; cols];
+        for token in widen(dtype, &bytes).chunks(cols) {
+            sum.iter_mut().zip(token).for_each(|(sum, &v)| *sum += f64::from(v));
+        }
+        Ok(sum.into_iter().map(|sum| (sum / rows as f64) as f32).collect())
+    }
+
     /// Number of tokens behind the inputs stored under `source`.
     pub fn tokens(&self, source: &str) -> usize {
         self.tokens.get(source).copied().unwrap_or_else(|| self.rows(source).unwrap_or(0))
@@ -197,6 +232,15 @@ impl Calibration {
                 ),
             )),
         }
+    }
+}
+
+/// Little-endian values as f32.
+fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
     }
 }
 

@@ -21,7 +21,7 @@ Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other 
 const RECIPE: &str = "\
 A recipe is a YAML file; its paths are relative to it:
 
-  merge_method: esm             # or linear, task_arithmetic, tsv_m
+  merge_method: esm             # or esm++, linear, task_arithmetic, tsv_m
   base_model: models/base
   models:
     - model: models/cars        # a folder or .safetensors file, or {delta: FILE} for a task vector

@@ -1,7 +1,7 @@
 use super::args;
 use super::failure::Failure;
 use super::output;
-use crate::plan::{Family, Layer, Plan, Role};
+use crate::plan::{Experts, Family, Layer, Plan, Role};
 use crate::report::{align_right, new_table, short_names};
 use indexmap::IndexMap;
 
@@ -10,11 +10,17 @@ pub(super) fn show(plan: &Plan, family: &Family, args: &args::Merge) -> Result<(
     if args.run.json {
         output::print(&serde_json::to_string_pretty(plan)?);
     } else if args.run.verbose {
-        plan.layers.iter().for_each(|layer| output::print(&line(plan, layer)));
+        all_layers(plan).for_each(|layer| output::print(&line(plan, layer)));
     } else if !args.run.quiet {
         output::print(&table(plan, family));
     }
     Ok(())
+}
+
+/// What is merged, then what gets experts.
+fn all_layers(plan: &Plan) -> impl Iterator<Item = &Layer> {
+    let routed = plan.experts.iter().flat_map(|experts| &experts.layers);
+    plan.layers.iter().chain(routed.map(|routed| &routed.layer))
 }
 
 /// One layer.
@@ -30,7 +36,7 @@ fn line(plan: &Plan, layer: &Layer) -> String {
 }
 
 fn is_decomposed(layer: &Layer) -> bool {
-    matches!(layer.role, Role::Esm | Role::TsvM)
+    matches!(layer.role, Role::Esm | Role::TsvM | Role::Experts)
 }
 
 /// Layers that are treated alike.
@@ -46,7 +52,7 @@ struct Row {
 
 fn table(plan: &Plan, family: &Family) -> String {
     let mut rows: IndexMap<(String, &str), Row> = IndexMap::new();
-    for layer in &plan.layers {
+    for layer in all_layers(plan) {
         let name = match is_decomposed(layer) {
             true => layer.kind(),
             false => layer.reason.unwrap_or("all tensors").to_owned(),
@@ -77,5 +83,12 @@ fn table(plan: &Plan, family: &Family) -> String {
         ]);
     }
     align_right(&mut table, &[2, 4, 5, 6, 7]);
-    format!("{table}\n{} experts; GFLOP and memory are estimates", family.experts.len())
+    let costs = |experts: &Experts| {
+        format!(
+            "\nevery expert: {} parameters, {} flops a token; {} values of prototypes in all",
+            experts.parameters, experts.flops_per_token, experts.routing
+        )
+    };
+    let costs = plan.experts.as_ref().map(costs).unwrap_or_default();
+    format!("{table}\n{} experts; GFLOP and memory are estimates{costs}", family.experts.len())
 }

@@ -15,6 +15,32 @@ pub struct LowRankExperts<T> {
     pub a: T,
     /// Eigenvalues of `R_t G_t R_t^T / (n - 1)` along the rows of `b`, r for each task.
     pub eigenvalues: Vec<Vec<f64>>,
+    /// For each task the share of the residual output shift's energy that its expert restores on the proxies.
+    pub energy_retention: Vec<f64>,
+}
+
+/// What residuals are taken against, which is also the weight that is served in a routed layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ResidualBase {
+    /// The weight merged by ESM.
+    #[default]
+    Esm,
+    /// The pretrained weight.
+    Pretrained,
+}
+
+impl ResidualBase {
+    /// All of them, by the names that recipes use.
+    pub const NAMES: [(&'static str, ResidualBase); 2] =
+        [("esm", ResidualBase::Esm), ("pretrained", ResidualBase::Pretrained)];
+
+    /// Its name in recipes and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            ResidualBase::Esm => "esm",
+            ResidualBase::Pretrained => "pretrained",
+        }
+    }
 }
 
 /// `R_t G_t R_t^T` decomposed: `B_t` its `r` leading eigenvectors, `A_t = B_t^T R_t`; no weighting, scaling or
@@ -29,7 +55,12 @@ pub async fn low_rank_experts<B: Backend>(
 ) -> Result<LowRankExperts<B::Tensor>> {
     let subspace = essential_subspace(backend, residuals, inputs, Decomposition::Esd, r, solver).await?;
     let a = backend.matmul(&subspace.basis, Op::None, residuals, Op::None)?;
-    Ok(LowRankExperts { b: subspace.basis, a, eigenvalues: subspace.eigenvalues })
+    Ok(LowRankExperts {
+        b: subspace.basis,
+        a,
+        eigenvalues: subspace.eigenvalues,
+        energy_retention: subspace.energy_retention,
+    })
 }
 
 /// Prototypes `p_t`, the mean over all proxy tokens of the layer's input in expert t: `T x 1 x d_in`. `x` is `T x n x d_in`,

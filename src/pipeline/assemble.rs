@@ -3,7 +3,7 @@
 use super::outputs::write_json;
 use super::weights::read_row;
 use super::{Error, Progress};
-use crate::backend::{Backend, Dtype};
+use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::{
     Checkpoint, OutputDir, Shard, TensorSpec, TensorWriter, first_not_finite, index, shards, stored,
 };
@@ -20,13 +20,35 @@ pub(super) trait Deltas<B: Backend> {
     -> Result<B::Tensor, Error>;
 }
 
+/// Deltas that are zero.
+struct Nothing<'a, B> {
+    backend: &'a B,
+}
+
+impl<B: Backend> Deltas<B> for Nothing<'_, B> {
+    async fn read(&mut self, tensor: &str, range: Range<usize>, _: &B::Tensor) -> Result<B::Tensor, Error> {
+        self.backend.zeros(Shape::matrix(1, range.len())).map_err(Error::device(tensor))
+    }
+}
+
 /// How a tensor of the base becomes one of the output.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Step {
     /// `W0 + alpha beta dW`, stored as `dtype`.
     Merge { alpha: f64, beta: f64, dtype: Dtype },
+    /// `W0`, stored as `dtype`.
+    Keep { dtype: Dtype },
     /// As it is.
     Copy,
+}
+
+/// The files of a model.
+pub(super) struct Files {
+    /// Bytes of one file.
+    pub shard_size: u64,
+    /// Whether even a single file gets an index, because the folder also holds tensors that are not the model's: loaders that
+    /// read every `.safetensors` file of a folder go by the index where there is one.
+    pub always_index: bool,
 }
 
 /// Writes the shards and, for several, their index.
@@ -36,10 +58,10 @@ pub(super) async fn write_model<B: Backend>(
     steps: &IndexMap<String, Step>,
     deltas: &mut impl Deltas<B>,
     output: &OutputDir,
-    shard_size: u64,
+    files: &Files,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Shard>, Error> {
-    let shards = shards(specs(base, steps), shard_size);
+    let shards = shards(specs(base, steps), files.shard_size);
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     for shard in &shards {
         let mut writer = TensorWriter::create(&output.path().join(&shard.file), &shard.tensors, &metadata)?;
@@ -50,12 +72,16 @@ pub(super) async fn write_model<B: Backend>(
                     let assembly = Assembly { backend, base, tensor, alpha, beta, dtype };
                     assembly.write(deltas, &mut writer, progress).await?;
                 }
+                Some(&Step::Keep { dtype }) => {
+                    let assembly = Assembly { backend, base, tensor, alpha: 0.0, beta: 0.0, dtype };
+                    assembly.write(&mut Nothing { backend }, &mut writer, progress).await?;
+                }
                 _ => copy(base, tensor, &mut writer, progress)?,
             }
         }
         writer.finish()?;
     }
-    if shards.len() > 1 {
+    if shards.len() > 1 || files.always_index {
         write_json(output, "model.safetensors.index.json", &index(&shards))?;
     }
     Ok(shards)
@@ -65,7 +91,7 @@ fn specs(base: &Checkpoint, steps: &IndexMap<String, Step>) -> Vec<TensorSpec> {
     let spec = |(name, step): (&String, &Step)| {
         let meta = base.get(name)?;
         let dtype = match step {
-            Step::Merge { dtype, .. } => stored(*dtype),
+            Step::Merge { dtype, .. } | Step::Keep { dtype } => stored(*dtype),
             Step::Copy => meta.dtype,
         };
         Some(TensorSpec { name: name.clone(), dtype, shape: meta.shape.clone() })

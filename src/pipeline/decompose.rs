@@ -85,7 +85,7 @@ async fn merge_by_esm<B: Backend>(
 
 /// The tasks in order, in groups whose calibration is of one kind and whose deltas, inputs and output shifts fit into
 /// tensors of `limit` bytes.
-fn task_groups(
+pub(super) fn task_groups(
     experts: &[Expert],
     captured: &[Vec<Captured>],
     layer: &Layer,

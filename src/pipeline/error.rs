@@ -67,6 +67,16 @@ pub enum Error {
         /// The output type.
         dtype: backend::Dtype,
     },
+    /// An output of ESM++ cannot be rescaled.
+    #[error(
+        "{} comes from merge_method esm++, whose low-rank experts are what the model merged with one alpha lacks; another \
+         alpha needs other experts: merge again with --alpha",
+        path.display()
+    )]
+    DependsOnAlpha {
+        /// The output, or the deltas kept beside it.
+        path: PathBuf,
+    },
     /// The deltas cannot be kept where it was asked for.
     #[error("cannot keep the deltas in {}: {reason}", path.display())]
     KeepDelta {

@@ -1,7 +1,8 @@
 //! The order of a merge.
 
-use super::assemble::{Step, write_model};
+use super::assemble::{Files, Step, write_model};
 use super::decompose::Outcome;
+use super::experts::write_experts;
 use super::outputs::{check_keep_delta, finish, write_reports};
 use super::rounding::{self, Rounding, WARN_ABOVE};
 use super::spill::{is_spilled, layer_bytes, spill};
@@ -28,6 +29,10 @@ pub struct Options {
     pub overrides: Vec<String>,
 }
 
+/// What is said of `--keep-delta` with ESM++.
+const KEPT_WITHOUT_USE: &str = "the kept deltas are for inspection only: the experts of esm++ depend on alpha, so that \
+    `esmerge rescale` refuses them";
+
 /// Merges a family into a folder that appears under its name when it is complete.
 pub async fn merge<B: Layers>(
     backend: &B,
@@ -43,6 +48,9 @@ pub async fn merge<B: Layers>(
     let job = Job { backend, recipe, family, plan };
     if let Some(file) = &options.keep_delta {
         check_keep_delta(file, output.wanted())?;
+        if plan.experts.is_some() {
+            progress.warn(KEPT_WITHOUT_USE);
+        }
     }
     check_fingerprints(family)?;
     progress.start(work(&job, options.keep_delta.is_some() || job.search().is_some()));
@@ -57,10 +65,15 @@ pub async fn merge<B: Layers>(
     let job = Job { plan: &searched, ..job };
     let steps = steps(&job, &betas);
     let mut deltas = Merged { job: &job, spill: &spilled.deltas, rounding: &mut rounding };
-    write_model(backend, &family.base, &steps, &mut deltas, &output, options.shard_size, progress).await?;
+    let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
+    write_model(backend, &family.base, &steps, &mut deltas, &output, &files, progress).await?;
 
     let mut report = summary::report(&job, &spilled.outcomes, &betas, options);
     report.alpha_search = alpha_search;
+    if let Some(experts) = &plan.experts {
+        let energy = write_experts(&job, experts, &output, progress).await?;
+        report.experts = Some(summary::experts(&job, experts, &energy));
+    }
     for (expert, rounding) in family.experts.iter().zip(&rounding) {
         let Some(damage) = rounding.damage() else { continue };
         report.rounding.insert(expert.name.clone(), damage);
@@ -96,6 +109,9 @@ fn steps<B>(job: &Job<'_, B>, betas: &[f64]) -> IndexMap<String, Step> {
             let stored = job.family.base.get(&part.name).and_then(|m| m.float());
             let step = match (layer.role, stored) {
                 (Role::Base, _) | (_, None) => Step::Copy,
+                (Role::Pretrained, Some(stored)) => {
+                    Step::Keep { dtype: job.recipe.out_dtype.unwrap_or(stored) }
+                }
                 (_, Some(stored)) => {
                     Step::Merge { alpha, beta, dtype: job.recipe.out_dtype.unwrap_or(stored) }
                 }
@@ -115,10 +131,11 @@ fn check_fingerprints(family: &Family) -> Result<(), Error> {
     Ok(())
 }
 
-/// Bytes that the progress bar counts: weights read in the first half, weights written in the second.
+/// Bytes that the progress bar counts: weights read in the first half and for experts, weights written in the second.
 fn work<B>(job: &Job<'_, B>, keep: bool) -> u64 {
     let first = job.plan.layers.iter().filter(|l| is_spilled(l, keep));
-    let first: u64 = first.map(|l| layer_bytes(job, l)).sum();
+    let routed = job.plan.experts.iter().flat_map(|e| &e.layers).map(|routed| &routed.layer);
+    let first: u64 = first.chain(routed).map(|l| layer_bytes(job, l)).sum();
     let written = |meta: &TensorMeta| match job.recipe.out_dtype {
         Some(dtype) if meta.float().is_some() => (dtype.size() * meta.elements()) as u64,
         _ => meta.bytes,

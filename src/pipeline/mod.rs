@@ -7,6 +7,7 @@ mod assemble;
 mod capture;
 mod decompose;
 mod error;
+mod experts;
 mod inputs;
 mod merge;
 mod outputs;

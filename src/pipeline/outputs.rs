@@ -2,7 +2,7 @@
 
 use super::{Error, Job, Options};
 use crate::checkpoint::{self, DeltaEntry, DeltaMeta, DeltaWriter, OutputDir, fingerprint};
-use crate::plan::Role;
+use crate::plan::{Layer, Role};
 use crate::report::{self, Report};
 use std::path::Path;
 
@@ -50,7 +50,8 @@ pub(super) fn finish<B>(
 
 /// What a delta file says of the merge.
 pub(super) fn delta_meta<B>(job: &Job<'_, B>, betas: &[f64], base_fingerprint: String) -> DeltaMeta {
-    let merged = job.plan.layers.iter().zip(betas).filter(|(layer, _)| layer.role != Role::Base);
+    let unmerged = |layer: &Layer| matches!(layer.role, Role::Base | Role::Pretrained);
+    let merged = job.plan.layers.iter().zip(betas).filter(|(layer, _)| !unmerged(layer));
     let entries = merged.flat_map(|(layer, &beta)| {
         let entry = DeltaEntry { beta, role: job.plan.treatment(layer).to_owned(), alpha: layer.scaled };
         layer.parts.iter().map(move |part| (part.name.clone(), entry.clone()))

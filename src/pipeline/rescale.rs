@@ -1,10 +1,10 @@
 //! Another alpha from the deltas that a merge kept.
 
-use super::assemble::{Deltas, Step, write_model};
+use super::assemble::{Deltas, Files, Step, write_model};
 use super::outputs::write_reports;
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
-use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, fingerprint};
+use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, fingerprint};
 use crate::plan::{self, Role};
 use crate::report::{Group, Report};
 use indexmap::IndexMap;
@@ -33,14 +33,19 @@ pub async fn rescale<B: Backend>(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
+    refuse_experts(&request.delta)?;
     let output = OutputDir::create(output)?;
     let deltas = DeltaFile::open(&request.delta)?;
+    if deltas.meta().method == ESM_PLUS {
+        return Err(Error::DependsOnAlpha { path: request.delta.clone() });
+    }
     let base = Checkpoint::open(&request.base)?;
     check_base(&deltas, &base, request)?;
     let steps = steps(&deltas, &base, request.alpha);
     progress.start(steps.keys().filter_map(|name| base.get(name)).map(|m| m.bytes).sum());
     let mut source = Kept { backend, file: &deltas };
-    write_model(backend, &base, &steps, &mut source, &output, request.shard_size, progress).await?;
+    let files = Files { shard_size: request.shard_size, always_index: false };
+    write_model(backend, &base, &steps, &mut source, &output, &files, progress).await?;
 
     let mut report = report(backend, &deltas, &base, request.alpha);
     if let Some(folder) = base.folder() {
@@ -50,6 +55,18 @@ pub async fn rescale<B: Backend>(
     output.finish()?;
     report.seconds = Some(started.elapsed().as_secs_f64());
     Ok(report)
+}
+
+/// The method whose outputs cannot be rescaled.
+const ESM_PLUS: &str = "esm++";
+
+/// The experts of ESM++ are what a model of one alpha lacks.
+fn refuse_experts(path: &Path) -> Result<(), Error> {
+    let folder = if path.is_dir() { Some(path) } else { path.parent() };
+    match folder {
+        Some(folder) if RouterFile::is_in(folder) => Err(Error::DependsOnAlpha { path: path.to_path_buf() }),
+        _ => Ok(()),
+    }
 }
 
 fn check_base(deltas: &DeltaFile, base: &Checkpoint, request: &Rescale) -> Result<(), Error> {

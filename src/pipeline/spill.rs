@@ -88,7 +88,7 @@ pub(super) fn is_spilled(layer: &Layer, keep: bool) -> bool {
     match layer.role {
         Role::Esm | Role::TsvM => true,
         Role::Sum => keep,
-        Role::Base => false,
+        Role::Base | Role::Pretrained | Role::Experts => false,
     }
 }
 

@@ -4,9 +4,9 @@ use super::decompose::Outcome;
 use super::{Job, Options};
 use crate::backend::Backend;
 use crate::method::{AlphaScope, Preset};
-use crate::plan::{Layer, Role};
+use crate::plan::{Experts, Layer, Role};
 use crate::recipe::{Calibration, Method};
-use crate::report::{Group, LayerReport, Report, last_part};
+use crate::report::{ExpertsReport, Group, LayerReport, Report, RoutedReport, last_part};
 use indexmap::IndexMap;
 
 /// The report of a finished merge, without any times: the same merge gives the same report.
@@ -64,6 +64,29 @@ fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64
         energy_retention: by_task(&outcome.energy_retention),
         task_scale: by_task(&outcome.task_scales),
         rank_deficient: outcome.rank_deficient,
+    }
+}
+
+/// The experts of ESM++; `energy` is what they restore, per layer and task.
+pub(super) fn experts<B>(job: &Job<'_, B>, experts: &Experts, energy: &[Vec<f64>]) -> ExpertsReport {
+    let tasks = || job.family.experts.iter().map(|e| e.name.clone());
+    let base = &job.family.base;
+    let model: usize = base.names().filter_map(|name| base.get(name)).map(|meta| meta.elements()).sum();
+    let layers = experts.layers.iter().zip(energy).map(|(routed, energy)| RoutedReport {
+        name: routed.layer.name.clone(),
+        tensors: routed.layer.parts.iter().map(|p| p.name.clone()).collect(),
+        rank: routed.layer.rank,
+        prototypes: routed.prototypes.clone(),
+        energy_restored: tasks().zip(energy.iter().copied()).collect(),
+    });
+    ExpertsReport {
+        rank: experts.rank,
+        residual_base: experts.residual_base.name().to_owned(),
+        parameters_per_task: experts.parameters,
+        share_of_model: experts.parameters as f64 / model.max(1) as f64,
+        routing_values: experts.routing,
+        flops_per_token: experts.flops_per_token,
+        layers: layers.collect(),
     }
 }
 

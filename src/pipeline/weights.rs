@@ -68,6 +68,25 @@ fn delta<B: Backend>(
     Ok(Some(values))
 }
 
+/// The weights of a layer in one model, its parts stacked: `1 x d_out x d_in`.
+pub(super) fn layer_weights<B: Backend>(
+    backend: &B,
+    model: &Checkpoint,
+    layer: &Layer,
+) -> Result<B::Tensor, Error> {
+    let device = || Error::device(&layer.name);
+    let mut weights = backend.zeros(Shape::matrix(layer.d_out, layer.d_in)).map_err(device())?;
+    let mut row = 0;
+    for part in &layer.parts {
+        let matrix = Shape::matrix(part.rows, layer.d_in);
+        let values = read(backend, model, &part.name, 0..part.elements(), matrix, None)?;
+        let extent = [1, part.rows, layer.d_in];
+        backend.copy_block(&values, [0, 0, 0], &mut weights, [0, row, 0], extent).map_err(device())?;
+        row += part.rows;
+    }
+    Ok(weights)
+}
+
 /// `dW_t` of a layer for the experts `tasks`, its parts stacked: `T x d_out x d_in`. One expert's file is in memory at a
 /// time, beside the deltas.
 pub(super) async fn layer_deltas<B: Backend>(

@@ -100,8 +100,13 @@ pub(super) fn unverified_calibrations(family: &Family) -> Option<String> {
     })
 }
 
-/// Every pattern of `layers` must match a matrix.
-pub(super) fn patterns_match(recipe: &Recipe, patterns: &[String], base: &Checkpoint) -> Result<(), Error> {
+/// Every pattern of a key (`layers`) must match a matrix.
+pub(super) fn patterns_match(
+    recipe: &Recipe,
+    key: &str,
+    patterns: &[String],
+    base: &Checkpoint,
+) -> Result<(), Error> {
     let matches = |pattern: &str| {
         let wild = wildmatch::WildMatch::new(pattern);
         base.names().any(|n| wild.matches(n) && base.get(n).is_some_and(|m| m.matrix().is_some()))
@@ -109,7 +114,7 @@ pub(super) fn patterns_match(recipe: &Recipe, patterns: &[String], base: &Checkp
     match patterns.iter().position(|p| !matches(p)) {
         None => Ok(()),
         Some(i) => {
-            let key = format!("parameters.layers[{i}]");
+            let key = format!("parameters.{key}[{i}]");
             let message = format!(
                 "`{}` matches no matrix of the base; patterns match whole tensor names, with * for any characters",
                 patterns[i]

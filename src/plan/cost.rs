@@ -29,7 +29,17 @@ pub(super) struct Decomposed {
 }
 
 impl Decomposed {
+    /// Decomposed, and fused into one delta.
     pub(super) fn cost(&self, accuracy: Accuracy) -> Cost {
+        let (t, m, d, r) = (self.tasks as f64, self.d_out as f64, self.d_in as f64, self.rank as f64);
+        let polar = |a: f64, b: f64| POLAR_STEPS * 6.0 * a.max(b) * a.min(b).powi(2);
+        let fuse = polar(t * r, m) + polar(t * r, d) + 2.0 * t * r * m * d;
+        let Cost { flops, bytes } = self.without_fusion(accuracy);
+        Cost { flops: flops + fuse, bytes }
+    }
+
+    /// Decomposed task by task.
+    pub(super) fn without_fusion(&self, accuracy: Accuracy) -> Cost {
         let (t, m, d) = (self.tasks as f64, self.d_out as f64, self.d_in as f64);
         let (r, n) = (self.rank as f64, self.rows as f64);
         let shift = if self.calibration > 0 { 2.0 * n * m * d } else { 0.0 };
@@ -40,10 +50,8 @@ impl Decomposed {
             Accuracy::Fast => 2.0 * 4.0 * m * n * 1.25 * r,
         };
         let project = 2.0 * r * m * d;
-        let polar = |a: f64, b: f64| POLAR_STEPS * 6.0 * a.max(b) * a.min(b).powi(2);
-        let fuse = polar(t * r, m) + polar(t * r, d) + 2.0 * t * r * m * d;
         let values = self.tasks * (self.d_out * self.d_in + self.calibration + self.rows * self.d_out)
             + 3 * self.tasks * self.rank * (self.d_out + self.d_in);
-        Cost { flops: t * (shift + basis + project) + fuse, bytes: 4 * values as u64 }
+        Cost { flops: t * (shift + basis + project), bytes: 4 * values as u64 }
     }
 }

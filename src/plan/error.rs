@@ -42,8 +42,8 @@ pub enum Error {
     },
     /// An expert lacks calibration for a layer.
     #[error(
-        "the calibration file {} of expert `{expert}` has no inputs of `{weight}`, which merge_method esm needs: capture \
-         the layer (key `{weight}.input` or `.gram`, or an entry in `alias`), or take it out with `layers`",
+        "the calibration file {} of expert `{expert}` has no inputs of `{weight}`, which merge_method {method} needs: \
+         capture the layer (key `{weight}.input` or `.gram`, or an entry in `alias`), or take it out with `{key}`",
         path.display()
     )]
     NotCalibrated {
@@ -53,6 +53,37 @@ pub enum Error {
         path: PathBuf,
         /// The weight.
         weight: String,
+        /// The merge method.
+        method: &'static str,
+        /// The key of the recipe that names the layers.
+        key: &'static str,
+    },
+    /// An expert's calibration has no mean input for a routed layer.
+    #[error(
+        "the calibration file {} of expert `{expert}` has a Gram matrix of the inputs of `{weight}` but not their mean, by \
+         which merge_method esm++ routes: capture it again with `{weight}.mean` (or with `.input`), or take the layer out \
+         with `routed_layers`",
+        path.display()
+    )]
+    NoPrototype {
+        /// The expert's name.
+        expert: String,
+        /// Its calibration file.
+        path: PathBuf,
+        /// The weight under which the Gram matrix is stored.
+        weight: String,
+    },
+    /// A matrix that was named as a routed layer does not belong to a linear layer.
+    #[error(
+        "`{weight}` of {} cannot have low-rank experts: only the weights of linear layers can (names that end in \
+         `.weight` or `in_proj_weight`); take it out of `routed_layers`",
+        path.display()
+    )]
+    NotLinear {
+        /// The tensor.
+        weight: String,
+        /// The base.
+        path: PathBuf,
     },
     /// The model stores something that cannot be merged correctly.
     #[error("{}: {reason}", path.display())]

@@ -29,8 +29,9 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
         warnings.extend(unverified_calibrations(family));
     }
     let layers = planner.layers(&rules)?;
+    let experts = planner.experts(&rules)?;
     warnings.extend(recipe.notes.iter().cloned());
-    Ok(Plan { layers, sum: sum(recipe), alpha, warnings })
+    Ok(Plan { layers, experts, sum: sum(recipe), alpha, warnings })
 }
 
 /// The number given; 1 until a search has found another.
@@ -72,48 +73,64 @@ fn check_esm(recipe: &Recipe, family: &Family, esm: &Esm) -> Result<(), Error> {
                 .to_owned(),
         });
     }
-    match &esm.layers {
-        Some(patterns) => patterns_match(recipe, patterns, &family.base),
-        None => Ok(()),
+    let routed = esm.experts.as_ref().and_then(|experts| experts.routed_layers.as_ref());
+    for (key, patterns) in [("layers", esm.layers.as_ref()), ("routed_layers", routed)] {
+        if let Some(patterns) = patterns {
+            patterns_match(recipe, key, patterns, &family.base)?;
+        }
     }
+    Ok(())
 }
 
-struct Planner<'a> {
-    recipe: &'a Recipe,
-    family: &'a Family,
+pub(super) struct Planner<'a> {
+    pub recipe: &'a Recipe,
+    pub family: &'a Family,
     /// Whether q, k and v become one layer.
     fuse: bool,
 }
 
+/// A tensor, or several that are one matrix, under the name of either.
+pub(super) type Entry = (String, Vec<Part>);
+
 impl Planner<'_> {
     fn layers(&self, rules: &Rules) -> Result<Vec<Layer>, Error> {
-        let base = &self.family.base;
-        let stacks = if self.fuse { self.stacks(rules) } else { HashMap::new() };
-        let mut layers = Vec::new();
-        for name in base.names() {
-            let Some(meta) = base.get(name) else { continue };
-            let ruling = rules.of(name, meta);
-            let stack = projection(name).and_then(|(place, fused)| Some((place, stacks.get(&fused)?, fused)));
-            match stack {
-                // The stack stands where the first of its parts stood.
-                Some((_, parts, fused)) if parts.first_in_file == name => {
-                    layers.push(self.layer(fused, parts.parts.clone(), ruling)?);
-                }
-                Some(_) => {}
-                None => layers.push(self.layer(name.to_owned(), vec![part(name, meta)], ruling)?),
-            }
-        }
-        Ok(layers)
+        let entries = self.entries(|name, meta| rules.of(name, meta).0 == Role::Esm);
+        let ruling = |parts: &[Part]| {
+            let first = parts.first()?;
+            Some(rules.of(&first.name, self.family.base.get(&first.name)?))
+        };
+        let ruled = entries.into_iter().filter_map(|(name, parts)| Some((name, ruling(&parts)?, parts)));
+        ruled.map(|(name, ruling, parts)| self.layer(name, parts, ruling)).collect()
     }
 
-    /// The complete triples of q, k and v that are merged by ESM and take the same inputs.
-    fn stacks(&self, rules: &Rules) -> HashMap<String, Stack> {
+    /// All tensors in the order of the base. Where q, k and v are merged as one matrix and `stacked` holds for all three,
+    /// they stand together in the place of the first.
+    pub fn entries(&self, stacked: impl Fn(&str, &TensorMeta) -> bool) -> Vec<Entry> {
+        let base = &self.family.base;
+        let stacks = if self.fuse { self.stacks(stacked) } else { HashMap::new() };
+        let mut entries = Vec::new();
+        for name in base.names() {
+            let Some(meta) = base.get(name) else { continue };
+            let stack = projection(name).and_then(|(_, fused)| Some((stacks.get(&fused)?, fused)));
+            match stack {
+                Some((stack, fused)) if stack.first_in_file == name => {
+                    entries.push((fused, stack.parts.clone()))
+                }
+                Some(_) => {}
+                None => entries.push((name.to_owned(), vec![part(name, meta)])),
+            }
+        }
+        entries
+    }
+
+    /// The complete triples of q, k and v that take the same inputs and for which `stacked` holds.
+    fn stacks(&self, stacked: impl Fn(&str, &TensorMeta) -> bool) -> HashMap<String, Stack> {
         let mut found: HashMap<String, (String, [Option<Part>; 3])> = HashMap::new();
         for name in self.family.base.names() {
             let (Some(meta), Some((place, fused))) = (self.family.base.get(name), projection(name)) else {
                 continue;
             };
-            if rules.of(name, meta).0 == Role::Esm {
+            if stacked(name, meta) {
                 let entry = found.entry(fused).or_insert_with(|| (name.to_owned(), [const { None }; 3]));
                 entry.1[place] = Some(part(name, meta));
             }
@@ -126,15 +143,16 @@ impl Planner<'_> {
         found.into_iter().filter_map(complete).collect()
     }
 
-    fn layer(&self, name: String, parts: Vec<Part>, (role, reason): Ruling) -> Result<Layer, Error> {
+    /// An entry with its role.
+    pub fn layer(&self, name: String, parts: Vec<Part>, (role, reason): Ruling) -> Result<Layer, Error> {
         let tasks = self.family.experts.len();
         let elements: usize = parts.iter().map(Part::elements).sum();
         let (d_out, d_in) = match role {
-            Role::Esm | Role::TsvM => {
+            Role::Esm | Role::TsvM | Role::Experts => {
                 let d_out: usize = parts.iter().map(|p| p.rows).sum();
                 (d_out, elements.checked_div(d_out).unwrap_or(0))
             }
-            Role::Sum | Role::Base => (1, elements),
+            Role::Sum | Role::Base | Role::Pretrained => (1, elements),
         };
         let esm = match &self.recipe.method {
             Method::Esm(esm) => Some(esm),
@@ -143,15 +161,19 @@ impl Planner<'_> {
         let rank = match (role, esm) {
             (Role::Esm, Some(esm)) => esm.rank.of(d_out, tasks),
             (Role::TsvM, _) => tsv::rank_budget(d_out, d_in, tasks),
+            // a residual has no more directions than its smaller side
+            (Role::Experts, Some(esm)) => esm.experts.as_ref().map_or(0, |e| e.rank).min(d_out).min(d_in),
             _ => 0,
         };
-        if role == Role::Esm {
-            self.check_calibration(&parts, d_in)?;
+        match role {
+            Role::Esm => self.check_calibration(&parts, d_in, "layers")?,
+            Role::Experts => self.check_calibration(&parts, d_in, "routed_layers")?,
+            _ => {}
         }
         let compared = esm.is_some_and(|e| e.options.inter_layer.is_some());
         Ok(Layer {
             group: (compared && matches!(role, Role::Esm | Role::TsvM)).then(|| kind_of_layer(&name)),
-            scaled: role != Role::Base
+            scaled: !matches!(role, Role::Base | Role::Pretrained | Role::Experts)
                 && esm.is_none_or(|e| role == Role::Esm || e.alpha_scope == AlphaScope::All),
             mean_sigma: role == Role::TsvM && esm.is_some_and(|e| e.preset.tsv_mean_sigma()),
             cost: self.cost(role, &parts, (d_out, d_in), rank),
@@ -165,8 +187,8 @@ impl Planner<'_> {
         })
     }
 
-    /// Every expert that is calibrated at all must have inputs of this layer.
-    fn check_calibration(&self, parts: &[Part], d_in: usize) -> Result<(), Error> {
+    /// Every expert that is calibrated at all must have inputs of this layer; `key` of the recipe can leave it out.
+    fn check_calibration(&self, parts: &[Part], d_in: usize, key: &'static str) -> Result<(), Error> {
         for expert in &self.family.experts {
             let Some(calibration) = &expert.calibration else { continue };
             let mut covered = false;
@@ -178,6 +200,8 @@ impl Planner<'_> {
                     expert: expert.name.clone(),
                     path: calibration.path().to_path_buf(),
                     weight: parts.first().map_or_else(String::new, |p| p.name.clone()),
+                    method: self.recipe.method.name(),
+                    key,
                 });
             }
         }
@@ -188,25 +212,33 @@ impl Planner<'_> {
         let tasks = self.family.experts.len();
         let elements: usize = parts.iter().map(Part::elements).sum();
         match role {
-            Role::Base => Cost::default(),
+            Role::Base | Role::Pretrained => Cost::default(),
             Role::Sum => Cost {
                 flops: (2 * tasks * elements) as f64,
                 bytes: 12 * elements.min(super::SUM_CHUNK) as u64,
             },
             Role::Esm | Role::TsvM => {
-                let calibrated = |e: &Expert| role == Role::Esm && e.calibration.is_some();
-                let rows = self
-                    .family
-                    .experts
-                    .iter()
-                    .filter(|e| calibrated(e))
-                    .map(|e| tokens(e, parts, d_in))
-                    .max();
-                let calibration = rows.map_or(0, |rows| rows * d_in);
-                let rows = rows.unwrap_or(d_in);
-                Decomposed { tasks, d_out, d_in, rank, rows, calibration }.cost(self.recipe.accuracy)
+                self.decomposed(parts, (d_out, d_in), rank, role == Role::Esm).cost(self.recipe.accuracy)
+            }
+            Role::Experts => {
+                self.decomposed(parts, (d_out, d_in), rank, true).without_fusion(self.recipe.accuracy)
             }
         }
+    }
+
+    /// The sizes that decide what a decomposition costs; `calibrated` if it sees the inputs of the layer.
+    fn decomposed(
+        &self,
+        parts: &[Part],
+        (d_out, d_in): (usize, usize),
+        rank: usize,
+        calibrated: bool,
+    ) -> Decomposed {
+        let experts = self.family.experts.iter().filter(|e| calibrated && e.calibration.is_some());
+        let rows = experts.map(|e| tokens(e, parts, d_in)).max();
+        let calibration = rows.map_or(0, |rows| rows * d_in);
+        let tasks = self.family.experts.len();
+        Decomposed { tasks, d_out, d_in, rank, rows: rows.unwrap_or(d_in), calibration }
     }
 }
 

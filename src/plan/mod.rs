@@ -10,6 +10,7 @@ mod family;
 mod layers;
 mod names;
 mod roles;
+mod routed;
 
 pub use cost::Cost;
 pub use error::Error;
@@ -17,6 +18,7 @@ pub use family::{Expert, Family, Proxies};
 pub use layers::plan;
 pub use names::kind_of_layer;
 pub use roles::Role;
+pub use routed::{Experts, Routed};
 
 use serde::Serialize;
 
@@ -28,6 +30,9 @@ pub const SUM_CHUNK: usize = 4 << 20;
 pub struct Plan {
     /// The layers, in the order of the base's files.
     pub layers: Vec<Layer>,
+    /// The low-rank experts of ESM++.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<Experts>,
     /// Weights of the sum for [`Role::Sum`].
     pub sum: Sum,
     /// Factor of the merged deltas where `scaled` says so.
@@ -60,7 +65,7 @@ pub struct Layer {
     pub d_in: usize,
     /// What is done.
     pub role: Role,
-    /// Directions of a task, for [`Role::Esm`].
+    /// Directions of a task where it is decomposed.
     pub rank: usize,
     /// The layers it is compared with in inter-layer scaling.
     pub group: Option<String>,

@@ -4,6 +4,7 @@
 use super::names::{VitWeight, block, is_head, is_vocabulary, vit_weight};
 use crate::checkpoint::{Kind, TensorMeta, kind};
 use crate::method::Preset;
+use crate::method::esm_plus::ResidualBase;
 use crate::recipe::{Esm, Method};
 use serde::Serialize;
 use wildmatch::WildMatch;
@@ -20,6 +21,10 @@ pub enum Role {
     Sum,
     /// The base's tensor, byte for byte.
     Base,
+    /// The base's values in the output's type: a routed layer whose experts hold all that fine-tuning changed.
+    Pretrained,
+    /// Low-rank experts beside a weight that is merged by another role.
+    Experts,
 }
 
 impl Role {
@@ -30,6 +35,8 @@ impl Role {
             Role::TsvM => "tsv_m",
             Role::Sum => "sum",
             Role::Base => "base",
+            Role::Pretrained => "pretrained",
+            Role::Experts => "experts",
         }
     }
 }
@@ -103,6 +110,7 @@ pub(super) struct Rules<'a> {
     method: &'a Method,
     architecture: &'a Architecture,
     patterns: Option<Vec<WildMatch>>,
+    routed_patterns: Option<Vec<WildMatch>>,
 }
 
 /// A role, and why it is not ESM's where it might have been.
@@ -114,14 +122,20 @@ impl<'a> Rules<'a> {
             Method::Esm(esm) => esm.layers.as_ref(),
             _ => None,
         };
-        let patterns = patterns.map(|p| p.iter().map(|p| WildMatch::new(p)).collect());
-        Rules { method, architecture, patterns }
+        let routed = method.experts().and_then(|e| e.routed_layers.as_ref());
+        let compile = |p: &Vec<String>| p.iter().map(|p| WildMatch::new(p)).collect();
+        Rules { method, architecture, patterns: patterns.map(compile), routed_patterns: routed.map(compile) }
     }
 
     /// The role of a tensor.
     pub(super) fn of(&self, name: &str, meta: &TensorMeta) -> Ruling {
         if kind(meta.dtype) == Kind::Integer {
             return (Role::Base, Some("not floating-point"));
+        }
+        if self.is_routed(name, meta)
+            && self.method.experts().is_some_and(|e| e.residual_base == ResidualBase::Pretrained)
+        {
+            return (Role::Pretrained, Some("a routed layer, which keeps the pretrained weight"));
         }
         match self.method {
             Method::Linear { .. } | Method::TaskArithmetic { .. } => (Role::Sum, None),
@@ -131,23 +145,52 @@ impl<'a> Rules<'a> {
         }
     }
 
+    /// Whether a weight gets low-rank experts: the paper's choice is qkv and fc1 of a vision transformer, elsewhere every
+    /// linear weight of a block.
+    pub(super) fn is_routed(&self, name: &str, meta: &TensorMeta) -> bool {
+        if self.method.experts().is_none() || !is_weight(meta) {
+            return false;
+        }
+        if let Some(patterns) = &self.routed_patterns {
+            return patterns.iter().any(|p| p.matches(name));
+        }
+        !matches!(self.linear_of_block(name), None | Some(BlockWeight::Vit(VitWeight::Fc2)))
+    }
+
     fn is_esm(&self, name: &str, meta: &TensorMeta, esm: &Esm) -> bool {
-        if meta.matrix().is_none_or(|(rows, cols)| rows == 0 || cols == 0) {
+        if !is_weight(meta) {
             return false;
         }
         if let Some(patterns) = &self.patterns {
             return patterns.iter().any(|p| p.matches(name));
         }
-        let Some((_, _, after)) = block(name) else { return false };
-        match self.architecture {
-            Architecture::Vit { tower } if tower.is_some_and(|part| !has_part(name, part)) => false,
-            Architecture::Vit { .. } => match vit_weight(after) {
-                Some(VitWeight::Fc2) => esm.preset != Preset::EsmPaper,
-                found => found.is_some(),
-            },
-            Architecture::Blocks => !is_vocabulary(name),
+        match self.linear_of_block(name) {
+            Some(BlockWeight::Vit(VitWeight::Fc2)) => esm.preset != Preset::EsmPaper,
+            found => found.is_some(),
         }
     }
+
+    /// The linear weight of a block that the architecture's rule sees in a name.
+    fn linear_of_block(&self, name: &str) -> Option<BlockWeight> {
+        let (_, _, after) = block(name)?;
+        match self.architecture {
+            Architecture::Vit { tower } if tower.is_some_and(|part| !has_part(name, part)) => None,
+            Architecture::Vit { .. } => vit_weight(after).map(BlockWeight::Vit),
+            Architecture::Blocks => (!is_vocabulary(name)).then_some(BlockWeight::Any),
+        }
+    }
+}
+
+/// A linear weight of a block.
+enum BlockWeight {
+    Vit(VitWeight),
+    /// Where the rules make no difference between them.
+    Any,
+}
+
+/// A matrix of numbers.
+fn is_weight(meta: &TensorMeta) -> bool {
+    meta.float().is_some() && meta.matrix().is_some_and(|(rows, cols)| rows > 0 && cols > 0)
 }
 
 /// Tensors that no decomposition applies to are averaged.

@@ -15,6 +15,7 @@ pub use error::Error;
 use crate::backend::Dtype;
 use crate::data::Split;
 use crate::linalg::Accuracy;
+use crate::method::esm_plus::ResidualBase;
 use crate::method::{AlphaScope, EsmOptions, Preset, esd};
 use std::path::{Path, PathBuf};
 
@@ -95,7 +96,7 @@ pub enum Calibration {
 /// How to merge.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Method {
-    /// Essential Subspace Merging.
+    /// Essential Subspace Merging, alone or with the low-rank experts of ESM++.
     Esm(Box<Esm>),
     /// `W0 + alpha sum c_t dW_t / sum c`, without the division if not `normalize`.
     Linear {
@@ -119,16 +120,25 @@ pub enum Method {
 }
 
 /// The methods by name.
-pub const METHODS: [&str; 4] = ["esm", "linear", "task_arithmetic", "tsv_m"];
+pub const METHODS: [&str; 5] = ["esm", "esm++", "linear", "task_arithmetic", "tsv_m"];
 
 impl Method {
     /// Its name in a recipe.
     pub fn name(&self) -> &'static str {
         match self {
+            Method::Esm(_) if self.experts().is_some() => "esm++",
             Method::Esm(_) => "esm",
             Method::Linear { .. } => "linear",
             Method::TaskArithmetic { .. } => "task_arithmetic",
             Method::TsvM { .. } => "tsv_m",
+        }
+    }
+
+    /// The experts of ESM++; none for any other method.
+    pub fn experts(&self) -> Option<&Experts> {
+        match self {
+            Method::Esm(esm) => esm.experts.as_ref(),
+            _ => None,
         }
     }
 }
@@ -150,6 +160,19 @@ pub struct Esm {
     pub fuse_qkv: Option<bool>,
     /// Patterns of the names of ESM's tensors; by architecture if `None`.
     pub layers: Option<Vec<String>>,
+    /// What ESM++ adds.
+    pub experts: Option<Experts>,
+}
+
+/// The low-rank experts of ESM++.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Experts {
+    /// Directions of an expert.
+    pub rank: usize,
+    /// What residuals are taken against.
+    pub residual_base: ResidualBase,
+    /// Patterns of the names of the routed layers' weights; by architecture if `None`.
+    pub routed_layers: Option<Vec<String>>,
 }
 
 /// The coefficient of the merged delta.

@@ -138,10 +138,41 @@ fn check_model(c: &Cursor, model: &Model, method: &Method) -> Result<(), Error> 
         return Err(c.error(format!("merge_method {name} takes no weights; leave out `weight`")));
     }
     if matches!(method, Method::Esm(_)) && model.calibration == Calibration::Unset {
+        return Err(c.error(format!(
+            "merge_method {} needs `calibration`, a file of the expert's layer inputs; for esm `calibration: none` on \
+             every model asks for the data-free form",
+            method.name()
+        )));
+    }
+    if method.experts().is_some() {
+        check_expert(c, model)?;
+    }
+    Ok(())
+}
+
+/// An expert of ESM++ becomes a folder of its name, and samples are routed to it by the inputs it has seen.
+fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
+    if let Calibration::Data { data, .. } = &model.calibration {
+        return Err(c.error(format!(
+            "merge_method esm++ needs a calibration file, because the inputs are used twice; write one with `esmerge \
+             capture {} --data {} -o FILE`",
+            model.source.path().display(),
+            data.display()
+        )));
+    }
+    if model.calibration == Calibration::None {
         return Err(c.error(
-            "merge_method esm needs `calibration`, a file of the expert's layer inputs; `calibration: none` on every \
-             model asks for the data-free form",
+            "merge_method esm++ routes by the means of layer inputs, so that `calibration: none` is not enough; give a \
+             calibration file",
         ));
+    }
+    let unfit = |ch: char| ch.is_control() || "/\\:*?\"<>|".contains(ch);
+    if model.name.starts_with('.') || model.name.contains(unfit) {
+        return Err(c.error(format!(
+            "`{}` cannot name the folder of an adapter; give the expert a `name` without a leading dot and without \
+             / \\ : * ? \" < > |",
+            model.name
+        )));
     }
     Ok(())
 }

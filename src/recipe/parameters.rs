@@ -1,8 +1,9 @@
 //! `parameters`: what the method does.
 
 use super::cursor::{Cursor, Mapping};
-use super::{Alpha, Error, Esm, Method, Overrides, Rank, Search};
+use super::{Alpha, Error, Esm, Experts, Method, Overrides, Rank, Search};
 use crate::backend::Polarity;
+use crate::method::esm_plus::ResidualBase;
 use crate::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm};
 
 /// Keys that every method takes.
@@ -25,6 +26,12 @@ const ESM: [&str; 14] = [
     "layers",
 ];
 
+/// What ESM++ takes beside: there `rank` is the experts', and `esm_rank` takes the place of ESM's.
+const ESM_PLUS: [&str; 3] = ["esm_rank", "residual_base", "routed_layers"];
+
+/// Directions of an expert where a recipe does not say.
+const EXPERT_RANK: usize = 8;
+
 /// What the papers found by search; the error about a missing alpha shows it.
 const PAPERS_ALPHA: &str = "alpha is the strength of the merge and has no default. The papers found by search: \
     ViT-B/32 0.76, 0.57, 0.61 for 8, 14, 20 tasks; ViT-B/16 0.84, 0.70, 0.65; ViT-L/14 0.82, 0.68, 0.63; RoBERTa 2.8; \
@@ -34,6 +41,7 @@ const PAPERS_ALPHA: &str = "alpha is the strength of the merge and has no defaul
 pub(super) fn keys(method: &str) -> Vec<&'static str> {
     let own: &[&str] = match method {
         "esm" => &ESM,
+        "esm++" => return [&COMMON[..], &ESM, &ESM_PLUS].concat(),
         "linear" => &["normalize", "weight"],
         "task_arithmetic" => &["lambda", "normalize", "weight"],
         _ => &[],
@@ -63,12 +71,41 @@ pub(super) fn method(
             Method::TaskArithmetic { alpha, normalize: boolean("normalize")?.unwrap_or(false) }
         }
         "tsv_m" => Method::TsvM { alpha: factor()? },
-        _ => Method::Esm(Box::new(esm(parameters, overrides, missing)?)),
+        "esm++" => {
+            let mut esm = esm(parameters, "esm_rank", overrides, missing)?;
+            esm.experts = Some(experts(parameters)?);
+            Method::Esm(Box::new(esm))
+        }
+        _ => Method::Esm(Box::new(esm(parameters, "rank", overrides, missing)?)),
     })
 }
 
+fn experts(parameters: Option<&Mapping>) -> Result<Experts, Error> {
+    let get = |key: &str| parameters.and_then(|p| p.get(key));
+    Ok(Experts {
+        rank: get("rank").map(expert_rank).transpose()?.unwrap_or(EXPERT_RANK),
+        residual_base: get("residual_base")
+            .map(|c| c.choice(&ResidualBase::NAMES))
+            .transpose()?
+            .unwrap_or_default(),
+        routed_layers: get("routed_layers").map(layers).transpose()?,
+    })
+}
+
+/// A number of directions; the papers use 8, 32 and 64.
+fn expert_rank(c: Cursor) -> Result<usize, Error> {
+    c.unsigned().ok().and_then(|r| usize::try_from(r).ok()).filter(|&r| r > 0).ok_or_else(|| {
+        c.error(
+            "a whole number from 1 is expected: the rank of each expert (the papers use 8, 32 and 64). The rank budget \
+             of the static merge is `esm_rank`",
+        )
+    })
+}
+
+/// ESM's switches; `rank_key` names the one for its rank budget.
 fn esm(
     parameters: Option<&Mapping>,
+    rank_key: &str,
     overrides: &Overrides,
     missing: impl Fn(&str, &str) -> Error,
 ) -> Result<Esm, Error> {
@@ -109,9 +146,10 @@ fn esm(
         options,
         alpha,
         alpha_scope,
-        rank: get("rank").map(rank).transpose()?.unwrap_or(Rank::Auto),
+        rank: get(rank_key).map(rank).transpose()?.unwrap_or(Rank::Auto),
         fuse_qkv: get("fuse_qkv").map(fuse_qkv).transpose()?.flatten(),
         layers: get("layers").map(layers).transpose()?,
+        experts: None,
     })
 }
 

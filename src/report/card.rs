@@ -1,4 +1,4 @@
-use super::{Group, Range, Report};
+use super::{ExpertsReport, Group, Range, Report};
 use std::fmt::Write;
 
 /// The `README.md` of a merged model.
@@ -46,11 +46,44 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
             range(&group.beta)
         )?;
     }
+    if let Some(experts) = &report.experts {
+        write_experts(card, report, experts)?;
+    }
     if !report.warnings.is_empty() {
         writeln!(card, "\n## Warnings\n")?;
         report.warnings.iter().try_for_each(|warning| writeln!(card, "- {warning}"))?;
     }
     writeln!(card, "\n## Recipe\n\n```yaml\n{}\n```", recipe.trim_end())
+}
+
+/// What the experts are, what they cost, and how to use them.
+fn write_experts(card: &mut String, report: &Report, experts: &ExpertsReport) -> std::fmt::Result {
+    let served = match experts.residual_base.as_str() {
+        "pretrained" => "the base, whose weights the routed layers of this model keep",
+        _ => "this model",
+    };
+    writeln!(
+        card,
+        "\n## Low-rank experts\n\n`adapters/<task>` holds a LoRA adapter in PEFT's format for every task: in each routed \
+         layer the leading rank-{} part of what the task's expert has and {served} lacks. `router.safetensors` holds the \
+         prototypes (mean layer inputs of every task) by which samples are routed to them.\n",
+        experts.rank
+    )?;
+    writeln!(card, "| | |\n|---|---|")?;
+    writeln!(card, "| tasks | {} |", report.models.join(", "))?;
+    writeln!(card, "| routed layers | {} |", experts.layers.len())?;
+    let share = 100.0 * experts.share_of_model;
+    writeln!(card, "| parameters a task | {} ({share:.2}% of the model) |", experts.parameters_per_task)?;
+    writeln!(card, "| values of all prototypes | {} |", experts.routing_values)?;
+    writeln!(card, "| extra floating-point operations a token | {} |", experts.flops_per_token)?;
+    writeln!(card, "| energy restored on the proxies | {} |", percent(&experts.energy_restored()))?;
+    let name = report.models.first().map_or("TASK", String::as_str);
+    writeln!(
+        card,
+        "\n```python\nmodel = AutoModel.from_pretrained(\"MERGED\")\n\
+         model = PeftModel.from_pretrained(model, \"MERGED/adapters/{name}\", adapter_name={name:?})\n```\n\n\
+         `esmerge route MERGED --data SAMPLES` says which adapter each sample takes."
+    )
 }
 
 fn quoted(text: &str) -> String {

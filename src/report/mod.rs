@@ -61,6 +61,9 @@ pub struct Report {
     /// Every layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerReport>,
+    /// The low-rank experts of ESM++.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertsReport>,
     /// For experts stored in 16 bits: the estimated relative error of their deltas.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub rounding: IndexMap<String, f64>,
@@ -100,6 +103,7 @@ impl Default for Report {
             overrides: Vec::new(),
             groups: Vec::new(),
             layers: Vec::new(),
+            experts: None,
             rounding: IndexMap::new(),
             warnings: Vec::new(),
             seconds: None,
@@ -139,6 +143,49 @@ pub struct LayerReport {
     /// Whether a concatenation was rank-deficient.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub rank_deficient: bool,
+}
+
+/// The low-rank experts of ESM++ and what they cost whoever serves the model.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ExpertsReport {
+    /// Directions of an expert.
+    pub rank: usize,
+    /// What residuals were taken against: `esm` or `pretrained`.
+    pub residual_base: String,
+    /// Parameters of one task's experts, `sum r (d_out + d_in)`.
+    pub parameters_per_task: usize,
+    /// The same over the parameters of the model.
+    pub share_of_model: f64,
+    /// Values of all prototypes.
+    pub routing_values: usize,
+    /// Floating-point operations that an expert adds to a token.
+    pub flops_per_token: usize,
+    /// The routed layers.
+    pub layers: Vec<RoutedReport>,
+}
+
+impl ExpertsReport {
+    /// Over layers and tasks.
+    pub fn energy_restored(&self) -> Range {
+        let mut range = Range::default();
+        self.layers.iter().for_each(|layer| range.extend(layer.energy_restored.values().copied()));
+        range
+    }
+}
+
+/// One routed layer.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RoutedReport {
+    /// Its name; for a stack of tensors, the stack's.
+    pub name: String,
+    /// Its weights.
+    pub tensors: Vec<String>,
+    /// Directions of an expert here.
+    pub rank: usize,
+    /// The weight whose prototypes route it.
+    pub prototypes: String,
+    /// Share of the energy of `X_t R_t^T` that each task's expert restores on the proxies.
+    pub energy_restored: IndexMap<String, f64>,
 }
 
 /// Layers of one kind.

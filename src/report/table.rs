@@ -1,5 +1,5 @@
-use super::Report;
 use super::card::{layers, percent, range, treatment};
+use super::{ExpertsReport, Report};
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 /// The table at the end of a run.
@@ -20,7 +20,24 @@ pub fn table(report: &Report) -> String {
         ]);
     }
     align_right(&mut table, &[2, 7]);
-    table.to_string()
+    match &report.experts {
+        None => table.to_string(),
+        Some(experts) => format!("{table}\n{}", experts_line(experts)),
+    }
+}
+
+fn experts_line(experts: &ExpertsReport) -> String {
+    format!(
+        "experts of rank {} in {} layers: {} parameters a task ({:.2}% of the model), {} prototype values, {} flops a token, \
+         energy restored {}",
+        experts.rank,
+        experts.layers.len(),
+        experts.parameters_per_task,
+        100.0 * experts.share_of_model,
+        experts.routing_values,
+        experts.flops_per_token,
+        percent(&experts.energy_restored())
+    )
 }
 
 /// An empty table in the style of all tables here.

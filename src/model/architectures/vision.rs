@@ -33,8 +33,11 @@ impl Grid {
         (self.image / self.patch).pow(2)
     }
 
+    /// Images must give the model's grid of patches; pixels past the last whole patch are not looked at.
     fn check(self, images: &Images) -> Result<()> {
-        if (images.channels, images.height, images.width) == (self.channels, self.image, self.image) {
+        let side = self.image / self.patch;
+        let grid = (images.channels, images.height / self.patch, images.width / self.patch);
+        if grid == (self.channels, side, side) {
             return Ok(());
         }
         Err(Error::Samples(format!(

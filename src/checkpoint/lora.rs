@@ -1,0 +1,169 @@
+//! LoRA adapters as PEFT keeps them: a folder with `adapter_config.json` and `adapter_model.safetensors`.
+
+use super::{Error, Stored, TensorSpec, TensorWriter};
+use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, HashSet};
+use std::fs;
+use std::path::Path;
+
+/// The file of an adapter's settings.
+pub const ADAPTER_CONFIG: &str = "adapter_config.json";
+/// The file of its weights.
+pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
+/// What stands before a module's path in PEFT's keys.
+const PREFIX: &str = "base_model.model.";
+
+/// The module that the weight of a linear layer belongs to. `torch.nn.MultiheadAttention` keeps its q, k and v in one
+/// parameter of its own, and PEFT gives that to the attention module.
+pub fn module_of(weight: &str) -> Option<&str> {
+    [".weight", ".in_proj_weight"].into_iter().find_map(|ending| weight.strip_suffix(ending))
+}
+
+/// The keys of a weight's `A` (`r x d_in`) and `B` (`d_out x r`) in an adapter's file.
+pub fn lora_keys(weight: &str) -> [String; 2] {
+    let module = module_of(weight).unwrap_or(weight);
+    ["lora_A", "lora_B"].map(|factor| format!("{PREFIX}{module}.{factor}.weight"))
+}
+
+/// One weight that an adapter changes, `W + B A`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoraWeight {
+    /// The weight's name in the model.
+    pub name: String,
+    /// Columns of `B`, rows of `A`.
+    pub rank: usize,
+    /// Rows of `B`.
+    pub d_out: usize,
+    /// Columns of `A`.
+    pub d_in: usize,
+}
+
+/// An adapter being written, its weights in the order given at the start.
+pub struct LoraWriter {
+    writer: TensorWriter,
+}
+
+impl LoraWriter {
+    /// Creates the folder with the adapter's settings. `r` is the largest rank, `base` where the model lies as seen from the
+    /// folder, and `matrices` names all matrices of that model.
+    pub fn create<'a>(
+        folder: &Path,
+        weights: &[LoraWeight],
+        r: usize,
+        base: &str,
+        matrices: impl IntoIterator<Item = &'a str>,
+    ) -> Result<LoraWriter, Error> {
+        fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
+        let path = folder.join(ADAPTER_CONFIG);
+        let settings = settings(weights, r, base, matrices);
+        let mut text =
+            serde_json::to_vec_pretty(&settings).map_err(|e| Error::io("write", &path)(e.into()))?;
+        text.push(b'\n');
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
+
+        let spec = |name: String, shape| TensorSpec { name, dtype: Stored::F32, shape };
+        let factors = |w: &LoraWeight| {
+            let [a, b] = lora_keys(&w.name);
+            [spec(a, vec![w.rank, w.d_in]), spec(b, vec![w.d_out, w.rank])]
+        };
+        let specs: Vec<TensorSpec> = weights.iter().flat_map(factors).collect();
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        let writer = TensorWriter::create(&folder.join(ADAPTER_WEIGHTS), &specs, &metadata)?;
+        Ok(LoraWriter { writer })
+    }
+
+    /// Appends `A` and `B` of the next weight, row-major.
+    pub fn write(&mut self, a: &[f32], b: &[f32]) -> Result<(), Error> {
+        self.writer.write(bytemuck::cast_slice(a))?;
+        self.writer.write(bytemuck::cast_slice(b))
+    }
+
+    /// Flushes the file to the disk.
+    pub fn finish(self) -> Result<(), Error> {
+        self.writer.finish()
+    }
+}
+
+/// `adapter_config.json`. `lora_alpha = r` makes PEFT's factor `lora_alpha / r` one; a weight of a smaller rank is named
+/// with its own of both.
+fn settings<'a>(
+    weights: &[LoraWeight],
+    r: usize,
+    base: &str,
+    matrices: impl IntoIterator<Item = &'a str>,
+) -> Value {
+    let smaller: Map<String, Value> = weights
+        .iter()
+        .filter(|w| w.rank != r)
+        .filter_map(|w| Some((module_of(&w.name)?.to_owned(), Value::from(w.rank))))
+        .collect();
+    json!({
+        "peft_type": "LORA",
+        "task_type": null,
+        "base_model_name_or_path": base,
+        "r": r,
+        "lora_alpha": r,
+        "rank_pattern": smaller,
+        "alpha_pattern": smaller,
+        "target_modules": target_modules(weights, matrices),
+        "lora_dropout": 0.0,
+        "bias": "none",
+        "fan_in_fan_out": false,
+        "use_rslora": false,
+        "use_dora": false,
+        "modules_to_save": null,
+        "inference_mode": true,
+    })
+}
+
+/// The modules, by the last part of their path where that says it all: where no other matrix of the model ends in it.
+fn target_modules<'a>(weights: &[LoraWeight], matrices: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    fn leaf(module: &str) -> &str {
+        module.rsplit('.').next().unwrap_or(module)
+    }
+    let modules: HashSet<&str> = weights.iter().filter_map(|w| module_of(&w.name)).collect();
+    let others = matrices.into_iter().map(|name| module_of(name).unwrap_or(name));
+    let ambiguous: HashSet<&str> = others.filter(|m| !modules.contains(m)).map(leaf).collect();
+    let mut targets = Vec::new();
+    let mut named = HashSet::new();
+    for module in weights.iter().filter_map(|w| module_of(&w.name)) {
+        let target = if ambiguous.contains(leaf(module)) { module } else { leaf(module) };
+        if named.insert(target) {
+            targets.push(target.to_owned());
+        }
+    }
+    targets
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn weight(name: &str, rank: usize) -> LoraWeight {
+        LoraWeight { name: name.to_owned(), rank, d_out: 4, d_in: 3 }
+    }
+
+    #[test]
+    fn a_leaf_names_its_modules_unless_another_matrix_has_it() {
+        let weights =
+            ["b.0.query.weight", "b.1.query.weight", "b.0.dense.weight"].map(|name| weight(name, 8));
+        let matrices = ["b.0.query.weight", "b.1.query.weight", "b.0.dense.weight", "pooler.dense.weight"];
+        assert_eq!(target_modules(&weights, matrices), ["query", "b.0.dense"]);
+        assert_eq!(target_modules(&weights, []), ["query", "dense"]);
+    }
+
+    #[test]
+    fn a_smaller_rank_is_named_with_its_alpha() {
+        let settings = settings(&[weight("a.0.q.weight", 8), weight("a.0.k.weight", 3)], 8, "..", []);
+        assert_eq!(settings["rank_pattern"], json!({ "a.0.k": 3 }));
+        assert_eq!(settings["alpha_pattern"], settings["rank_pattern"]);
+        assert_eq!((&settings["r"], &settings["lora_alpha"]), (&json!(8), &json!(8)));
+    }
+
+    #[test]
+    fn a_fused_attention_weight_belongs_to_the_attention() {
+        let [a, _] = lora_keys("visual.blocks.0.attn.in_proj_weight");
+        assert_eq!(a, "base_model.model.visual.blocks.0.attn.lora_A.weight");
+        assert_eq!(module_of("visual.positional_embedding"), None);
+    }
+}

@@ -1,0 +1,206 @@
+//! `esmerge-router-1`: the prototypes by which samples are routed to the experts of ESM++.
+
+use super::{Error, Stored, TensorFile, TensorSpec, TensorWriter};
+use crate::backend::Dtype;
+use indexmap::IndexMap;
+use serde::de::DeserializeOwned;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The router in a folder of ESM++.
+pub const ROUTER: &str = "router.safetensors";
+/// The folder of the adapters beside it.
+pub const ADAPTERS: &str = "adapters";
+/// The value of `format` in the metadata.
+const FORMAT: &str = "esmerge-router-1";
+
+/// What the file says beside the prototypes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RouterMeta {
+    /// The experts, in the order of the prototypes' rows; each is a folder of adapters.
+    pub tasks: Vec<String>,
+    /// Largest rank of an expert.
+    pub rank: usize,
+    /// What residuals were taken against.
+    pub residual_base: String,
+    /// Weight to the weight whose prototypes route it.
+    pub aliases: IndexMap<String, String>,
+    /// Weights that were decomposed as one matrix, so that they share their `A`.
+    pub stacks: Vec<Vec<String>>,
+}
+
+impl RouterMeta {
+    fn to_strings(&self) -> Result<BTreeMap<String, String>, serde_json::Error> {
+        Ok(BTreeMap::from([
+            ("format".to_owned(), FORMAT.to_owned()),
+            ("tasks".to_owned(), serde_json::to_string(&self.tasks)?),
+            ("rank".to_owned(), self.rank.to_string()),
+            ("residual_base".to_owned(), self.residual_base.clone()),
+            ("aliases".to_owned(), serde_json::to_string(&self.aliases)?),
+            ("stacks".to_owned(), serde_json::to_string(&self.stacks)?),
+        ]))
+    }
+}
+
+/// A router being written, weights in the order given at the start.
+pub struct RouterWriter {
+    writer: TensorWriter,
+}
+
+impl RouterWriter {
+    /// The router of a folder, for weights of so many inputs.
+    pub fn create(
+        folder: &Path,
+        weights: &[(String, usize)],
+        meta: &RouterMeta,
+    ) -> Result<RouterWriter, Error> {
+        let path = folder.join(ROUTER);
+        let metadata = meta.to_strings().map_err(|e| Error::io("write", &path)(e.into()))?;
+        let spec = |(weight, d_in): &(String, usize)| TensorSpec {
+            name: key(weight),
+            dtype: Stored::F32,
+            shape: vec![meta.tasks.len(), *d_in],
+        };
+        let specs: Vec<TensorSpec> = weights.iter().map(spec).collect();
+        Ok(RouterWriter { writer: TensorWriter::create(&path, &specs, &metadata)? })
+    }
+
+    /// Appends the prototypes of the next weight, `tasks x d_in`.
+    pub fn write(&mut self, prototypes: &[f32]) -> Result<(), Error> {
+        self.writer.write(bytemuck::cast_slice(prototypes))
+    }
+
+    /// Flushes the file to the disk.
+    pub fn finish(self) -> Result<(), Error> {
+        self.writer.finish()
+    }
+}
+
+fn key(weight: &str) -> String {
+    format!("{weight}.prototypes")
+}
+
+/// The router of a folder, opened and checked.
+#[derive(Clone, Debug)]
+pub struct RouterFile {
+    file: TensorFile,
+    meta: RouterMeta,
+}
+
+impl RouterFile {
+    /// Whether a folder has a router: whether it is an output of ESM++.
+    pub fn is_in(folder: &Path) -> bool {
+        folder.join(ROUTER).is_file()
+    }
+
+    /// Opens and checks the router of a folder.
+    pub fn open(folder: &Path) -> Result<RouterFile, Error> {
+        let path = folder.join(ROUTER);
+        if !path.is_file() {
+            let hint = "only a model made by merge_method esm++ has experts to route to";
+            return Err(Error::NotFound { path, hint });
+        }
+        let file = TensorFile::open(&path)?;
+        let router = RouterFile { meta: metadata(&file)?, file };
+        router.check()?;
+        Ok(router)
+    }
+
+    /// What the file says beside the prototypes.
+    pub fn meta(&self) -> &RouterMeta {
+        &self.meta
+    }
+
+    /// The weights with prototypes of their own, in the order of the file.
+    pub fn weights(&self) -> impl Iterator<Item = &str> {
+        self.file.tensors().keys().filter_map(|key| key.strip_suffix(".prototypes"))
+    }
+
+    /// The weight whose prototypes route `weight`; none if it is not routed.
+    pub fn prototypes_of<'a>(&'a self, weight: &'a str) -> Option<&'a str> {
+        if self.file.tensors().contains_key(&key(weight)) {
+            return Some(weight);
+        }
+        self.meta.aliases.get(weight).map(String::as_str)
+    }
+
+    /// The prototypes stored under `weight`, `tasks x d_in`.
+    pub fn read(&self, weight: &str) -> Result<Vec<f32>, Error> {
+        let key = key(weight);
+        let elements = self.file.meta(&key)?.elements();
+        Ok(bytemuck::pod_collect_to_vec(&self.file.read_values(&key, 0..elements)?))
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        let bad = |reason: String| Err(malformed(&self.file, reason));
+        let tasks = self.meta.tasks.len();
+        for (key, meta) in self.file.tensors() {
+            let fits = matches!(meta.shape[..], [t, d] if t == tasks && d > 0);
+            if !key.ends_with(".prototypes") || meta.float() != Some(Dtype::F32) || !fits {
+                return bad(format!(
+                    "`{key}` should be `<weight>.prototypes`, float32, one row for each of the {tasks} tasks"
+                ));
+            }
+        }
+        match self.meta.aliases.iter().find(|(_, to)| !self.file.tensors().contains_key(&self::key(to))) {
+            None => Ok(()),
+            Some((weight, to)) => {
+                bad(format!("`aliases` sends `{weight}` to `{to}`, which has no prototypes"))
+            }
+        }
+    }
+}
+
+fn metadata(file: &TensorFile) -> Result<RouterMeta, Error> {
+    let format = file.metadata().get("format").map(String::as_str);
+    if format != Some(FORMAT) {
+        return Err(malformed(file, format!("its metadata has no `format: {FORMAT}`")));
+    }
+    Ok(RouterMeta {
+        tasks: json(file, "tasks")?,
+        rank: json(file, "rank")?,
+        residual_base: text(file, "residual_base")?.to_owned(),
+        aliases: json(file, "aliases")?,
+        stacks: json(file, "stacks")?,
+    })
+}
+
+fn text<'a>(file: &'a TensorFile, key: &str) -> Result<&'a str, Error> {
+    let value = file.metadata().get(key).map(String::as_str);
+    value.ok_or_else(|| malformed(file, format!("its metadata lacks `{key}`")))
+}
+
+fn json<T: DeserializeOwned>(file: &TensorFile, key: &str) -> Result<T, Error> {
+    serde_json::from_str(text(file, key)?)
+        .map_err(|e| malformed(file, format!("`{key}` in its metadata cannot be read ({e})")))
+}
+
+fn malformed(file: &TensorFile, reason: String) -> Error {
+    Error::BadRouter { path: file.path().to_path_buf(), reason: format!("{reason}; merge again") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let meta = RouterMeta {
+            tasks: vec!["cars".into(), "birds".into()],
+            rank: 8,
+            residual_base: "esm".into(),
+            aliases: IndexMap::from([("k.weight".into(), "q.weight".into())]),
+            stacks: vec![vec!["q.weight".into(), "k.weight".into()]],
+        };
+        let mut writer = RouterWriter::create(folder.path(), &[("q.weight".into(), 3)], &meta).unwrap();
+        writer.write(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
+        writer.finish().unwrap();
+        let router = RouterFile::open(folder.path()).unwrap();
+        assert_eq!(router.meta(), &meta);
+        assert_eq!(router.prototypes_of("k.weight"), Some("q.weight"));
+        assert_eq!(router.prototypes_of("v.weight"), None);
+        assert_eq!(router.read("q.weight").unwrap()[3..], [4.0, 5.0, 6.0]);
+        assert_eq!(router.weights().collect::<Vec<_>>(), ["q.weight"]);
+    }
+}

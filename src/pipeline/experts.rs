@@ -1,0 +1,181 @@
+//! Second pass of ESM++: what the finished model lacks of every expert, layer by layer, as adapters and a router.
+//!
+//! Residuals are taken against the weights as they were written, so that an expert also restores what rounding to the output
+//! type lost.
+
+use super::decompose::task_groups;
+use super::inputs::layer_inputs;
+use super::rounding::Rounding;
+use super::spill::layer_bytes;
+use super::weights::{layer_deltas, layer_weights};
+use super::{Error, Job, Progress};
+use crate::backend::{Backend, Dtype};
+use crate::calibration::Captured;
+use crate::checkpoint::{
+    ADAPTERS, Checkpoint, LoraWeight, LoraWriter, OutputDir, RouterMeta, RouterWriter, first_not_finite,
+};
+use crate::method::Solver;
+use crate::method::esm_plus::low_rank_experts;
+use crate::plan::{Experts, Layer, Routed};
+use std::ops::Range;
+
+/// Where the model lies as seen from the folder of an adapter.
+const MODEL_OF_ADAPTER: &str = "../..";
+
+/// Writes adapters and router beside a finished model; gives, for each routed layer and task, the share of the residual
+/// output shift's energy that the expert restores.
+pub(super) async fn write_experts<B: Backend>(
+    job: &Job<'_, B>,
+    experts: &Experts,
+    output: &OutputDir,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Vec<f64>>, Error> {
+    let merged = Checkpoint::open(output.path())?;
+    let mut adapters = adapters(job, experts, output)?;
+    let mut router =
+        RouterWriter::create(output.path(), &own_prototypes(experts), &router_meta(job, experts))?;
+    let mut energy_retention = Vec::with_capacity(experts.layers.len());
+    let captured = files_only(job);
+    for (i, routed) in experts.layers.iter().enumerate() {
+        let layer = &routed.layer;
+        progress.layer(&format!("{} (experts)", layer.name));
+        let mut kept = Vec::new();
+        for tasks in task_groups(&job.family.experts, &captured, layer, job.backend.max_tensor_bytes()) {
+            // numbers of their own: those of the merge end where the plan's layers do
+            let stream = (job.plan.layers.len() + i) as u32;
+            kept.extend(write_layer(job, &merged, layer, tasks, stream, &mut adapters).await?);
+        }
+        energy_retention.push(kept);
+        if has_own_prototypes(routed) {
+            router.write(&prototypes(job, layer)?)?;
+        }
+        progress.advance(layer_bytes(job, layer));
+    }
+    adapters.into_iter().try_for_each(LoraWriter::finish)?;
+    router.finish()?;
+    Ok(energy_retention)
+}
+
+/// Nothing captured during the run: the recipe admits only calibration files here.
+fn files_only<B>(job: &Job<'_, B>) -> Vec<Vec<Captured>> {
+    job.family.experts.iter().map(|_| Vec::new()).collect()
+}
+
+/// The experts of one layer for some tasks, each into its adapter.
+async fn write_layer<B: Backend>(
+    job: &Job<'_, B>,
+    merged: &Checkpoint,
+    layer: &Layer,
+    tasks: Range<usize>,
+    stream: u32,
+    adapters: &mut [LoraWriter],
+) -> Result<Vec<f64>, Error> {
+    let device = || Error::device(&layer.name);
+    let residuals = residuals(job, merged, layer, tasks.clone()).await?;
+    let inputs = layer_inputs(job.backend, job.family, &files_only(job), layer, tasks.clone())?;
+    let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, stream };
+    let experts = low_rank_experts(job.backend, &residuals, &inputs, layer.rank, solver).await;
+    let experts = experts.map_err(device())?;
+    let a = job.backend.download(&experts.a).await.map_err(device())?;
+    let b = job.backend.download(&experts.b).await.map_err(device())?;
+    for values in [&a, &b] {
+        if let Some((index, value)) = first_not_finite(Dtype::F32, bytemuck::cast_slice(values)) {
+            return Err(Error::NotFinite { layer: layer.name.clone(), index, value });
+        }
+    }
+    let (a, b) = (a.chunks(layer.rank * layer.d_in), b.chunks(layer.rank * layer.d_out));
+    for ((a, b), task) in a.zip(b).zip(tasks) {
+        let mut row = 0;
+        for part in &layer.parts {
+            adapters[task].write(a, &columns_as_rows(b, layer, row..row + part.rows))?;
+            row += part.rows;
+        }
+    }
+    Ok(experts.energy_retention)
+}
+
+/// `R_t = W_t - W_merged = dW_t + (W_0 - W_merged)`, `T x d_out x d_in`.
+async fn residuals<B: Backend>(
+    job: &Job<'_, B>,
+    merged: &Checkpoint,
+    layer: &Layer,
+    tasks: Range<usize>,
+) -> Result<B::Tensor, Error> {
+    let device = || Error::device(&layer.name);
+    let mut uncounted = vec![Rounding::default(); job.family.experts.len()]; // the merge has counted these weights
+    let mut residuals = layer_deltas(job.backend, job.family, layer, tasks, &mut uncounted).await?;
+    let mut shift = layer_weights(job.backend, &job.family.base, layer)?;
+    let merged = layer_weights(job.backend, merged, layer)?;
+    job.backend.axpby(-1.0, &merged, 1.0, &mut shift).map_err(device())?;
+    job.backend.axpby(1.0, &shift, 1.0, &mut residuals).map_err(device())?;
+    Ok(residuals)
+}
+
+/// Rows `part` of `B`, from `B^T` (`r x d_out`): what the expert adds to one of the weights in a stack.
+fn columns_as_rows(b_transposed: &[f32], layer: &Layer, part: Range<usize>) -> Vec<f32> {
+    let (r, d_out) = (layer.rank, layer.d_out);
+    part.flat_map(|i| (0..r).map(move |j| b_transposed[j * d_out + i])).collect()
+}
+
+/// One adapter a task, open for its layers.
+fn adapters<B>(job: &Job<'_, B>, experts: &Experts, output: &OutputDir) -> Result<Vec<LoraWriter>, Error> {
+    let lora = |layer: &Layer| -> Vec<LoraWeight> {
+        let weight = |part: &crate::plan::Part| LoraWeight {
+            name: part.name.clone(),
+            rank: layer.rank,
+            d_out: part.rows,
+            d_in: layer.d_in,
+        };
+        layer.parts.iter().map(weight).collect()
+    };
+    let weights: Vec<LoraWeight> = experts.layers.iter().flat_map(|routed| lora(&routed.layer)).collect();
+    let r = experts.layers.iter().map(|routed| routed.layer.rank).max().unwrap_or(experts.rank);
+    let base = &job.family.base;
+    let matrices = || base.names().filter(|name| base.get(name).is_some_and(|m| m.matrix().is_some()));
+    let adapter = |name: &str| {
+        let folder = output.path().join(ADAPTERS).join(name);
+        Ok(LoraWriter::create(&folder, &weights, r, MODEL_OF_ADAPTER, matrices())?)
+    };
+    job.family.experts.iter().map(|expert| adapter(&expert.name)).collect()
+}
+
+fn has_own_prototypes(routed: &Routed) -> bool {
+    routed.layer.parts.first().is_some_and(|part| part.name == routed.prototypes)
+}
+
+/// The weights that get prototypes of their own, and their inputs.
+fn own_prototypes(experts: &Experts) -> Vec<(String, usize)> {
+    let own = experts.layers.iter().filter(|routed| has_own_prototypes(routed));
+    own.map(|routed| (routed.prototypes.clone(), routed.layer.d_in)).collect()
+}
+
+fn router_meta<B>(job: &Job<'_, B>, experts: &Experts) -> RouterMeta {
+    let weights = |routed: &Routed| routed.layer.parts.iter().map(|p| p.name.clone()).collect::<Vec<_>>();
+    let mut meta = RouterMeta {
+        tasks: job.family.experts.iter().map(|e| e.name.clone()).collect(),
+        rank: experts.rank,
+        residual_base: experts.residual_base.name().to_owned(),
+        ..RouterMeta::default()
+    };
+    for routed in &experts.layers {
+        let others = weights(routed).into_iter().filter(|name| *name != routed.prototypes);
+        meta.aliases.extend(others.map(|name| (name, routed.prototypes.clone())));
+        if routed.layer.parts.len() > 1 {
+            meta.stacks.push(weights(routed));
+        }
+    }
+    meta
+}
+
+/// `p_t` of all tasks, `T x d_in`.
+fn prototypes<B>(job: &Job<'_, B>, layer: &Layer) -> Result<Vec<f32>, Error> {
+    let mut rows = Vec::with_capacity(job.family.experts.len() * layer.d_in);
+    for expert in &job.family.experts {
+        let Some(calibration) = &expert.calibration else { continue };
+        let source = layer.parts.iter().find_map(|part| calibration.source_of(&part.name));
+        if let Some((weight, _)) = source {
+            rows.extend(calibration.mean(weight)?);
+        }
+    }
+    Ok(rows)
+}
