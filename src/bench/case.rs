@@ -1,6 +1,6 @@
 //! What is measured: kernels, sizes, and what each costs.
 
-use super::{Error, Result, Selection};
+use super::{Error, Peak, Result, Selection};
 use crate::kernels::LARGEST_EIGENPROBLEM;
 use crate::matrix::{Dtype, Op};
 use std::fmt;
@@ -35,9 +35,19 @@ pub enum Kernel {
     InverseCholesky,
     /// All eigenpairs of a small matrix.
     SymmetricEigen,
+    /// LayerNorm of rows.
+    LayerNorm,
+    /// Attention with heads of 64.
+    Attention,
+    /// An orthonormal basis of the rows, by CholeskyQR.
+    OrthonormalizeRows,
+    /// Leading eigenvectors by subspace iteration.
+    LeadingEigenpairs,
+    /// The polar factor.
+    Polar,
 }
 
-const ALL: [(&str, Kernel); 16] = [
+const ALL: [(&str, Kernel); 21] = [
     ("gemm", Kernel::Gemm(Op::None, Op::None)),
     ("gemm-nt", Kernel::Gemm(Op::None, Op::Transpose)),
     ("gemm-tn", Kernel::Gemm(Op::Transpose, Op::None)),
@@ -54,7 +64,21 @@ const ALL: [(&str, Kernel); 16] = [
     ("random_normal", Kernel::RandomNormal),
     ("inverse_cholesky", Kernel::InverseCholesky),
     ("symmetric_eigen", Kernel::SymmetricEigen),
+    ("layer_norm", Kernel::LayerNorm),
+    ("attention", Kernel::Attention),
+    ("orthonormalize_rows", Kernel::OrthonormalizeRows),
+    ("leading_eigenpairs", Kernel::LeadingEigenpairs),
+    ("polar", Kernel::Polar),
 ];
+
+/// The width of a head in [`Kernel::Attention`].
+pub(super) const HEAD: usize = 64;
+
+/// What is not chosen by name runs for no more than so many seconds at the peak.
+const PATIENCE: f64 = 0.25;
+
+/// Bytes of all operands together, at most: beyond it they fit few devices, and no binding.
+const LARGEST: f64 = (4u64 << 30) as f64;
 
 impl Kernel {
     /// Every kernel and its name.
@@ -78,12 +102,18 @@ impl Kernel {
                 "768x768x768",
                 "3072x768x1600",
                 "2304x96x2304",
+                "8:144x1600x1600",
             ],
-            Kernel::Gemm(Op::None, _) => &["512x512x512", "1600x3072x768", "8:96x2304x2304"],
+            Kernel::Gemm(Op::None, _) => &["512x512x512", "1600x3072x768", "8:96x96x1600"],
             Kernel::Gemm(..) => &["512x512x512", "2304x768x1600"],
             Kernel::Syrk(_) => &["512x512", "768x1600", "3072x1600", "4096x4096"],
             Kernel::InverseCholesky => &["8:144x144", "576x576"],
             Kernel::SymmetricEigen => &["8:96x96", "256x256"],
+            Kernel::LayerNorm => &["1600x3072"],
+            Kernel::Attention => &["32:50x768"],
+            Kernel::OrthonormalizeRows => &["8:144x1600", "576x3072"],
+            Kernel::LeadingEigenpairs => &["8:96x768x1600", "8:384x3072x1600"],
+            Kernel::Polar => &["768x768", "768x3072", "3072x3072"],
             _ => &["4096x4096"],
         }
     }
@@ -95,8 +125,15 @@ impl Kernel {
         }
     }
 
-    fn is_product(self) -> bool {
-        matches!(self, Kernel::Gemm(..))
+    /// Whether its sizes have a depth.
+    fn has_depth(self) -> bool {
+        matches!(self, Kernel::Gemm(..) | Kernel::LeadingEigenpairs)
+    }
+
+    /// Whether it is many kernels, some of which wait for a result of others: the host times it, on every device.
+    pub fn is_algorithm(self) -> bool {
+        use Kernel::{Attention, LeadingEigenpairs, OrthonormalizeRows, Polar};
+        matches!(self, Attention | OrthonormalizeRows | LeadingEigenpairs | Polar)
     }
 
     /// Whether a size is of the right kind, and what that kind is.
@@ -107,6 +144,21 @@ impl Kernel {
             Kernel::InverseCholesky => (size.is_square(), "NxN"),
             Kernel::SymmetricEigen => {
                 (size.is_square() && size.rows <= LARGEST_EIGENPROBLEM, "NxN, of 256 at most")
+            }
+            Kernel::Attention => {
+                let heads = size.depth.is_none() && size.cols.is_multiple_of(HEAD);
+                (heads, "SAMPLES:TOKENSxWIDTH, with a width of whole heads of 64")
+            }
+            Kernel::OrthonormalizeRows => (
+                size.depth.is_none() && size.rows <= size.cols,
+                "ROWSxCOLUMNS, with no more rows than columns",
+            ),
+            Kernel::LeadingEigenpairs => {
+                let enough = size.depth.is_some_and(|tokens| size.rows <= size.cols.min(tokens));
+                (
+                    enough,
+                    "KxDxN, for the K leading eigenvectors of X^T X with X of N x D, K no more than either",
+                )
             }
             _ => (size.depth.is_none(), "ROWSxCOLUMNS"),
         }
@@ -120,7 +172,10 @@ impl FromStr for Kernel {
         let found = Kernel::all().find(|&(name, _)| name == text).map(|(_, kernel)| kernel);
         found.ok_or_else(|| {
             let names: Vec<_> = Kernel::all().map(|(name, _)| name).collect();
-            format!("there is no kernel '{text}'; there are {}", names.join(", "))
+            let likeness = |name: &str| strsim::jaro_winkler(text, name);
+            let nearest = names.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+            let nearest = nearest.unwrap_or_default();
+            format!("there is no kernel '{text}'; did you mean '{nearest}'? There are {}", names.join(", "))
         })
     }
 }
@@ -193,7 +248,8 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    /// Floating-point operations of one run, by the usual count; 0 where memory is all that counts.
+    /// Floating-point operations of one run, by the usual count; 0 where memory is all that counts, and for algorithms
+    /// that are free to choose how many they need.
     pub fn flops(&self) -> f64 {
         let Size { batch, rows, cols, depth } = self.size;
         let (m, n) = (rows as f64, cols as f64);
@@ -205,11 +261,14 @@ impl Case {
                 Kernel::InverseCholesky => 2.0 / 3.0 * m.powi(3),
                 // A tridiagonalization, the eigenvectors and their way back, as LAPACK counts them.
                 Kernel::SymmetricEigen => 9.0 * m.powi(3),
+                Kernel::Attention => 4.0 * m * m * n,
+                // Two passes of a Gram matrix, its factor's inverse and a product.
+                Kernel::OrthonormalizeRows => 2.0 * (3.0 * m * m * n + 2.0 / 3.0 * m.powi(3)),
                 _ => 0.0,
             }
     }
 
-    /// Bytes that one run has to read and write, if it does each once.
+    /// Bytes that one run has to read and write, if it does each once; 0 for algorithms.
     pub fn bytes(&self) -> f64 {
         let Size { batch, rows, cols, depth } = self.size;
         let (m, n) = (rows as f64, cols as f64);
@@ -221,8 +280,40 @@ impl Case {
                 Kernel::Unpack | Kernel::Pack => (4.0 + stored) * m * n,
                 Kernel::Axpby => 12.0 * m * n,
                 Kernel::ReduceRows | Kernel::ReduceColumns | Kernel::RandomNormal => 4.0 * m * n,
+                _ if self.kernel.is_algorithm() => 0.0,
                 _ => 8.0 * m * n,
             }
+    }
+
+    /// Bytes of its operands and results.
+    fn footprint(&self) -> f64 {
+        let Size { batch, rows, cols, depth } = self.size;
+        let (m, n) = (rows as f64, cols as f64);
+        4.0 * batch as f64
+            * match self.kernel {
+                Kernel::Gemm(..) => m * n + (m + n) * depth.unwrap_or(0) as f64,
+                Kernel::Syrk(_) | Kernel::OrthonormalizeRows => m * n + m * m,
+                Kernel::LeadingEigenpairs => n * (n + m + depth.unwrap_or(0) as f64),
+                Kernel::Polar => 2.0 * m * n + m.min(n).powi(2),
+                Kernel::Attention => 4.0 * m * n,
+                _ => 2.0 * m * n,
+            }
+    }
+
+    /// Whether it is quick enough to be measured without having been asked for.
+    pub(super) fn is_affordable(&self, peak: Peak) -> bool {
+        let flops = match (self.kernel, self.size) {
+            // About what today's iterations need.
+            (Kernel::Polar, Size { rows, cols, .. }) => {
+                50.0 * rows.min(cols).pow(2) as f64 * rows.max(cols) as f64
+            }
+            (Kernel::LeadingEigenpairs, Size { batch, rows, cols, depth }) => {
+                let side = cols.min(depth.unwrap_or(cols)) as f64;
+                20.0 * (batch * rows) as f64 * side * side
+            }
+            _ => self.flops(),
+        };
+        flops < PATIENCE * 1e9 * peak.gflops
     }
 }
 
@@ -242,7 +333,14 @@ pub(super) fn choose(selection: &Selection) -> Result<Vec<Case>> {
         let nothing = "no chosen kernel is of a chosen size and type";
         return Err(Error::Usage(format!("{nothing}; only pack and unpack have other types than float32")));
     }
-    Ok(cases)
+    match cases.iter().find(|case| case.footprint() > LARGEST) {
+        Some(case) => Err(Error::Usage(format!(
+            "{case} takes {:.0} GiB; measure no more than {:.0} GiB at once",
+            case.footprint() / (1u64 << 30) as f64,
+            LARGEST / (1u64 << 30) as f64
+        ))),
+        None => Ok(cases),
+    }
 }
 
 /// The sizes of a kernel: its own, or those asked for, which have to fit if the kernel was asked for too.
@@ -256,7 +354,7 @@ fn sizes(kernel: Kernel, selection: &Selection) -> Result<Vec<Size>> {
         match suits {
             true => sizes.push(size),
             // Several kernels take sizes of several kinds.
-            false if named && selection.kernels.iter().all(|k| k.is_product() == kernel.is_product()) => {
+            false if named && selection.kernels.iter().all(|k| k.has_depth() == kernel.has_depth()) => {
                 let name = kernel.name();
                 return Err(Error::Usage(format!("{size} is no size for {name}, which takes {kind}")));
             }
@@ -294,8 +392,21 @@ mod tests {
         let half = Selection { dtypes: vec![Dtype::F16], ..Selection::default() };
         assert!(choose(&half).unwrap().iter().all(|case| case.dtype == Dtype::F16));
         let cube = Selection { sizes: vec!["8x8x8".parse().unwrap()], ..Selection::default() };
-        assert!(choose(&cube).unwrap().iter().all(|case| case.kernel.is_product()));
+        assert!(choose(&cube).unwrap().iter().all(|case| case.kernel.has_depth()));
         let wrong = Selection { kernels: vec![Kernel::Syrk(Op::None)], ..cube };
         assert!(choose(&wrong).is_err());
+    }
+
+    #[test]
+    fn a_case_beyond_any_memory_is_refused() {
+        let huge =
+            Selection { sizes: vec!["1048576:1048576x1048576".parse().unwrap()], ..Selection::default() };
+        assert!(choose(&huge).is_err());
+    }
+
+    #[test]
+    fn a_wrong_name_is_answered_with_the_nearest() {
+        let error = "cholesky".parse::<Kernel>().unwrap_err();
+        assert!(error.contains("did you mean 'inverse_cholesky'"), "{error}");
     }
 }

@@ -1,8 +1,9 @@
 //! The CPU backend under measurement.
 
-use super::operands::{Operands, operands};
-use super::{Case, Kernel, Peak, Result, Subject, cpu_peak};
+use super::operands::{EPSILON, Operands, operands};
+use super::{Case, Kernel, Peak, Result, Subject, algorithm, cpu_peak};
 use crate::backend::cpu::{Cpu, CpuTensor};
+use crate::backend::layers::Layers;
 use crate::backend::{self, Backend};
 use std::time::Instant;
 
@@ -29,7 +30,7 @@ impl Subject for OnCpu<'_> {
         "host"
     }
 
-    fn resolution(&self) -> f64 {
+    fn resolution(&self, _: &Case) -> f64 {
         RESOLUTION
     }
 
@@ -70,5 +71,9 @@ async fn run(cpu: &Cpu, case: &Case, operands: &mut Operands<CpuTensor>) -> back
         Kernel::RandomNormal => cpu.random_normal(shape, 1, 1).map(drop),
         Kernel::InverseCholesky => cpu.inverse_cholesky(x).map(drop),
         Kernel::SymmetricEigen => cpu.symmetric_eigen(x).map(drop),
+        Kernel::LayerNorm => cpu.layer_norm(x, y, y, EPSILON).map(drop),
+        Kernel::Attention | Kernel::OrthonormalizeRows | Kernel::LeadingEigenpairs | Kernel::Polar => {
+            algorithm::run(cpu, case, x).await
+        }
     }
 }

@@ -55,7 +55,7 @@ fn chains(steps: usize) -> (f32, usize) {
             // SAFETY: the processor has both features.
             return (unsafe { with_avx2(steps) }, 10 * 8);
         }
-        return (step_separately::<48>(steps), 48);
+        (step_separately::<48>(steps), 48)
     }
     #[cfg(not(target_arch = "x86_64"))]
     (step_fused::<64>(steps), 64)

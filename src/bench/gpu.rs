@@ -1,7 +1,7 @@
 //! An adapter under measurement: the kernels themselves, without the backend's splitting and batching.
 
-use super::operands::{Operands, operands};
-use super::{Case, Kernel, Peak, Result, Subject};
+use super::operands::{EPSILON, Operands, operands};
+use super::{Case, Kernel, Peak, Result, Subject, algorithm};
 use crate::backend::gpu::{Gpu, GpuTensor};
 use crate::backend::{self, Backend, Shape, Tensor};
 use crate::kernels::{
@@ -74,7 +74,8 @@ impl<'a> OnGpu<'a> {
             Ok::<_, super::Error>(self.seconds(many)? / repetitions as f64)
         };
         run(1)?; // compiles
-        let repetitions = (self.resolution() / run(1)?.max(1e-9)).ceil().clamp(1.0, 100.0) as usize;
+        let least = if self.clock.is_some() { RESOLUTION.0 } else { RESOLUTION.1 };
+        let repetitions = (least / run(1)?.max(1e-9)).ceil().clamp(1.0, 100.0) as usize;
         let (started, mut best) = (Instant::now(), run(repetitions)?);
         while started.elapsed().as_secs_f64() < seconds {
             best = best.min(run(repetitions)?);
@@ -97,8 +98,8 @@ impl Subject for OnGpu<'_> {
         if self.clock.is_some() { "device" } else { "host" }
     }
 
-    fn resolution(&self) -> f64 {
-        if self.clock.is_some() { RESOLUTION.0 } else { RESOLUTION.1 }
+    fn resolution(&self, case: &Case) -> f64 {
+        if self.clock.is_some() && !case.kernel.is_algorithm() { RESOLUTION.0 } else { RESOLUTION.1 }
     }
 
     async fn peak(&mut self, seconds: f64) -> Result<Peak> {
@@ -127,6 +128,14 @@ impl Subject for OnGpu<'_> {
 
     async fn time(&mut self, repetitions: usize) -> Result<f64> {
         let Some(ready) = &self.ready else { return Ok(0.0) };
+        if ready.case.kernel.is_algorithm() {
+            let started = Instant::now();
+            for _ in 0..repetitions {
+                algorithm::run(self.gpu, &ready.case, &ready.operands.x).await?;
+            }
+            self.settle().await?;
+            return Ok(started.elapsed().as_secs_f64());
+        }
         self.seconds(|recorder| (0..repetitions).try_for_each(|_| ready.encode(recorder)))
     }
 }
@@ -171,6 +180,13 @@ impl Ready {
                 let [work, rotations, polished, values, rotated] = self.scratch()?;
                 let scratch = EigenScratch { work, rotations, polished, values, rotated };
                 kernels::symmetric_eigen(recorder, &x_view, &scratch, &y_view, &out_view)
+            }
+            Kernel::LayerNorm => {
+                kernels::layer_norm(recorder, &x_view, &y_view, Some(&y_view), EPSILON, &out_view)
+            }
+            // Run by the backend.
+            Kernel::Attention | Kernel::OrthonormalizeRows | Kernel::LeadingEigenpairs | Kernel::Polar => {
+                Ok(())
             }
         }
     }

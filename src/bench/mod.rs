@@ -3,8 +3,10 @@
 //! Two peaks are measured first: multiply-adds and a copy, written in the same language and run on the same device as the
 //! kernels. Every kernel's arithmetic and memory traffic is then given as a fraction of them. On an adapter that can, the
 //! device itself writes down when a pass begins and ends; elsewhere it is the host's clock around a submission and the
-//! wait for it, with so many runs in it that the submission does not count.
+//! wait for it, with so many runs in it that the submission does not count. Algorithms, which are many kernels and read
+//! some results back, are always timed by the host.
 
+mod algorithm;
 mod case;
 mod compare;
 mod cpu;
@@ -76,11 +78,11 @@ trait Subject {
     /// Adapter and driver.
     fn name(&self) -> String;
 
-    /// Who keeps the time.
+    /// Who keeps the time of kernels; that of algorithms is the host's.
     fn clock(&self) -> &'static str;
 
-    /// The least that a sample should last, in seconds.
-    fn resolution(&self) -> f64;
+    /// The least that a sample of a case should last, in seconds.
+    fn resolution(&self, case: &Case) -> f64;
 
     async fn peak(&mut self, seconds: f64) -> Result<Peak>;
 
@@ -100,13 +102,13 @@ async fn measure(
     let chosen = case::choose(selection)?;
     next("the peaks");
     let peak = subject.peak(seconds).await?;
-    // Without a wish for a size, what would run for a second and more at the peak is left out.
-    let affordable = |case: &&Case| !selection.sizes.is_empty() || case.flops() < 1e9 * peak.gflops;
+    // Without a wish for a size, what would run for long even at the peak is left out.
+    let affordable = |case: &&Case| !selection.sizes.is_empty() || case.is_affordable(peak);
     let mut results = Vec::new();
     for case in chosen.iter().filter(affordable) {
         next(&case.to_string());
         subject.prepare(case).await?;
-        let times = sampling::sample(subject, seconds).await?;
+        let times = sampling::sample(subject, case, seconds).await?;
         results.push(Measurement::new(case, times));
     }
     Ok(Report::new(subject.name(), subject.clock(), peak, results))

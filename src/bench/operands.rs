@@ -3,6 +3,9 @@
 use super::{Case, Kernel, Size};
 use crate::backend::{Backend, Dtype, Op, Result, Shape};
 
+/// Of LayerNorm.
+pub(super) const EPSILON: f32 = 1e-5;
+
 /// Operands of any kernel; what one does not need is empty.
 pub(super) struct Operands<T> {
     /// What is read.
@@ -58,11 +61,26 @@ pub(super) async fn operands<B: Backend>(backend: &B, case: &Case) -> Result<Ope
             let values = backend.zeros(Shape { rows: 1, ..shape })?;
             (backend.gram(&factor, Op::None)?, values, backend.zeros(shape)?)
         }
+        Kernel::LayerNorm => (random(shape, 0)?, ones(Shape::matrix(1, shape.cols))?, backend.zeros(shape)?),
+        Kernel::Attention => {
+            // The samples of a packed matrix stand one below another.
+            (random(Shape::matrix(shape.batch * shape.rows, shape.cols), 0)?, nothing()?, nothing()?)
+        }
+        Kernel::OrthonormalizeRows | Kernel::Polar => (random(shape, 0)?, nothing()?, nothing()?),
+        Kernel::LeadingEigenpairs => (decaying(backend, case.size)?, nothing()?, nothing()?),
         Kernel::Axpby | Kernel::CopyBlock | Kernel::RandomNormal => {
             (random(shape, 0)?, nothing()?, random(shape, 1)?)
         }
     };
     Ok(Operands { x, y, out, stored })
+}
+
+/// `X`, `N x D`, whose columns shrink like 1 / sqrt(j): so do the singular values, about.
+fn decaying<B: Backend>(backend: &B, size: Size) -> Result<B::Tensor> {
+    let mut x = backend.random_normal(Shape::new(size.batch, size.depth.unwrap_or(0), size.cols), 1, 0)?;
+    let scale: Vec<f32> = (1..=size.cols).map(|j| 1.0 / (j as f32).sqrt()).collect();
+    backend.scale_columns(&mut x, &backend.upload(Shape::matrix(1, size.cols), &scale)?)?;
+    Ok(x)
 }
 
 /// Shapes of both factors of a product, as they lie.

@@ -25,9 +25,9 @@ pub struct Measurement {
     pub size: String,
     /// The type of what is stored.
     pub dtype: String,
-    /// Floating-point operations of a run; 0 where memory is all that counts.
+    /// Floating-point operations of a run, by the usual count; 0 where there is none.
     pub flops: f64,
-    /// Bytes a run has to move.
+    /// Bytes a run has to move; 0 for algorithms.
     pub bytes: f64,
     /// Seconds of a run.
     pub seconds: Times,
@@ -70,7 +70,7 @@ pub struct Report {
     pub version: String,
     /// Adapter and driver.
     pub device: String,
-    /// Who kept the time.
+    /// Who kept the time of kernels; that of algorithms is the host's.
     pub clock: String,
     /// What the device can do.
     pub peak: Peak,

@@ -1,6 +1,6 @@
 //! From single runs to times that can be told from noise.
 
-use super::{Result, Subject};
+use super::{Case, Result, Subject};
 use serde::{Deserialize, Serialize};
 use std::time::Instant;
 
@@ -26,10 +26,10 @@ pub struct Times {
 }
 
 /// Times the case that a subject has ready, for so many seconds.
-pub(super) async fn sample(subject: &mut impl Subject, seconds: f64) -> Result<Times> {
+pub(super) async fn sample(subject: &mut impl Subject, case: &Case, seconds: f64) -> Result<Times> {
     subject.time(1).await?; // compiles, and faults memory in
     let once = subject.time(1).await?;
-    let repetitions = (subject.resolution() / once.max(1e-9)).ceil().clamp(1.0, REPETITIONS) as usize;
+    let repetitions = (subject.resolution(case) / once.max(1e-9)).ceil().clamp(1.0, REPETITIONS) as usize;
     let started = Instant::now();
     let mut samples = Vec::new();
     while samples.len() < SAMPLES.0

@@ -45,6 +45,10 @@ fn table(report: &Report) -> String {
             0.0 => [String::new(), String::new()],
             _ => [number(result.gflops()), percent(result.gflops() / peak.gflops)],
         };
+        let [gbytes, of_bandwidth] = match result.bytes {
+            0.0 => [String::new(), String::new()],
+            _ => [number(result.gbytes()), percent(result.gbytes() / peak.gbytes)],
+        };
         table.add_row(vec![
             result.kernel.clone(),
             result.size.clone(),
@@ -54,8 +58,8 @@ fn table(report: &Report) -> String {
             duration(seconds.max),
             gflops,
             of_arithmetic,
-            number(result.gbytes()),
-            percent(result.gbytes() / peak.gbytes),
+            gbytes,
+            of_bandwidth,
         ]);
     }
     align_right(&mut table, &[3, 4, 5, 6, 7, 8, 9]);

@@ -1,6 +1,6 @@
 use super::library::Shader;
-use super::library::shaders::{GEMM, GEMM_DIRECT};
-use super::recorder::{Dispatch, require};
+use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT};
+use super::recorder::{Dispatch, Window, require};
 use super::{Products, Recorder, Result, View};
 use crate::matrix::{Op, Shape};
 
@@ -35,23 +35,25 @@ struct Plan {
     tile: usize,
     /// Tiles of one matrix of the batch.
     tiles: usize,
+    /// Tiles of a workgroup.
+    together: u32,
 }
 
 impl Plan {
     /// The one place where this is chosen.
-    fn new(products: Products, p: &Product<'_>) -> Self {
+    fn new(products: Products, p: &Product<'_>, windows: &Windows<'_>) -> Self {
         let tiles = |tile: usize| {
             let (down, across) = (p.c.shape.rows.div_ceil(tile), p.c.shape.cols.div_ceil(tile));
             if p.triangular { down * (down + 1) / 2 } else { down * across }
         };
+        let plan = |shader, entry, tile| Plan { shader, entry, tile, tiles: tiles(tile), together: 1 };
         match products {
-            Products::Direct => {
-                Plan { shader: &GEMM_DIRECT, entry: "gemm_direct", tile: 64, tiles: tiles(64) }
+            Products::Direct if windows.are_in_blocks(p) => {
+                Plan { together: 8, ..plan(&GEMM_BLOCKS, "gemm_blocks", 16) }
             }
-            Products::Tiled => {
-                let tile = if p.c.shape.batch * tiles(64) < ENOUGH_TILES { 32 } else { 64 };
-                Plan { shader: &GEMM, entry: "gemm", tile, tiles: tiles(tile) }
-            }
+            Products::Direct => plan(&GEMM_DIRECT, "gemm_direct", 64),
+            Products::Tiled if p.c.shape.batch * tiles(64) < ENOUGH_TILES => plan(&GEMM, "gemm", 32),
+            Products::Tiled => plan(&GEMM, "gemm", 64),
         }
     }
 
@@ -66,6 +68,25 @@ impl Plan {
             constants.push(("SIDE", self.tile as f64 / 4.0));
         }
         constants
+    }
+}
+
+/// What the shaders bind for the operands of a product.
+struct Windows<'a> {
+    a: Window<'a>,
+    b: Window<'a>,
+    c: Window<'a>,
+}
+
+impl Windows<'_> {
+    /// Whether every row of every operand is whole vec4s, `c` is as tall as a block, and there is something to sum.
+    fn are_in_blocks(&self, p: &Product<'_>) -> bool {
+        let whole = |view: &View<'_>, window: &Window<'_>| {
+            let strides = [view.shape.cols, view.row_stride, view.batch_stride];
+            window.is_aligned() && strides.iter().all(|stride| stride.is_multiple_of(4))
+        };
+        let aligned = whole(&p.a, &self.a) && whole(&p.b, &self.b) && whole(&p.c, &self.c);
+        aligned && p.c.shape.rows >= 4 && !p.a.shape.is_empty()
     }
 }
 
@@ -146,11 +167,15 @@ fn encode(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
 }
 
 fn encode_part(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
-    let plan = Plan::new(recorder.kernels().products(), p);
     let (_, k) = p.op_a.apply(p.a.shape);
-    let [x, y, _] = recorder.grid(p.name, plan.tiles as u64, 1)?;
-    let (a, b) = (recorder.window(p.name, &p.a)?, recorder.window(p.name, &p.b)?);
-    let c = recorder.window(p.name, &p.c)?;
+    let windows = Windows {
+        a: recorder.window(p.name, &p.a)?,
+        b: recorder.window(p.name, &p.b)?,
+        c: recorder.window(p.name, &p.c)?,
+    };
+    let plan = Plan::new(recorder.kernels().products(), p, &windows);
+    let [x, y, _] = recorder.grid(p.name, plan.tiles as u64, plan.together)?;
+    let Windows { a, b, c } = windows;
     recorder.dispatch(Dispatch {
         shader: plan.shader,
         entry: plan.entry,
