@@ -125,11 +125,6 @@ impl Kernel {
         }
     }
 
-    /// Whether its sizes have a depth.
-    fn has_depth(self) -> bool {
-        matches!(self, Kernel::Gemm(..) | Kernel::LeadingEigenpairs)
-    }
-
     /// Whether it is many kernels, some of which wait for a result of others: the host times it, on every device.
     pub fn is_algorithm(self) -> bool {
         use Kernel::{Attention, LeadingEigenpairs, OrthonormalizeRows, Polar};
@@ -321,6 +316,11 @@ impl Case {
 pub(super) fn choose(selection: &Selection) -> Result<Vec<Case>> {
     let wanted = |kernel: &Kernel| selection.kernels.is_empty() || selection.kernels.contains(kernel);
     let kernels: Vec<Kernel> = Kernel::all().map(|(_, kernel)| kernel).filter(wanted).collect();
+    if let Some(size) = selection.sizes.iter().find(|&&size| !kernels.iter().any(|k| k.suits(size).0)) {
+        let kinds: Vec<_> =
+            kernels.iter().map(|k| format!("{} takes {}", k.name(), k.suits(*size).1)).collect();
+        return Err(Error::Usage(format!("{size} is no size here: {}", kinds.join("; "))));
+    }
     let mut cases = Vec::new();
     for &kernel in &kernels {
         for size in sizes(kernel, selection)? {
@@ -343,25 +343,19 @@ pub(super) fn choose(selection: &Selection) -> Result<Vec<Case>> {
     }
 }
 
-/// The sizes of a kernel: its own, or those asked for, which have to fit if the kernel was asked for too.
+/// The sizes of a kernel: its own, or those asked for that fit. If the kernel was asked for too, one has to.
 fn sizes(kernel: Kernel, selection: &Selection) -> Result<Vec<Size>> {
     if selection.sizes.is_empty() {
         return Ok(kernel.sizes().iter().filter_map(|text| text.parse().ok()).collect());
     }
-    let (mut sizes, named) = (Vec::new(), !selection.kernels.is_empty());
-    for &size in &selection.sizes {
-        let (suits, kind) = kernel.suits(size);
-        match suits {
-            true => sizes.push(size),
-            // Several kernels take sizes of several kinds.
-            false if named && selection.kernels.iter().all(|k| k.has_depth() == kernel.has_depth()) => {
-                let name = kernel.name();
-                return Err(Error::Usage(format!("{size} is no size for {name}, which takes {kind}")));
-            }
-            false => {}
+    let sizes: Vec<Size> = selection.sizes.iter().copied().filter(|&size| kernel.suits(size).0).collect();
+    match selection.sizes.first() {
+        Some(&size) if sizes.is_empty() && !selection.kernels.is_empty() => {
+            let (name, (_, kind)) = (kernel.name(), kernel.suits(size));
+            Err(Error::Usage(format!("{size} is no size for {name}, which takes {kind}")))
         }
+        _ => Ok(sizes),
     }
-    Ok(sizes)
 }
 
 #[cfg(test)]
@@ -392,7 +386,7 @@ mod tests {
         let half = Selection { dtypes: vec![Dtype::F16], ..Selection::default() };
         assert!(choose(&half).unwrap().iter().all(|case| case.dtype == Dtype::F16));
         let cube = Selection { sizes: vec!["8x8x8".parse().unwrap()], ..Selection::default() };
-        assert!(choose(&cube).unwrap().iter().all(|case| case.kernel.has_depth()));
+        assert!(choose(&cube).unwrap().iter().all(|case| case.kernel.suits(case.size).0));
         let wrong = Selection { kernels: vec![Kernel::Syrk(Op::None)], ..cube };
         assert!(choose(&wrong).is_err());
     }

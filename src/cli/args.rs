@@ -22,8 +22,22 @@ Examples:
 Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other error.";
 
 const BENCH: &str = "\
-Two peaks are measured first, of multiply-adds and of a copy; the kernels are given as fractions of them. A size is
-MxNxK for products, ROWSxCOLUMNS for all else, and BATCH: before either for several matrices at once.
+Two peaks are measured first, of multiply-adds and of a copy; the kernels are given as fractions of them.
+
+Kernels:
+  gemm, gemm-nt, gemm-tn           products, of either factor as it lies or transposed (t)   MxNxK, K is summed over
+  syrk, syrk-t                     X X^T of a matrix as it lies, or stored transposed        NxK
+  unpack, pack                     float16, bfloat16 to and from float32                     ROWSxCOLUMNS
+  axpby, copy_block, scale_rows, scale_columns, reduce_rows, reduce_columns, random_normal, layer_norm
+                                   element by element, and norms                             ROWSxCOLUMNS
+  inverse_cholesky, symmetric_eigen                                                          NxN
+  attention                        with heads of 64                                          SAMPLES:TOKENSxWIDTH
+  orthonormalize_rows              CholeskyQR of rows                                        ROWSxCOLUMNS
+  leading_eigenpairs               the K leading eigenvectors of X^T X, X of N x D           KxDxN
+  polar                            the polar factor                                          ROWSxCOLUMNS
+
+BATCH: before a size is for several matrices at once, such as 8:96x96. The last four are many kernels with a few
+read-backs, and timed by the host's clock; all others by the device's, where it has one.
 
 Examples:
   esmerge bench --device gpu:llvmpipe
