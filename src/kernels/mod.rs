@@ -47,6 +47,7 @@ mod rotary;
 mod scale;
 mod softmax;
 mod symmetric_eigen;
+mod tile;
 mod unpack;
 mod view;
 
@@ -57,7 +58,7 @@ pub use axpby::axpby;
 pub use copy_block::copy_block;
 pub use error::Error;
 pub use gather_rows::gather_rows;
-pub use gemm::{gemm, syrk};
+pub use gemm::{Epilogue, Gemm, Operand, Scaling, gemm, gemm_fused, gemm_split, syrk, syrk_split};
 pub(crate) use inverse_cholesky::{CHOLESKY_BLOCK, eliminate, equilibrate};
 pub use inverse_cholesky::{CholeskyScratch, inverse_cholesky};
 pub use layer_norm::layer_norm;
@@ -76,6 +77,7 @@ pub use rotary::rotary;
 pub use scale::{divide_rows, scale_batches, scale_columns, scale_rows};
 pub use softmax::{Mask, softmax};
 pub use symmetric_eigen::{EigenScratch, LARGEST_EIGENPROBLEM, symmetric_eigen};
+pub use tile::{Choice, ShapeClass, Tile};
 pub use unpack::unpack;
 pub use view::{Raw, View};
 
