@@ -144,16 +144,13 @@ impl Kernel {
                 let heads = size.depth.is_none() && size.cols.is_multiple_of(HEAD);
                 (heads, "SAMPLES:TOKENSxWIDTH, with a width of whole heads of 64")
             }
-            Kernel::OrthonormalizeRows => (
-                size.depth.is_none() && size.rows <= size.cols,
-                "ROWSxCOLUMNS, with no more rows than columns",
-            ),
+            Kernel::LayerNorm => (size.depth.is_none() && size.batch == 1, "ROWSxCOLUMNS, one matrix"),
+            Kernel::OrthonormalizeRows => {
+                (size.depth.is_none() && size.rows <= size.cols, "ROWSxCOLUMNS, no more rows than columns")
+            }
             Kernel::LeadingEigenpairs => {
                 let enough = size.depth.is_some_and(|tokens| size.rows <= size.cols.min(tokens));
-                (
-                    enough,
-                    "KxDxN, for the K leading eigenvectors of X^T X with X of N x D, K no more than either",
-                )
+                (enough, "KxDxN: the K leading eigenvectors of X^T X, X of N x D, K at most N and D")
             }
             _ => (size.depth.is_none(), "ROWSxCOLUMNS"),
         }
@@ -167,7 +164,9 @@ impl FromStr for Kernel {
         let found = Kernel::all().find(|&(name, _)| name == text).map(|(_, kernel)| kernel);
         found.ok_or_else(|| {
             let names: Vec<_> = Kernel::all().map(|(name, _)| name).collect();
-            let likeness = |name: &str| strsim::jaro_winkler(text, name);
+            // Part of a name is nearer than any other that is spelt alike.
+            let likeness =
+                |name: &str| f64::from(u8::from(name.contains(text))) + strsim::jaro_winkler(text, name);
             let nearest = names.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
             let nearest = nearest.unwrap_or_default();
             format!("there is no kernel '{text}'; did you mean '{nearest}'? There are {}", names.join(", "))
