@@ -1,10 +1,10 @@
 """Essential Subspace Merging as its authors released it, written plainly: `pip install numpy`, then
 
-    python numpy_esm.py DIR OUT.safetensors
+    python numpy_esm.py DIR OUT.safetensors [--torch]
 
 DIR is what `make_family.py` makes. Float32 and full singular value decompositions throughout, one layer at a time; q, k and v
 are one matrix, and the attention's output projection is merged by TSV-M. OUT gets the merged deltas, after inter-layer
-scaling, before alpha.
+scaling, before alpha. With --torch PyTorch decomposes: on a CPU by the same gesdd, of another LAPACK.
 """
 
 import re
@@ -16,16 +16,21 @@ import numpy as np
 import st
 
 
+def svd(matrix):
+    """The thin singular value decomposition."""
+    return np.linalg.svd(matrix, full_matrices=False)
+
+
 def esd(delta, x, rank):
     """Essential subspace of a task: leading right singular vectors of the output shift, and their eigenvalues."""
     shift = x @ delta.T
-    _, sigma, vt = np.linalg.svd(shift, full_matrices=False)
+    _, sigma, vt = svd(shift)
     return vt[:rank].T, sigma[:rank] ** 2 / np.float32(len(x) - 1)
 
 
 def polar(matrix):
     """The nearest orthonormal matrix, and the mean singular value."""
-    u, sigma, vt = np.linalg.svd(matrix, full_matrices=False)
+    u, sigma, vt = svd(matrix)
     return u @ vt, sigma.mean()
 
 
@@ -51,7 +56,7 @@ def esm(deltas, inputs, gain=np.float32(2)):
 def tsv_m(deltas):
     """Task Singular Vectors merging of one matrix."""
     k = max(1, min(deltas[0].shape) // len(deltas))
-    us, sigmas, vts = zip(*(np.linalg.svd(delta, full_matrices=False) for delta in deltas))
+    us, sigmas, vts = zip(*(svd(delta) for delta in deltas))
     u, _ = polar(np.concatenate([u[:, :k] for u in us], axis=1))
     v, _ = polar(np.concatenate([vt[:k] for vt in vts], axis=0))
     return u * np.concatenate([sigma[:k] for sigma in sigmas]) @ v
@@ -100,6 +105,13 @@ def split(merged):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 3:
+    files = [word for word in sys.argv[1:] if word != "--torch"]
+    if len(files) != 2:
         sys.exit(__doc__)
-    st.write(sys.argv[2], split(merge(Path(sys.argv[1]))))
+    if len(sys.argv) > 3:
+        import torch
+
+        def svd(matrix):
+            return [part.numpy() for part in torch.linalg.svd(torch.from_numpy(matrix), full_matrices=False)]
+
+    st.write(files[1], split(merge(Path(files[0]))))
