@@ -12,9 +12,11 @@ use std::time::Instant;
 /// Seconds that a sample is long at least: by the device's clock, and by the host's.
 const RESOLUTION: (f64, f64) = (1e-3, 20e-3);
 
-/// Threads and rounds of the arithmetic peak: 1e9 operations.
-const THREADS: usize = 1 << 16;
-const ROUNDS: u32 = 64;
+/// Threads of the arithmetic peak: more than any device has at once. A round of all of them is 7e7 operations.
+const THREADS: usize = 1 << 18;
+
+/// Rounds of the arithmetic peak, at most: a tenth of a second on the fastest devices.
+const ROUNDS: f64 = 65536.0;
 
 /// Elements of the copy: more than caches hold, and half of what any device binds.
 const COPY: usize = 16 << 20;
@@ -108,10 +110,13 @@ impl Subject for OnGpu<'_> {
         let (src, dst) = (self.gpu.random_normal(row, 1, 0)?, self.gpu.zeros(row)?);
         self.settle().await?;
         let sums = View::packed(sums.buffer(), threads);
-        let fma = self.fastest(seconds, |recorder| kernels::peak_fma(recorder, ROUNDS, &sums).map(drop))?;
+        // As many rounds as make the start of a dispatch not count.
+        let of_one = self.fastest(0.0, |recorder| kernels::peak_fma(recorder, 1, &sums))?;
+        let rounds = (2.0 * RESOLUTION.0 / of_one.max(1e-9)).ceil().clamp(1.0, ROUNDS) as u32;
+        let fma = self.fastest(seconds, |recorder| kernels::peak_fma(recorder, rounds, &sums))?;
         let (src, dst) = (View::packed(src.buffer(), row), View::packed(dst.buffer(), row));
         let copy = self.fastest(seconds, |recorder| kernels::peak_copy(recorder, &src, &dst))?;
-        let flops = kernels::peak_fma_flops(ROUNDS, THREADS);
+        let flops = kernels::peak_fma_flops(rounds, THREADS);
         Ok(Peak { gflops: flops / fma / 1e9, gbytes: 2.0 * row.bytes() as f64 / copy / 1e9 })
     }
 
