@@ -96,11 +96,11 @@ async fn layers<B: Layers>(device: &B, found: &mut Found) -> Result<()> {
     let right =
         host.rows(|row| row.iter().map(|v| 0.5 * v * libm::erfc(-v / std::f64::consts::SQRT_2)).collect());
     found.push(("activate, GELU of standard normals: max |error|", activated.minus(&right).largest()));
-    let attention = Attention { heads: 1, key_heads: 1, causal: false, window: None, scale: 0.036 };
+    let attention = Attention { heads: 1, key_heads: 1, causal: false, window: None, scale: 0.003 };
     let attended = device.attention(&x, &x, &x, &device.segments(&[n])?, attention)?;
     let attended = Host::of(device, &attended).await?;
     let weights = host.times(&host.transposed()).rows(|row| {
-        let scores: Vec<f64> = row.iter().map(|s| f64::from(0.036f32) * s).collect();
+        let scores: Vec<f64> = row.iter().map(|s| f64::from(0.003f32) * s).collect();
         let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let powers: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
         let sum: f64 = powers.iter().sum();
@@ -115,7 +115,7 @@ async fn layers<B: Layers>(device: &B, found: &mut Found) -> Result<()> {
 
 async fn factorizations<B: Backend>(device: &B, found: &mut Found) -> Result<()> {
     for (what, n, cols) in [
-        ("inverse_cholesky, n = 100, condition 40: |W G W^T - I|_max", 100, 210),
+        ("inverse_cholesky, n = 100, condition 30: |W G W^T - I|_max", 100, 210),
         ("inverse_cholesky, n = 250, condition 1e4: |W G W^T - I|_max", 250, 260),
     ] {
         let g = device.gram(&device.random_normal(Shape::matrix(n, cols), 1, 0)?, Op::None)?;
