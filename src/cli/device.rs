@@ -42,7 +42,7 @@ impl DeviceChoice {
         self.open_with(&Config::default())
     }
 
-    /// Like [`open`](DeviceChoice::open), with a configuration for GPUs.
+    /// [`open`](DeviceChoice::open), a GPU with a configuration.
     pub fn open_with(&self, config: &Config) -> Result<(Device, Option<String>), Error> {
         let gpu = |selector| Ok(Device::Gpu(Box::new(pollster::block_on(Gpu::open_with(selector, config))?)));
         match self {

@@ -148,7 +148,7 @@ fn cols_of<'a>(x: View<'a>, op: Op, range: Range<usize>) -> View<'a> {
 impl Gpu {
     /// Queues a product, in parts if need be.
     pub(super) fn product(&self, p: &Product<'_>) -> Result<()> {
-        match p.cut(self.bindings(), self.dispatch_flops) {
+        match p.cut(self.bindings(), self.live().dispatch_flops) {
             Some(direction) => p.halves(direction).iter().try_for_each(|half| self.product(half)),
             None => self.encode_chosen(p, false),
         }
@@ -158,7 +158,8 @@ impl Gpu {
     fn encode_chosen(&self, p: &Product<'_>, triangular: bool) -> Result<()> {
         self.tune(p, triangular)?;
         let sizes = p.sizes().into();
-        let choice = self.context.kernels.choice(p.class(triangular), p.c.shape.batch, sizes, triangular);
+        let choice =
+            self.live().context.kernels.choice(p.class(triangular), p.c.shape.batch, sizes, triangular);
         self.encode_product(p, triangular, choice)
     }
 
@@ -168,9 +169,9 @@ impl Gpu {
         let (m, n, _) = p.sizes();
         let splits = if p.c.shape.batch == 1 { choice.splits } else { 1 };
         let parts = Shape::new(splits, m, n);
-        if splits > 1 && parts.bytes() <= self.context.binding_limit() / 2 {
+        if splits > 1 && parts.bytes() <= self.live().context.binding_limit() / 2 {
             let scratch = self.allocate("parts of a product", parts)?;
-            return self.queue.record(flops, |recorder| {
+            return self.live().queue.record(flops, |recorder| {
                 if triangular {
                     let scratch = scratch.view();
                     syrk_split(recorder, p.alpha, &p.a, p.op_a, p.beta, &p.c, splits, &scratch)
@@ -179,7 +180,7 @@ impl Gpu {
                 }
             });
         }
-        self.queue.record(flops, |recorder| {
+        self.live().queue.record(flops, |recorder| {
             if triangular {
                 syrk(recorder, p.alpha, &p.a, p.op_a, p.beta, &p.c)
             } else {
@@ -201,7 +202,7 @@ impl Gpu {
         let batch = c.shape.batch;
         let flops = batch as u64 * (n * n) as u64 * k.max(1) as u64;
         let (x_fits, c_fits) = (self.bindings().hold(&x), self.bindings().hold(&c));
-        let too_long = flops > self.dispatch_flops;
+        let too_long = flops > self.live().dispatch_flops;
         let other = if op == Op::None { Op::Transpose } else { Op::None };
         let whole = Product { alpha, a: x, op_a: op, b: x, op_b: other, beta, c };
         if x_fits && c_fits && !too_long {
