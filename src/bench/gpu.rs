@@ -38,19 +38,19 @@ impl<'a> OnGpu<'a> {
     pub fn new(gpu: &'a Gpu) -> Self {
         let device = gpu.device();
         let timed = device.features().contains(super::features());
-        OnGpu { gpu, clock: timed.then(|| Timestamps::new(device, gpu.queue())), ready: None }
+        OnGpu { gpu, clock: timed.then(|| Timestamps::new(&device, &gpu.queue())), ready: None }
     }
 
     /// The seconds that what is encoded takes.
     fn seconds(&self, encode: impl Fn(&mut Recorder<'_>) -> kernels::Result<()>) -> Result<f64> {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
-        let kernels = self.gpu.kernels();
-        let mut recorder = match &self.clock {
-            Some(clock) => kernels.record_timed(&mut encoder, clock.writes()),
-            None => kernels.record(&mut encoder),
-        };
-        encode(&mut recorder)?;
-        drop(recorder);
+        self.gpu.with_kernels(|kernels| {
+            let mut recorder = match &self.clock {
+                Some(clock) => kernels.record_timed(&mut encoder, clock.writes()),
+                None => kernels.record(&mut encoder),
+            };
+            encode(&mut recorder)
+        })?;
         if let Some(clock) = &self.clock {
             clock.resolve(&mut encoder);
         }

@@ -177,19 +177,20 @@ impl Gpu {
 
     /// The device's queue, for commands that go past the backend's own.
     #[cfg(feature = "cli")]
-    pub(crate) fn queue(&self) -> &wgpu::Queue {
-        &self.context.queue
+    pub(crate) fn queue(&self) -> wgpu::Queue {
+        self.live().context.queue.clone()
     }
 
+    /// Does something with the kernels of the device.
     #[cfg(feature = "cli")]
-    pub(crate) fn kernels(&self) -> &crate::kernels::Kernels {
-        &self.context.kernels
+    pub(crate) fn with_kernels<R>(&self, run: impl FnOnce(&crate::kernels::Kernels) -> R) -> R {
+        run(&self.live().context.kernels)
     }
 
     /// Waits until all that was submitted is done, and says what went wrong.
     #[cfg(feature = "cli")]
     pub(crate) fn wait(&self) -> Result<()> {
-        self.context.wait(None)
+        self.live().context.wait(None)
     }
 
     /// The command buffers submitted so far.
