@@ -3,10 +3,12 @@
 mod accuracy;
 mod alpha;
 mod cka;
+mod earlier;
 mod report;
 mod run;
 
-pub use accuracy::{Accuracy, predict, wilson_interval};
+pub use accuracy::{Accuracy, Difference, predict, wilson_interval};
+pub use earlier::Earlier;
 pub use alpha::{Probe, golden_section, peak};
 pub use cka::linear_cka;
 #[cfg(feature = "cli")]
