@@ -54,7 +54,8 @@ const CALIBRATED: &str = ", calibration: {data: t.safetensors}";
 fn every_method_finds_an_alpha_and_merges_with_it() {
     let place = family();
     task(&place, "t.safetensors", |_| {});
-    for (method, calibration) in [("esm", CALIBRATED), ("tsv_m", ""), ("task_arithmetic", ""), ("linear", "")] {
+    for (method, calibration) in [("esm", CALIBRATED), ("tsv_m", ""), ("task_arithmetic", ""), ("linear", "")]
+    {
         for search in ["accuracy", "consistency"] {
             let keys = format!("{calibration}, task: t.safetensors");
             recipe(&place, "r.yaml", method, &keys, &format!("{{search: {search}}}"));
@@ -72,7 +73,10 @@ fn every_method_finds_an_alpha_and_merges_with_it() {
             recipe(&place, "r.yaml", method, &keys, &report["alpha"].to_string());
             place.succeeds(&["merge", "r.yaml", &fixed, "-q"]);
             let bytes = |folder: &str| fs::read(place.path(folder).join("model.safetensors")).unwrap();
-            assert!(bytes(&found) == bytes(&fixed), "{method}, {search}: the alpha found is not the one used");
+            assert!(
+                bytes(&found) == bytes(&fixed),
+                "{method}, {search}: the alpha found is not the one used"
+            );
         }
     }
 }
@@ -93,7 +97,8 @@ fn consistency_is_highest_where_the_model_moves_as_the_expert_did() {
         "merge_method: linear\nbase_model: base\nmodels:\n  - {model: a, task: t.safetensors}\n  - {model: a, name: \
          twin, task: t.safetensors}\nparameters: {alpha: {search: consistency}}\n",
     );
-    let report: Value = serde_json::from_str(&place.succeeds(&["merge", "r.yaml", "out", "--json", "-q"])).unwrap();
+    let report: Value =
+        serde_json::from_str(&place.succeeds(&["merge", "r.yaml", "out", "--json", "-q"])).unwrap();
     let alpha = report["alpha"].as_f64().unwrap();
     assert!((alpha - 1.0).abs() < 0.1, "{alpha}");
     assert!(place.succeeds(&["merge", "r.yaml", "--dry-run"]).contains("searched by consistency"));
@@ -119,7 +124,8 @@ fn a_search_by_accuracy_needs_fitting_labelled_tasks() {
         task(&place, "t.safetensors", edit);
         refuses(&place, words);
     };
-    let labels = |values: &[u8]| Tensor { dtype: Stored::U8, shape: vec![values.len()], bytes: values.to_vec() };
+    let labels =
+        |values: &[u8]| Tensor { dtype: Stored::U8, shape: vec![values.len()], bytes: values.to_vec() };
     let remove = |name: &'static str| {
         move |t: &mut Tensors| {
             t.shift_remove(name);
@@ -128,7 +134,10 @@ fn a_search_by_accuracy_needs_fitting_labelled_tasks() {
     with(&remove("val.input_ids"), &["parameters.alpha", "no split `val`", "test[:20%]"]);
     with(&remove("val.labels"), &["t.safetensors", "no `val.labels`"]);
     with(&remove("head.weight"), &["t.safetensors", "class_embeddings", "head.weight"]);
-    with(&|t| drop(t.insert("val.labels".into(), labels(&[0, 1, 2]))), &["val.labels", "label 2", "2 classes"]);
+    with(
+        &|t| drop(t.insert("val.labels".into(), labels(&[0, 1, 2]))),
+        &["val.labels", "label 2", "2 classes"],
+    );
     with(&|t| drop(t.insert("val.labels".into(), labels(&[0, 1]))), &["val.labels", "[2]", "3 samples"]);
     let narrow = Tensor::float(Dtype::F32, &[2, 8], &[0.5; 16]);
     with(&|t| drop(t.insert("head.weight".into(), narrow.clone())), &["features of 8", "gives 16"]);

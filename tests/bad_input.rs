@@ -380,7 +380,8 @@ fn a_gram_matrix_without_its_mean_cannot_route() {
     family.write("recipe.yaml", RECIPE.replace("merge_method: esm", "merge_method: esm++"));
     recalibrate(&family, |tensors, _| {
         tensors.shift_remove(&format!("{FC1}.input"));
-        let gram: Vec<f32> = (0..WIDTH * WIDTH).map(|i| if i % (WIDTH + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        let gram: Vec<f32> =
+            (0..WIDTH * WIDTH).map(|i| if i % (WIDTH + 1) == 0 { 1.0 } else { 0.0 }).collect();
         tensors.insert(format!("{FC1}.gram"), Tensor::float(Dtype::F32, &[WIDTH, WIDTH], &gram));
     });
     let words = ["calibration/cars.safetensors", "`cars`", FC1, "not their mean", ".mean", "routed_layers"];

@@ -11,7 +11,7 @@ use esmerge::checkpoint::Stored;
 use place::{IDS, Place, golden, ids};
 use std::collections::BTreeMap;
 use std::fs;
-use synthetic::{Tensor, Tensors, write_tensors};
+use synthetic::{Tensor, Tensors, read_tensors, write_tensors};
 
 #[test]
 fn a_merge_that_captures_gives_the_bytes_of_one_from_captured_files() {
@@ -76,6 +76,22 @@ fn a_captured_file_belongs_to_its_expert_and_names_what_shares_inputs() {
     place.succeeds(&["capture", "a", "--synthetic", "-o", "s.safetensors", "--max-size", "1", "-q"]);
     let grams = Calibration::open(&place.path("s.safetensors")).unwrap();
     assert_eq!(grams.source_of(q), Some((q, Statistic::Gram)));
+}
+
+#[test]
+fn inputs_in_f16_are_those_in_f32_rounded() {
+    let place = Place::new();
+    place.model("a", "llama", 1);
+    place.ids("ids.safetensors", &IDS);
+    for (out, flag) in [("wide.safetensors", None), ("half.safetensors", Some("--f16"))] {
+        let arguments = ["capture", "a", "--data", "ids.safetensors", "-o", out, "-q"];
+        place.succeeds(&[&arguments[..], flag.as_slice()].concat());
+    }
+    let input = "layers.1.mlp.down_proj.weight.input";
+    let (wide, half) =
+        (read_tensors(&place.path("wide.safetensors")), read_tensors(&place.path("half.safetensors")));
+    assert_eq!((wide[input].dtype, half[input].dtype), (Stored::F32, Stored::F16));
+    assert_eq!(half[input], Tensor::float(Dtype::F16, &wide[input].shape, &wide[input].values()));
 }
 
 #[test]
@@ -247,7 +263,10 @@ fn a_preprocessor_that_cannot_be_read_is_named() {
     place.write("images/preprocessor_config.json", "{");
     let arguments = ["capture", "images", "--data", "photos", "-o", "out.safetensors", "-q"];
     place.refuses(&arguments, &["preprocessor_config.json", "not valid JSON"]);
-    place.write("images/preprocessor_config.json", "{\"size\": {\"shortest_edge\": 4}, \"do_center_crop\": false}");
+    place.write(
+        "images/preprocessor_config.json",
+        "{\"size\": {\"shortest_edge\": 4}, \"do_center_crop\": false}",
+    );
     place.refuses(&arguments, &["4 x 4", "the model takes"]);
 }
 

@@ -63,7 +63,10 @@ fn measure(width: usize, blocks: usize) -> f64 {
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    println!("width {width}, {blocks} blocks: captured and merged in {:.0} s", started.elapsed().as_secs_f64());
+    println!(
+        "width {width}, {blocks} blocks: captured and merged in {:.0} s",
+        started.elapsed().as_secs_f64()
+    );
     let after = text.split("peak_mib=").nth(1).unwrap();
     after.split_whitespace().next().unwrap().parse().unwrap()
 }

@@ -130,7 +130,16 @@ fn a_task_vector_is_evaluated_without_a_merge_and_alpha_scales_it() {
     assert_eq!(answers(&eval(&place, model, &["--alpha", "0"])), answers(&eval(&place, "base", &[])));
 
     // deltas that a merge kept, at its alpha and at another
-    place.succeeds(&["merge", "recipe.yaml", "merged", "--keep-delta", "kept.safetensors", "--alpha", "0.9", "-q"]);
+    place.succeeds(&[
+        "merge",
+        "recipe.yaml",
+        "merged",
+        "--keep-delta",
+        "kept.safetensors",
+        "--alpha",
+        "0.9",
+        "-q",
+    ]);
     place.succeeds(&["rescale", "kept.safetensors", "--base", "base", "--alpha", "2", "other", "-q"]);
     let kept = "base+delta:kept.safetensors";
     assert_eq!(answers(&eval(&place, kept, &[])), answers(&eval(&place, "merged", &[])));

@@ -4,13 +4,13 @@
 #[path = "common/devices.rs"]
 mod devices;
 
+use devices::{Device, Work, for_each_device};
 use esmerge::backend::cpu::Cpu;
 use esmerge::backend::layers::Layers;
 use esmerge::calibration::{Capture, Captured, MAX_SIZE};
 use esmerge::checkpoint::TensorFile;
 use esmerge::data::{ModelSource, Proxies, Split, Task};
 use esmerge::eval::Evaluator;
-use devices::{Device, Work, for_each_device};
 use libtest_mimic::{Arguments, Trial};
 use pollster::block_on;
 use std::path::{Path, PathBuf};

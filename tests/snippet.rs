@@ -73,7 +73,8 @@ fn the_hooks_write_what_capture_writes(python: &str) {
         place.write("script.py", script);
         let ran = Command::new(python).arg("script.py").current_dir(place.0.path()).output().unwrap();
         assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-        fs::rename(place.path("cars.safetensors"), place.path(&format!("{expert}-hooks.safetensors"))).unwrap();
+        fs::rename(place.path("cars.safetensors"), place.path(&format!("{expert}-hooks.safetensors")))
+            .unwrap();
         let ours = format!("{expert}-ours.safetensors");
         place.succeeds(&["capture", expert, "--data", "ids.safetensors", "-o", &ours, "-q"]);
     }

@@ -1,7 +1,7 @@
 //! A model on disk as a source of weights: a checkpoint, or a base with deltas added in f32.
 
-use super::{Error, Preprocessor};
 use super::error::read_json;
+use super::{Error, Preprocessor};
 use crate::backend::Dtype;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaFile};

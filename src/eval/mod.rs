@@ -8,9 +8,9 @@ mod report;
 mod run;
 
 pub use accuracy::{Accuracy, Difference, predict, wilson_interval};
-pub use earlier::Earlier;
 pub use alpha::{Probe, golden_section, peak};
 pub use cka::linear_cka;
+pub use earlier::Earlier;
 #[cfg(feature = "cli")]
 pub use report::table;
 pub use report::{Report, TaskReport};

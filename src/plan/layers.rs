@@ -3,8 +3,8 @@
 use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
 use super::names::{kind_of_layer, projection};
-use super::samples::{alpha_search, check_proxies};
 use super::roles::{Architecture, Rules, Ruling, is_transposed};
+use super::samples::{alpha_search, check_proxies};
 use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
 use crate::calibration::Statistic;
 use crate::checkpoint::TensorMeta;

@@ -138,7 +138,9 @@ impl Method {
     pub fn alpha(&self) -> &Alpha {
         match self {
             Method::Esm(esm) => &esm.alpha,
-            Method::Linear { alpha, .. } | Method::TaskArithmetic { alpha, .. } | Method::TsvM { alpha } => alpha,
+            Method::Linear { alpha, .. } | Method::TaskArithmetic { alpha, .. } | Method::TsvM { alpha } => {
+                alpha
+            }
         }
     }
 

@@ -64,7 +64,9 @@ pub(super) fn method(
         (None, None) => Ok(Alpha::Number(1.0)),
     };
     Ok(match name {
-        "linear" => Method::Linear { alpha: factor("alpha")?, normalize: boolean("normalize")?.unwrap_or(true) },
+        "linear" => {
+            Method::Linear { alpha: factor("alpha")?, normalize: boolean("normalize")?.unwrap_or(true) }
+        }
         "task_arithmetic" => {
             if let (Some(_), Some(lambda)) = (get("alpha"), get("lambda")) {
                 return Err(lambda.error("`alpha` and `lambda` are the same thing here; give one of them"));
