@@ -188,6 +188,8 @@ or `test.pixel_values`; `test.labels`), and `class_embeddings` or `head.weight` 
 Examples:
   esmerge eval merged/ --task tasks/*.safetensors
   esmerge eval merged/ --task tasks/*.safetensors --experts recipe.yaml      beside each task's own expert
+  esmerge eval base --task *.safetensors --json > base.json
+  esmerge eval merged/ --task *.safetensors --compare base.json              which is better, and how surely
   esmerge eval base+delta:merged.delta.safetensors --alpha 0.8 --task sst2.safetensors --split test[20%:]";
 
 #[derive(Debug, Args)]
@@ -204,6 +206,10 @@ pub(super) struct Eval {
     /// Another model to compare features with, on every task
     #[arg(long, value_name = "MODEL", conflicts_with = "experts")]
     pub against: Option<String>,
+    /// An earlier report (`--json`) on the same samples: adds the difference in accuracy, sample by sample, with its 95%
+    /// interval
+    #[arg(long, value_name = "REPORT")]
+    pub compare: Option<PathBuf>,
     /// Which samples: a split of the task files, or a part of one, such as test[:20%]
     #[arg(long, default_value = "test")]
     pub split: Split,
