@@ -11,6 +11,7 @@ mod merge;
 mod output;
 mod progress;
 mod rescale;
+mod route;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -25,6 +26,7 @@ pub fn main() -> ExitCode {
         Command::Rescale(args) => rescale::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
     };
     match done {

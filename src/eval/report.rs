@@ -1,6 +1,7 @@
 //! What an evaluation found.
 
 use super::{Accuracy, Probe};
+use crate::routing;
 use serde::Serialize;
 
 /// The whole.
@@ -24,6 +25,9 @@ pub struct Report {
     pub cka_average: Option<f64>,
     /// Half of the 95% interval of the average, the tasks' errors independent.
     pub average_margin: f64,
+    /// Where samples were routed to, for a model of ESM++.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routing: Option<routing::Report>,
     /// The alphas that a search tried.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<Probe>,

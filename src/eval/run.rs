@@ -3,7 +3,7 @@
 use super::accuracy::{Accuracy, predict};
 use crate::backend::layers::Layers;
 use crate::data::{Error, ModelSource, Preprocessor, Split, Task};
-use crate::model::{InputKind, Model, NoTap, Pooling, Samples};
+use crate::model::{InputKind, Model, NoTap, Pooling, Samples, Tap};
 use std::ops::Range;
 
 /// Features of the samples of a task.
@@ -37,6 +37,16 @@ impl<'a, B: Layers> Evaluator<'a, B> {
 
     /// Features of a split's samples, a wave at a time.
     pub async fn features(&self, task: &Task, split: &Split) -> Result<Features, Error> {
+        self.features_through(task, split, &mut NoTap).await
+    }
+
+    /// The same, with something standing in the forward pass.
+    pub async fn features_through(
+        &self,
+        task: &Task,
+        split: &Split,
+        tap: &mut impl Tap<B>,
+    ) -> Result<Features, Error> {
         let range = split.range(task.len(&split.name)?);
         if range.is_empty() {
             return Err(Error::bad(task.path(), format!("the split {split} holds no samples")));
@@ -46,7 +56,8 @@ impl<'a, B: Layers> Evaluator<'a, B> {
         let (samples, wave) = (range.len(), self.wave(task, split, range.clone())?);
         for start in range.clone().step_by(wave) {
             let samples = self.samples(task, split, start..range.end.min(start + wave))?;
-            values.extend(self.run(&samples, pooling).await?);
+            let run = self.model.run(&samples, pooling, tap).await;
+            values.extend(run.map_err(Error::model(self.source.path()))?);
         }
         Ok(Features { values, samples })
     }

@@ -2,21 +2,33 @@
 
 use super::architectures::{self, Architecture};
 use super::{Block, Config, Error, Pooling, Result, Samples, Weights};
-use crate::backend::Backend;
 use crate::backend::layers::Layers;
 use std::ops::Range;
 
-/// Looks at what enters linear layers.
-pub trait Tap<B: Backend> {
-    /// `x` (`1 x tokens x d_in`, no padding) enters the layers of these weights, which share it.
-    fn input(&mut self, weights: &[&str], x: &B::Tensor) -> Result<()>;
+/// Stands where tokens enter and leave the linear layers of the blocks.
+#[allow(async_fn_in_trait)] // driven on the calling thread, like every future here
+pub trait Tap<B: Layers> {
+    /// All samples, part by part, will now pass block `index`.
+    fn enter_block(&mut self, index: usize) {
+        let _ = index;
+    }
+
+    /// `x` (`1 x tokens x d_in`, no padding) enters the layers of these weights, which share it; `part` says which tokens
+    /// are whose.
+    async fn input(&mut self, weights: &[&str], x: &B::Tensor, part: &Part<B>) -> Result<()>;
+
+    /// `y` (`1 x tokens x d_out`) leaves the layer of a weight, and may be changed.
+    fn output(&mut self, weight: &str, y: &mut B::Tensor) -> Result<()> {
+        let _ = (weight, y);
+        Ok(())
+    }
 }
 
 /// Looks at nothing.
 pub struct NoTap;
 
-impl<B: Backend> Tap<B> for NoTap {
-    fn input(&mut self, _weights: &[&str], _x: &B::Tensor) -> Result<()> {
+impl<B: Layers> Tap<B> for NoTap {
+    async fn input(&mut self, _weights: &[&str], _x: &B::Tensor, _part: &Part<B>) -> Result<()> {
         Ok(())
     }
 }
@@ -79,8 +91,9 @@ impl<'a, B: Layers> Model<'a, B> {
     }
 
     /// Sends the hidden state through block `index`, whose weights are read, used for all parts and dropped.
-    pub fn block(&self, index: usize, hidden: &mut Hidden<B>, tap: &mut dyn Tap<B>) -> Result<()> {
-        self.apply_block(&self.load_block(index)?, hidden, tap)
+    pub async fn block(&self, index: usize, hidden: &mut Hidden<B>, tap: &mut impl Tap<B>) -> Result<()> {
+        tap.enter_block(index);
+        self.apply_block(&self.load_block(index)?, hidden, tap).await
     }
 
     /// The weights of block `index` on the device.
@@ -89,9 +102,14 @@ impl<'a, B: Layers> Model<'a, B> {
     }
 
     /// Sends the hidden state through a block that is loaded.
-    pub fn apply_block(&self, block: &Block<B>, hidden: &mut Hidden<B>, tap: &mut dyn Tap<B>) -> Result<()> {
+    pub async fn apply_block(
+        &self,
+        block: &Block<B>,
+        hidden: &mut Hidden<B>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<()> {
         for part in &mut hidden.parts {
-            part.hidden = block.apply(self.backend, &part.hidden, part, tap)?;
+            part.hidden = block.apply(self.backend, &part.hidden, part, tap).await?;
         }
         Ok(())
     }
@@ -111,11 +129,11 @@ impl<'a, B: Layers> Model<'a, B> {
         &self,
         samples: &Samples,
         pooling: Option<Pooling>,
-        tap: &mut dyn Tap<B>,
+        tap: &mut impl Tap<B>,
     ) -> Result<Vec<f32>> {
         let mut hidden = self.embed(samples)?;
         for index in 0..self.blocks() {
-            self.block(index, &mut hidden, tap)?;
+            self.block(index, &mut hidden, tap).await?;
         }
         self.features(&hidden, pooling).await
     }

@@ -13,7 +13,7 @@ use crate::backend::{Backend, Dtype};
 use crate::checkpoint::{
     ADAPTERS, Checkpoint, LoraWeight, LoraWriter, OutputDir, RouterMeta, RouterWriter, first_not_finite,
 };
-use crate::method::Solver;
+use crate::method::{Decomposition, Solver};
 use crate::method::esm_plus::low_rank_experts;
 use crate::plan::{Experts, Layer, Routed};
 use std::ops::Range;
@@ -67,7 +67,8 @@ async fn write_layer<B: Backend>(
     let residuals = residuals(job, merged, layer, tasks.clone()).await?;
     let inputs = layer_inputs(job.backend, job.family, layer, tasks.clone())?;
     let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, stream };
-    let experts = low_rank_experts(job.backend, &residuals, &inputs, layer.rank, solver).await;
+    let decomposition = job.recipe.method.experts().map_or(Decomposition::Esd, |e| e.decomposition);
+    let experts = low_rank_experts(job.backend, &residuals, &inputs, decomposition, layer.rank, solver).await;
     let experts = experts.map_err(device())?;
     let a = job.backend.download(&experts.a).await.map_err(device())?;
     let b = job.backend.download(&experts.b).await.map_err(device())?;

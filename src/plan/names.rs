@@ -13,6 +13,11 @@ pub(super) fn block(name: &str) -> Option<(&str, &str, &str)> {
     None
 }
 
+/// The index of the block a tensor belongs to.
+pub(super) fn block_index(name: &str) -> Option<usize> {
+    block(name)?.1.parse().ok()
+}
+
 /// The name with its block index replaced by `*`: layers of the same name are the same kind of layer.
 pub fn kind_of_layer(name: &str) -> String {
     match block(name) {
