@@ -1,5 +1,5 @@
-// c = alpha op(a) op(b) + beta c for a batch of matrices, on hardware GPUs. A workgroup of 16 x 16 threads makes a tile
-// of 64 x 64, a thread 4 x 4 of it, and both operands pass through workgroup memory 16 deep. With TRIANGULAR only the
+// c = alpha op(a) op(b) + beta c for a batch of matrices, on hardware GPUs. A workgroup of SIDE x SIDE threads makes a
+// square tile, a thread 4 x 4 of it, and both operands pass through workgroup memory 16 deep. With TRIANGULAR only the
 // tiles on and below the diagonal are made, and written on both sides of it: the symmetric rank-k update.
 
 struct Params {
@@ -20,10 +20,12 @@ struct Params {
     beta: f32,
 }
 
-const TILE: u32 = 64;
 const DEPTH: u32 = 16;
-const PITCH: u32 = 17; // vec4s from one depth to the next: 16, and one against bank conflicts
+const PITCH: u32 = 17; // vec4s from one depth to the next: 16 at most, and one against bank conflicts
 
+override SIDE: u32 = 16; // 16 for tiles of 64 x 64, 8 for tiles of 32 x 32, where those would be too few
+override TILE: u32 = 4 * SIDE;
+override WORKGROUP: u32 = SIDE * SIDE;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
 override TRIANGULAR: bool = false;
@@ -116,7 +118,20 @@ fn store_four(batch: u32, i: u32, j: u32, products: vec4<f32>) {
     store(batch, i, j + 3u, products.w);
 }
 
-@compute @workgroup_size(256)
+// Stages what the tile needs of `DEPTH` columns of op(a) and rows of op(b). Neighbouring threads read neighbouring
+// numbers of memory, whichever way an operand lies.
+fn stage(batch: u32, corner: vec2<u32>, k: u32, local: u32) {
+    for (var item = local; item < DEPTH * SIDE; item += WORKGROUP) {
+        let along_rows = vec2(item % DEPTH, item / DEPTH);
+        let along_columns = vec2(item / SIDE, item % SIDE);
+        let of_a = select(along_rows, along_columns, TRANSPOSE_A);
+        let of_b = select(along_columns, along_rows, TRANSPOSE_B);
+        tile_a[of_a.x * PITCH + of_a.y] = four_of_a(batch, corner.x + 4u * of_a.y, k + of_a.x);
+        tile_b[of_b.x * PITCH + of_b.y] = four_of_b(batch, k + of_b.x, corner.y + 4u * of_b.y);
+    }
+}
+
+@compute @workgroup_size(WORKGROUP)
 fn gemm(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -128,21 +143,15 @@ fn gemm(
     }
     let batch = group.z;
     let corner = TILE * tile_at(index);
-    let slow = local / 16u;
-    let fast = local % 16u;
-    // Neighbouring threads read neighbouring numbers of memory, whichever way the operand lies.
-    let a_depth = select(fast, slow, TRANSPOSE_A);
-    let a_four = select(slow, fast, TRANSPOSE_A);
-    let b_depth = select(slow, fast, TRANSPOSE_B);
-    let b_four = select(fast, slow, TRANSPOSE_B);
+    let slow = local / SIDE;
+    let fast = local % SIDE;
 
     var row0 = vec4(0.0);
     var row1 = vec4(0.0);
     var row2 = vec4(0.0);
     var row3 = vec4(0.0);
     for (var k = 0u; k < params.k; k += DEPTH) {
-        tile_a[a_depth * PITCH + a_four] = four_of_a(batch, corner.x + 4u * a_four, k + a_depth);
-        tile_b[b_depth * PITCH + b_four] = four_of_b(batch, k + b_depth, corner.y + 4u * b_four);
+        stage(batch, corner, k, local);
         workgroupBarrier();
         for (var depth = 0u; depth < DEPTH; depth += 4u) {
             let at_a = depth * PITCH + slow;

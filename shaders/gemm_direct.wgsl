@@ -1,5 +1,6 @@
-// The product of `gemm.wgsl` for software adapters, where barriers are dear and workgroup memory is no faster than any
-// other: a thread makes 8 x 4 of a tile of 32 x 32 and reads both operands where they lie.
+// The product of `gemm.wgsl` for software adapters, where barriers are dear, workgroup memory is no faster than any other,
+// and a load costs as much as ten multiplications: a workgroup of 4 x 8 threads makes a tile of 64 x 64, a thread 16 x 8
+// of it, in eight matrices of 4 x 4, and reads both operands where they lie.
 
 struct Params {
     m: u32,
@@ -19,7 +20,7 @@ struct Params {
     beta: f32,
 }
 
-const TILE: u32 = 32;
+const TILE: u32 = 64;
 
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
@@ -63,11 +64,35 @@ fn store(batch: u32, i: u32, j: u32, product: f32) {
     }
 }
 
-fn store_four(batch: u32, i: u32, j: u32, products: vec4<f32>) {
-    store(batch, i, j, products.x);
-    store(batch, i, j + 1u, products.y);
-    store(batch, i, j + 2u, products.z);
-    store(batch, i, j + 3u, products.w);
+// The columns of `products` are rows of c.
+fn store_block(batch: u32, i: u32, j: u32, products: mat4x4<f32>) {
+    for (var row = 0u; row < 4u; row++) {
+        for (var col = 0u; col < 4u; col++) {
+            store(batch, i + row, j + col, products[row][col]);
+        }
+    }
+}
+
+// Where four rows of op(a) begin. Past the edge the last one is read again; what it gives is not stored.
+fn four_rows(first: u32, i: u32, stride: u32) -> vec4<u32> {
+    return first + min(vec4(i, i + 1u, i + 2u, i + 3u), vec4(params.m - 1u)) * stride;
+}
+
+// Where four columns of op(b) begin, likewise.
+fn four_columns(first: u32, j: u32, stride: u32) -> vec4<u32> {
+    return first + min(vec4(j, j + 1u, j + 2u, j + 3u), vec4(params.n - 1u)) * stride;
+}
+
+fn four_of_a(at: vec4<u32>) -> vec4<f32> {
+    return vec4(a[at.x], a[at.y], a[at.z], a[at.w]);
+}
+
+fn four_of_b(at: vec4<u32>) -> vec4<f32> {
+    return vec4(b[at.x], b[at.y], b[at.z], b[at.w]);
+}
+
+fn outer(x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4(x.x * y, x.y * y, x.z * y, x.w * y);
 }
 
 @compute @workgroup_size(32)
@@ -82,61 +107,55 @@ fn gemm_direct(
     }
     let batch = group.z;
     let corner = TILE * tile_at(index);
-    let i = corner.x + 8u * (local / 8u);
-    let j = corner.y + 4u * (local % 8u);
+    let i = corner.x + 16u * (local / 8u);
+    let j = corner.y + 8u * (local % 8u);
     if i >= params.m || j >= params.n {
         return;
     }
 
-    // Past the edge the last row or column is read again; what it gives is not stored.
     let a_row = select(params.a_row_stride, 1u, TRANSPOSE_A);
     let a_step = select(1u, params.a_row_stride, TRANSPOSE_A);
     let b_col = select(1u, params.b_row_stride, TRANSPOSE_B);
     let b_step = select(params.b_row_stride, 1u, TRANSPOSE_B);
     let a_first = params.a_offset + batch * params.a_batch_stride;
     let b_first = params.b_offset + batch * params.b_batch_stride;
-    let last_row = params.m - 1u;
-    let last_col = params.n - 1u;
-    let a0 = a_first + i * a_row;
-    let a1 = a_first + min(i + 1u, last_row) * a_row;
-    let a2 = a_first + min(i + 2u, last_row) * a_row;
-    let a3 = a_first + min(i + 3u, last_row) * a_row;
-    let a4 = a_first + min(i + 4u, last_row) * a_row;
-    let a5 = a_first + min(i + 5u, last_row) * a_row;
-    let a6 = a_first + min(i + 6u, last_row) * a_row;
-    let a7 = a_first + min(i + 7u, last_row) * a_row;
-    let b0 = b_first + j * b_col;
-    let b1 = b_first + min(j + 1u, last_col) * b_col;
-    let b2 = b_first + min(j + 2u, last_col) * b_col;
-    let b3 = b_first + min(j + 3u, last_col) * b_col;
+    let a0 = four_rows(a_first, i, a_row);
+    let a1 = four_rows(a_first, i + 4u, a_row);
+    let a2 = four_rows(a_first, i + 8u, a_row);
+    let a3 = four_rows(a_first, i + 12u, a_row);
+    let b0 = four_columns(b_first, j, b_col);
+    let b1 = four_columns(b_first, j + 4u, b_col);
 
-    var row0 = vec4(0.0);
-    var row1 = vec4(0.0);
-    var row2 = vec4(0.0);
-    var row3 = vec4(0.0);
-    var row4 = vec4(0.0);
-    var row5 = vec4(0.0);
-    var row6 = vec4(0.0);
-    var row7 = vec4(0.0);
+    var c00 = mat4x4<f32>();
+    var c01 = mat4x4<f32>();
+    var c10 = mat4x4<f32>();
+    var c11 = mat4x4<f32>();
+    var c20 = mat4x4<f32>();
+    var c21 = mat4x4<f32>();
+    var c30 = mat4x4<f32>();
+    var c31 = mat4x4<f32>();
     for (var k = 0u; k < params.k; k++) {
-        let to_a = k * a_step;
-        let to_b = k * b_step;
-        let y = vec4(b[b0 + to_b], b[b1 + to_b], b[b2 + to_b], b[b3 + to_b]);
-        row0 += a[a0 + to_a] * y;
-        row1 += a[a1 + to_a] * y;
-        row2 += a[a2 + to_a] * y;
-        row3 += a[a3 + to_a] * y;
-        row4 += a[a4 + to_a] * y;
-        row5 += a[a5 + to_a] * y;
-        row6 += a[a6 + to_a] * y;
-        row7 += a[a7 + to_a] * y;
+        let y0 = four_of_b(b0 + k * b_step);
+        let y1 = four_of_b(b1 + k * b_step);
+        let x0 = four_of_a(a0 + k * a_step);
+        c00 += outer(x0, y0);
+        c01 += outer(x0, y1);
+        let x1 = four_of_a(a1 + k * a_step);
+        c10 += outer(x1, y0);
+        c11 += outer(x1, y1);
+        let x2 = four_of_a(a2 + k * a_step);
+        c20 += outer(x2, y0);
+        c21 += outer(x2, y1);
+        let x3 = four_of_a(a3 + k * a_step);
+        c30 += outer(x3, y0);
+        c31 += outer(x3, y1);
     }
-    store_four(batch, i, j, row0);
-    store_four(batch, i + 1u, j, row1);
-    store_four(batch, i + 2u, j, row2);
-    store_four(batch, i + 3u, j, row3);
-    store_four(batch, i + 4u, j, row4);
-    store_four(batch, i + 5u, j, row5);
-    store_four(batch, i + 6u, j, row6);
-    store_four(batch, i + 7u, j, row7);
+    store_block(batch, i, j, c00);
+    store_block(batch, i, j + 4u, c01);
+    store_block(batch, i + 4u, j, c10);
+    store_block(batch, i + 4u, j + 4u, c11);
+    store_block(batch, i + 8u, j, c20);
+    store_block(batch, i + 8u, j + 4u, c21);
+    store_block(batch, i + 12u, j, c30);
+    store_block(batch, i + 12u, j + 4u, c31);
 }

@@ -103,18 +103,14 @@ fn a_wrong_value_is_named() {
 
 #[test]
 fn what_is_not_supported_yet_says_so() {
-    recipe_refuses(
-        "alpha: 0.5",
-        "alpha: {search: accuracy}",
-        &["`parameters.alpha.search`", "not supported"],
-    );
-    let data = "calibration: {data: proxies}";
-    recipe_refuses(
-        "calibration: calibration/birds.safetensors",
-        data,
-        &["`models[1].calibration`", "not supported"],
-    );
     recipe_refuses("experts/birds", "experts/birds+lora", &["`models[1].model`", "not supported"]);
+}
+
+#[test]
+fn a_search_of_alpha_needs_labelled_samples() {
+    let family = Family::new();
+    family.write("recipe.yaml", RECIPE.replace("alpha: 0.5", "alpha: {search: accuracy}"));
+    merge_refuses(&family, USAGE, &["parameters.alpha.search", "labelled", "models[0]", "`task`"]);
 }
 
 #[test]

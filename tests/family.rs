@@ -8,7 +8,7 @@
 mod devices;
 
 use devices::{Device, Work, for_each_device};
-use esmerge::backend::Backend;
+use esmerge::backend::layers::Layers;
 use esmerge::checkpoint::{DeltaFile, TensorFile};
 use esmerge::linalg::Accuracy;
 use esmerge::pipeline::{Options, Silent, merge};
@@ -88,7 +88,7 @@ struct Merge<'a> {
 impl Work for Merge<'_> {
     type Output = Result<(), Failed>;
 
-    fn run<B: Backend>(self, backend: &B) -> Self::Output {
+    fn run<B: Layers>(self, backend: &B) -> Self::Output {
         let overrides = Overrides { accuracy: Some(self.accuracy), ..Overrides::default() };
         let recipe = Recipe::open(&folder().join("recipe.yaml"), &overrides)?;
         let family = Family::open(&recipe)?;

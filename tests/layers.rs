@@ -1,7 +1,12 @@
 //! The layers of a forward pass against plain f64 loops, at odd sizes, on every device.
 
+#[path = "common/claims.rs"]
+mod claims;
 #[path = "common/devices.rs"]
 mod devices;
+
+use devices::{Device, Variant, for_each_device};
+use libtest_mimic::Trial;
 
 use esmerge::backend::layers::{Activation, Attention, Layers};
 use esmerge::backend::{Backend, Shape, Tensor};
@@ -291,25 +296,20 @@ impl devices::Work for All {
     }
 }
 
-#[test]
-fn layers_agree_with_f64_loops() {
-    for device in devices::for_each_device().iter().filter(|d| d.present()) {
-        println!("on {device}");
-        device.with(All);
-    }
-}
-
-/// With the limits that WebGPU guarantees, and small ones besides, operations are cut into parts.
-#[test]
-fn layers_that_are_cut_into_parts_agree_too() {
-    use devices::Device;
-    use esmerge::backend::gpu::Config;
-    for device in devices::for_each_device() {
-        if let Device::Gpu(_) = device {
-            let limits =
-                wgpu::Limits { max_storage_buffer_binding_size: 64 << 10, ..wgpu::Limits::defaults() };
-            let config = || Config { limits: Some(limits), dispatch_flops: 1 << 20, ..Config::default() };
-            all(device.gpu("cut", config));
+/// On every device as it is, and on every adapter with bindings so small that operations are cut into parts.
+fn main() {
+    let mut trials = Vec::new();
+    for device in for_each_device() {
+        let small = matches!(device, Device::Gpu(..)).then(|| device.opened(Variant::Small));
+        for device in std::iter::once(device).chain(small) {
+            let name = format!("{device}/layers_agree_with_f64_loops");
+            let absent = !device.present();
+            let claim = move || {
+                device.with(All);
+                Ok(())
+            };
+            trials.push(Trial::test(name, claim).with_ignored_flag(absent));
         }
     }
+    claims::run(trials);
 }

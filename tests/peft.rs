@@ -23,7 +23,9 @@ fn python() -> Option<String> {
     if found.is_ok_and(|output| output.status.success()) {
         return Some(python);
     }
-    println!("skipped: {python} lacks torch, transformers, peft or safetensors (ESMERGE_PYTHON names another)");
+    println!(
+        "skipped: {python} lacks torch, transformers, peft or safetensors (ESMERGE_PYTHON names another)"
+    );
     None
 }
 
@@ -106,7 +108,10 @@ fn peft_loads_the_adapters_of_a_vision_transformer() {
         .replace("model: experts", &format!("model: {root}experts"))
         .replace("calibration: ", &format!("calibration: {root}"));
     // layers smaller than the rank are listed apart
-    let text = text.replace("  alpha: 0.5", "  alpha: 0.5\n  rank: 48\n  routed_layers: ['*proj.weight', '*.fc1.weight']");
+    let text = text.replace(
+        "  alpha: 0.5",
+        "  alpha: 0.5\n  rank: 48\n  routed_layers: ['*proj.weight', '*.fc1.weight']",
+    );
     let text = text.replace("'*proj.weight'", "'*.q_proj.weight', '*.k_proj.weight', '*.v_proj.weight'");
     let recipe = folder.path().join("recipe.yaml");
     fs::write(&recipe, text).unwrap();

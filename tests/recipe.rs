@@ -100,7 +100,7 @@ inter_layer: {form: reversed}
 inter_task_norm: code_padded
 fuse_qkv: false
 layers: ['a.*.weight', 'b']");
-    assert_eq!(all.alpha, Alpha::Search(Search::Consistency));
+    assert!(matches!(all.alpha, Alpha::Search { by: Search::Consistency, .. }));
     assert_eq!(all.alpha_scope, AlphaScope::All);
     let options = all.options;
     assert_eq!((options.decomposition, options.fusion), (Decomposition::Svd, Fusion::Concat));

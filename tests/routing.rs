@@ -7,7 +7,6 @@ mod claims;
 mod devices;
 
 use devices::{Device, Work, for_each_device};
-use esmerge::backend::Backend;
 use esmerge::backend::cpu::Cpu;
 use esmerge::backend::layers::Layers;
 use esmerge::calibration::{Capture, MAX_SIZE};
@@ -37,7 +36,11 @@ fn main() {
         trials.push(on(&device, "oracle_routing_is_the_model_with_its_experts_folded_in", FoldedIn));
         trials.push(on(&device, "samples_of_different_experts_pass_together_as_they_do_alone", Together));
         trials.push(on(&device, "shuffled_batches_give_identical_choices", Shuffled));
-        trials.push(on(&device, "the_first_layer_takes_the_prototype_nearest_to_the_mean_of_its_tokens", Nearest));
+        trials.push(on(
+            &device,
+            "the_first_layer_takes_the_prototype_nearest_to_the_mean_of_its_tokens",
+            Nearest,
+        ));
     }
     type Check = fn();
     let checks: [(&str, Check); 4] = [
@@ -207,7 +210,8 @@ fn fold_in(task: &str, folder: &Path) {
             let (a, b, d_in) = (floats(&adapter, &a), floats(&adapter, &b), spec.shape[1]);
             for (k, value) in weight.iter_mut().enumerate() {
                 let (i, j) = (k / d_in, k % d_in);
-                let sum: f64 = (0..rank).map(|l| f64::from(b[i * rank + l]) * f64::from(a[l * d_in + j])).sum();
+                let sum: f64 =
+                    (0..rank).map(|l| f64::from(b[i * rank + l]) * f64::from(a[l * d_in + j])).sum();
                 *value = (f64::from(*value) + sum) as f32;
             }
         }
@@ -317,7 +321,8 @@ fn text(bytes: &[u8]) -> &str {
 }
 
 fn eval_json(routing: &str) -> Value {
-    let mut arguments = vec!["eval", merged().to_str().unwrap(), "--json", "-q", "--routing", routing, "--task"];
+    let mut arguments =
+        vec!["eval", merged().to_str().unwrap(), "--json", "-q", "--routing", routing, "--task"];
     let files: Vec<String> = TASKS.iter().map(|task| format!("tasks/{task}.safetensors")).collect();
     arguments.extend(files.iter().map(String::as_str));
     let output = esmerge(&arguments);
@@ -395,7 +400,11 @@ fn copy_of_merged() -> TempDir {
         for entry in fs::read_dir(from).unwrap() {
             let path = entry.unwrap().path();
             let target = to.join(path.file_name().unwrap());
-            if path.is_dir() { copy(&path, &target) } else { drop(fs::copy(&path, &target).unwrap()) }
+            if path.is_dir() {
+                copy(&path, &target);
+            } else {
+                fs::copy(&path, &target).unwrap();
+            }
         }
     }
     let folder = tempfile::tempdir().unwrap();
@@ -422,9 +431,15 @@ fn a_broken_set_of_experts_is_refused() {
         refused(&["route", path, "--data", "tasks/letters.safetensors"], 1, words);
     };
     let adapter = |folder: &Path, file: &str| folder.join("adapters/letters").join(file);
-    broken(&|f| fs::remove_dir_all(f.join("adapters/letters")).unwrap(), &["adapters/letters", "does not exist"]);
+    broken(
+        &|f| fs::remove_dir_all(f.join("adapters/letters")).unwrap(),
+        &["adapters/letters", "does not exist"],
+    );
     broken(&|f| fs::remove_file(adapter(f, "adapter_model.safetensors")).unwrap(), &["adapter_model"]);
-    broken(&|f| fs::write(adapter(f, "adapter_config.json"), "{}").unwrap(), &["adapter_config.json", "LoRA"]);
+    broken(
+        &|f| fs::write(adapter(f, "adapter_config.json"), "{}").unwrap(),
+        &["adapter_config.json", "LoRA"],
+    );
     broken(
         &|f| {
             let path = adapter(f, "adapter_config.json");
@@ -440,7 +455,9 @@ fn a_broken_set_of_experts_is_refused() {
         &["adapters/letters/adapter_model.safetensors", "factors"],
     );
     broken(
-        &|f| drop(fs::copy(merged().join("model.safetensors"), f.join("router.safetensors")).unwrap()),
+        &|f| {
+            fs::copy(merged().join("model.safetensors"), f.join("router.safetensors")).unwrap();
+        },
         &["router.safetensors", "esmerge-router-1"],
     );
     broken(

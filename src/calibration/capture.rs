@@ -27,6 +27,13 @@ pub struct Captured {
     pub entry: Entry,
 }
 
+impl Captured {
+    /// Whether these are the inputs of a weight.
+    pub fn is_of(&self, weight: &str) -> bool {
+        self.weight == weight || self.sharing.iter().any(|other| other == weight)
+    }
+}
+
 /// Bytes of a calibration past which Gram matrices take the place of tokens, unless the user says otherwise.
 pub const MAX_SIZE: u64 = 2 << 30;
 

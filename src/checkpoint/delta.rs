@@ -120,6 +120,15 @@ impl DeltaWriter {
         Ok(DeltaWriter { file, specs, room, offsets })
     }
 
+    /// Goes to the place of a tensor: values may be written in another order than the file has them.
+    pub fn seek(&mut self, name: &str) -> Result<(), Error> {
+        let path = self.file.get_ref().path().to_path_buf();
+        let Some(&offset) = self.offsets.get(name) else {
+            return Err(Error::NoTensor { path, tensor: name.to_owned() });
+        };
+        self.file.seek(SeekFrom::Start(offset)).map(drop).map_err(Error::io("write", &path))
+    }
+
     /// Appends the next values.
     pub fn write(&mut self, values: &[f32]) -> Result<(), Error> {
         let bytes: &[u8] = bytemuck::cast_slice(values); // little-endian hosts only, as everywhere in this crate

@@ -26,8 +26,7 @@ pub(super) fn run(args: &args::Eval) -> Result<(), Failure> {
     let experts = experts(args, &model)?;
     let (device, note) = args.run.device.open()?;
     note.iter().for_each(|note| output::warning(note));
-    let report =
-        on_device!(&device, |backend| pollster::block_on(evaluate(
+    let report = on_device!(&device, |backend| pollster::block_on(evaluate(
         backend,
         &model,
         &tasks,
@@ -50,7 +49,9 @@ fn experts(args: &args::Eval, model: &ModelSource) -> Result<Option<Experts>, Fa
     match args.routing {
         Routing::None => {
             if RouterFile::is_in(folder) && !args.run.quiet {
-                output::say("the merged weights alone are measured; --routing prototype adds the model's experts");
+                output::say(
+                    "the merged weights alone are measured; --routing prototype adds the model's experts",
+                );
             }
             Ok(None)
         }

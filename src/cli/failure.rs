@@ -48,6 +48,7 @@ impl From<pipeline::Error> for Failure {
     fn from(error: pipeline::Error) -> Failure {
         match error {
             pipeline::Error::Plan(error) => error.into(),
+            pipeline::Error::Search(_) => Failure::new(error, USAGE), // the recipe asks for what its files do not give
             other => Failure::new(other, OTHER),
         }
     }

@@ -24,7 +24,7 @@ impl Proxies {
             _ if !data.exists() => {
                 return Err(Error::bad(data, "there is no such file or folder of samples"));
             }
-            _ if safetensors => self.from_tensors(data, model, inputs)?,
+            _ if safetensors => self.tensors_of(data, model, inputs)?,
             InputKind::Images { size, .. } if data.is_dir() => {
                 let images = images::from_folder(data, self.samples, self.seed)?;
                 Samples::Images(Preprocessor::open(model.folder(), model.config(), size)?.apply(images))
@@ -52,7 +52,7 @@ impl Proxies {
     }
 
     /// The `proxy` split of a task file, or tensors without a split.
-    fn from_tensors(&self, data: &Path, model: &ModelSource, inputs: InputKind) -> Result<Samples, Error> {
+    fn tensors_of(&self, data: &Path, model: &ModelSource, inputs: InputKind) -> Result<Samples, Error> {
         let task = Task::open(data)?;
         let Some(split) = ["proxy", ""].into_iter().find(|split| task.has(split)) else {
             return Err(Error::bad(

@@ -147,8 +147,8 @@ impl Weights for ModelSource {
             return Ok(stored);
         };
         let factor = delta.factors.get(name).copied().unwrap_or(1.0) as f32;
-        let mut sum = widen(&stored);
-        let deltas = widen(&read(&delta.weights, name, range)?);
+        let mut sum = stored.to_f32();
+        let deltas = read(&delta.weights, name, range)?.to_f32();
         sum.iter_mut().zip(deltas).for_each(|(w, d)| *w += factor * d);
         Ok(Stored { dtype: Dtype::F32, bytes: bytemuck::cast_slice(&sum).to_vec() })
     }
@@ -158,14 +158,4 @@ fn read(model: &Checkpoint, name: &str, range: Range<usize>) -> Result<Stored, W
     let bytes = model.read_values(name, range)?;
     let dtype = model.get(name).and_then(|m| m.float()).unwrap_or(Dtype::F32); // read_values refuses all others
     Ok(Stored { dtype, bytes })
-}
-
-/// Stored values as f32.
-pub(super) fn widen(stored: &Stored) -> Vec<f32> {
-    let pairs = || stored.bytes.chunks_exact(2);
-    match stored.dtype {
-        Dtype::F32 => bytemuck::pod_collect_to_vec(&stored.bytes),
-        Dtype::F16 => pairs().map(|p| half::f16::from_le_bytes([p[0], p[1]]).to_f32()).collect(),
-        Dtype::Bf16 => pairs().map(|p| half::bf16::from_le_bytes([p[0], p[1]]).to_f32()).collect(),
-    }
 }

@@ -178,7 +178,7 @@ impl Task {
     fn read_floats(&self, name: &str, range: Range<usize>) -> Result<Vec<f32>, Error> {
         let bytes = self.file.read_values(name, range)?;
         let dtype = self.file.meta(name)?.float().unwrap_or(Dtype::F32);
-        Ok(super::source::widen(&Stored { dtype, bytes }))
+        Ok(Stored { dtype, bytes }.to_f32())
     }
 
     fn inputs(&self, split: &str) -> Option<String> {

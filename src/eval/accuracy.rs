@@ -84,8 +84,8 @@ mod tests {
     fn wilson_gives_the_textbook_interval() {
         let (low, high) = wilson_interval(81, 263);
         assert!((low - 0.2553).abs() < 5e-5 && (high - 0.3662).abs() < 5e-5, "{low} {high}");
-        assert_eq!(wilson_interval(0, 10).0, 0.0);
-        assert_eq!(wilson_interval(10, 10).1, 1.0);
+        // none and all right: the ends, up to rounding
+        assert!(wilson_interval(0, 10).0 < 1e-12 && wilson_interval(10, 10).1 > 1.0 - 1e-12);
     }
 
     #[test]

@@ -40,9 +40,47 @@ pub async fn golden_section<E>(
     Ok((best.unwrap_or(left), probes))
 }
 
+/// Alphas tried first, each about 1.45 times the one before: a measure may be flat far from its peak, where golden section
+/// would be led astray.
+const COARSE: [f64; 9] = [0.2, 0.3, 0.45, 0.65, 0.95, 1.4, 2.0, 2.8, 4.0];
+
+/// How wide the bracket may be in the end, relative to the alpha.
+const WIDTH: f64 = 0.08;
+
+/// The alpha up to 4 at which a measure is largest: a coarse series, then golden section between the neighbours of its
+/// best. Gives the best probe and all of them in order.
+pub async fn peak<E>(mut f: impl AsyncFnMut(f64) -> Result<f64, E>) -> Result<(Probe, Vec<Probe>), E> {
+    let mut probes = Vec::new();
+    for alpha in COARSE {
+        probes.push(Probe { alpha, value: f(alpha).await? });
+    }
+    let mut best = 0;
+    for (i, probe) in probes.iter().enumerate() {
+        if probe.value > probes[best].value {
+            best = i;
+        }
+    }
+    let low = best.checked_sub(1).map_or(0.0, |i| COARSE[i]);
+    let high = COARSE[(best + 1).min(COARSE.len() - 1)];
+    let (finer, tried) = golden_section((low, high), WIDTH * COARSE[best], f).await?;
+    let coarse = probes[best];
+    probes.extend(tried);
+    Ok((if finer.value > coarse.value { finer } else { coarse }, probes))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peak_is_found_between_flat_tails() {
+        for at in [0.5, 1.3, 3.4] {
+            let f = async |x: f64| Ok::<f64, ()>((1.0 - (x / at).ln().powi(2)).max(0.3));
+            let (best, probes) = pollster::block_on(peak(f)).unwrap();
+            assert!((best.alpha / at - 1.0).abs() < 0.08, "{at}: {best:?}");
+            assert!(probes.len() < 20);
+        }
+    }
 
     #[test]
     fn the_peak_of_a_parabola_is_found() {

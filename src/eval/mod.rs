@@ -6,8 +6,8 @@ mod cka;
 mod report;
 mod run;
 
-pub use accuracy::{Accuracy, wilson_interval};
-pub use alpha::{Probe, golden_section};
+pub use accuracy::{Accuracy, predict, wilson_interval};
+pub use alpha::{Probe, golden_section, peak};
 pub use cka::linear_cka;
 #[cfg(feature = "cli")]
 pub use report::table;

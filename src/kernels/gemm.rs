@@ -24,13 +24,48 @@ struct Params {
     beta: f32,
 }
 
-impl Products {
-    /// The shader, its entry point, and the rows and columns of its tile.
-    fn shader(self) -> (&'static Shader, &'static str, usize) {
-        match self {
-            Products::Tiled => (&GEMM, "gemm", 64),
-            Products::Direct => (&GEMM_DIRECT, "gemm_direct", 32),
+/// Tiles of 64 x 64 that keep a GPU busy. Where there are fewer, tiles of 32 x 32 spread the work over more of it.
+const ENOUGH_TILES: usize = 128;
+
+/// The shader of a product, and the shape of its work.
+struct Plan {
+    shader: &'static Shader,
+    entry: &'static str,
+    /// Rows and columns of a tile.
+    tile: usize,
+    /// Tiles of one matrix of the batch.
+    tiles: usize,
+}
+
+impl Plan {
+    /// The one place where this is chosen.
+    fn new(products: Products, p: &Product<'_>) -> Self {
+        let tiles = |tile: usize| {
+            let (down, across) = (p.c.shape.rows.div_ceil(tile), p.c.shape.cols.div_ceil(tile));
+            if p.triangular { down * (down + 1) / 2 } else { down * across }
+        };
+        match products {
+            Products::Direct => {
+                Plan { shader: &GEMM_DIRECT, entry: "gemm_direct", tile: 64, tiles: tiles(64) }
+            }
+            Products::Tiled => {
+                let tile = if p.c.shape.batch * tiles(64) < ENOUGH_TILES { 32 } else { 64 };
+                Plan { shader: &GEMM, entry: "gemm", tile, tiles: tiles(tile) }
+            }
         }
+    }
+
+    fn constants(&self, p: &Product<'_>) -> Vec<(&'static str, f64)> {
+        let flag = |set: bool| f64::from(u8::from(set));
+        let mut constants = vec![
+            ("TRANSPOSE_A", flag(p.op_a == Op::Transpose)),
+            ("TRANSPOSE_B", flag(p.op_b == Op::Transpose)),
+            ("TRIANGULAR", flag(p.triangular)),
+        ];
+        if self.entry == "gemm" {
+            constants.push(("SIDE", self.tile as f64 / 4.0));
+        }
+        constants
     }
 }
 
@@ -111,27 +146,20 @@ fn encode(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
 }
 
 fn encode_part(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
-    let (shader, entry, tile) = recorder.kernels().products().shader();
+    let plan = Plan::new(recorder.kernels().products(), p);
     let (_, k) = p.op_a.apply(p.a.shape);
-    let (down, across) = (p.c.shape.rows.div_ceil(tile), p.c.shape.cols.div_ceil(tile));
-    let tiles = if p.triangular { down * (down + 1) / 2 } else { down * across };
-    let [x, y, _] = recorder.grid(p.name, tiles as u64, 1)?;
+    let [x, y, _] = recorder.grid(p.name, plan.tiles as u64, 1)?;
     let (a, b) = (recorder.window(p.name, &p.a)?, recorder.window(p.name, &p.b)?);
     let c = recorder.window(p.name, &p.c)?;
-    let flag = |set: bool| f64::from(u8::from(set));
     recorder.dispatch(Dispatch {
-        shader,
-        entry,
-        constants: &[
-            ("TRANSPOSE_A", flag(p.op_a == Op::Transpose)),
-            ("TRANSPOSE_B", flag(p.op_b == Op::Transpose)),
-            ("TRIANGULAR", flag(p.triangular)),
-        ],
+        shader: plan.shader,
+        entry: plan.entry,
+        constants: &plan.constants(p),
         params: Params {
             m: p.c.shape.rows as u32,
             n: p.c.shape.cols as u32,
             k: k as u32,
-            tiles: tiles as u32,
+            tiles: plan.tiles as u32,
             a_offset: a.first,
             a_row_stride: p.a.row_stride as u32,
             a_batch_stride: p.a.batch_stride as u32,

@@ -8,8 +8,7 @@
 //! ```no_run
 //! # fn example(device: &wgpu::Device, queue: &wgpu::Queue, a: &wgpu::Buffer, b: &wgpu::Buffer, c: &wgpu::Buffer)
 //! # -> Result<(), esmerge::kernels::Error> {
-//! use esmerge::backend::{Op, Shape};
-//! use esmerge::kernels::{Checks, Kernels, View, gemm};
+//! use esmerge::kernels::{Checks, Kernels, Op, Shape, View, gemm};
 //!
 //! let kernels = Kernels::new(device, Checks::default());
 //! let mut encoder = device.create_command_encoder(&Default::default());
@@ -50,6 +49,7 @@ mod symmetric_eigen;
 mod unpack;
 mod view;
 
+pub use crate::matrix::{Dtype, Op, Polarity, Shape};
 pub use activate::{Activation, activate};
 pub use add_exactly::add_exactly;
 pub use axpby::axpby;

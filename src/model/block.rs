@@ -108,7 +108,7 @@ impl<B: Layers> SelfAttention<B> {
         tap: &mut impl Tap<B>,
     ) -> Result<B::Tensor> {
         let [mut q, mut k, v] = self.qkv.apply(backend, x, part, tap).await?;
-        if let Some([cos, sin]) = &part.rotary {
+        if let Some([cos, sin]) = part.rotary.as_deref() {
             backend.rotary(&mut q, cos, sin)?;
             backend.rotary(&mut k, cos, sin)?;
         }

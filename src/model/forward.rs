@@ -4,6 +4,7 @@ use super::architectures::{self, Architecture};
 use super::{Block, Config, Error, Pooling, Result, Samples, Weights};
 use crate::backend::layers::Layers;
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Stands where tokens enter and leave the linear layers of the blocks.
 #[allow(async_fn_in_trait)] // driven on the calling thread, like every future here
@@ -38,9 +39,9 @@ pub struct Part<B: Layers> {
     /// Tokens of each sample.
     pub lengths: Vec<usize>,
     /// The same, on the device.
-    pub segments: B::Segments,
+    pub segments: Rc<B::Segments>,
     /// Cosines and sines of rotary positions, one row a token, where the model has them.
-    pub rotary: Option<[B::Tensor; 2]>,
+    pub rotary: Option<Rc<[B::Tensor; 2]>>,
     /// `1 x tokens x d`.
     pub hidden: B::Tensor,
 }
@@ -132,10 +133,38 @@ impl<'a, B: Layers> Model<'a, B> {
         tap: &mut impl Tap<B>,
     ) -> Result<Vec<f32>> {
         let mut hidden = self.embed(samples)?;
+        self.run_blocks(&mut hidden, pooling, tap).await
+    }
+
+    /// From samples that are embedded, and stay so.
+    pub async fn run_embedded(
+        &self,
+        embedded: &Hidden<B>,
+        pooling: Option<Pooling>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<Vec<f32>> {
+        let copy = |part: &Part<B>| -> Result<Part<B>> {
+            Ok(Part {
+                lengths: part.lengths.clone(),
+                segments: Rc::clone(&part.segments),
+                rotary: part.rotary.clone(),
+                hidden: self.backend.duplicate(&part.hidden)?,
+            })
+        };
+        let mut hidden = Hidden { parts: embedded.parts.iter().map(copy).collect::<Result<_>>()? };
+        self.run_blocks(&mut hidden, pooling, tap).await
+    }
+
+    async fn run_blocks(
+        &self,
+        hidden: &mut Hidden<B>,
+        pooling: Option<Pooling>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<Vec<f32>> {
         for index in 0..self.blocks() {
-            self.block(index, &mut hidden, tap).await?;
+            self.block(index, hidden, tap).await?;
         }
-        self.features(&hidden, pooling).await
+        self.features(hidden, pooling).await
     }
 
     /// Tokens of every sample.

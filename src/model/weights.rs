@@ -17,6 +17,18 @@ pub struct Stored {
     pub bytes: Vec<u8>,
 }
 
+impl Stored {
+    /// The values as f32, exactly.
+    pub fn to_f32(&self) -> Vec<f32> {
+        let pairs = || self.bytes.chunks_exact(2);
+        match self.dtype {
+            Dtype::F32 => bytemuck::pod_collect_to_vec(&self.bytes),
+            Dtype::F16 => pairs().map(|p| half::f16::from_le_bytes([p[0], p[1]]).to_f32()).collect(),
+            Dtype::Bf16 => pairs().map(|p| half::bf16::from_le_bytes([p[0], p[1]]).to_f32()).collect(),
+        }
+    }
+}
+
 /// A source of weights that gives one tensor, or a part of it, at a time.
 pub trait Weights {
     /// The shape of a tensor; `None` if there is none of this name.

@@ -6,6 +6,7 @@ use super::rounding::{Rounding, norms};
 use super::weights::layer_deltas;
 use super::{Error, Job};
 use crate::backend::{Backend, Dtype};
+use crate::calibration::Captured;
 use crate::checkpoint::first_not_finite;
 use crate::method::{EsmOptions, Solver, esm, tsv};
 use crate::plan::{Expert, Layer, Role};
@@ -28,6 +29,7 @@ pub(super) struct Outcome {
 pub(super) async fn merge_layer<B: Backend>(
     job: &Job<'_, B>,
     layer: &Layer,
+    captured: &[Vec<Captured>],
     stream: u32,
     rounding: &mut [Rounding],
 ) -> Result<(Vec<f32>, Outcome), Error> {
@@ -36,8 +38,8 @@ pub(super) async fn merge_layer<B: Backend>(
     }
     let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, stream };
     let (delta, mut outcome) = match (layer.role, job.esm_options()) {
-        (Role::Esm, Some(options)) => merge_by_esm(job, layer, options, solver, rounding).await?,
-        _ => merge_by_tsv(job, layer, solver, rounding).await?,
+        (Role::Esm, Some(options)) => merge_by_esm(job, layer, captured, options, solver, rounding).await?,
+        _ => merge_by_tsv(job, layer, captured, solver, rounding).await?,
     };
     outcome.norm = norms(job.backend, &delta, &layer.name).await?.first().copied().unwrap_or(0.0);
     let values = job.backend.download(&delta).await.map_err(Error::device(&layer.name))?;
@@ -57,15 +59,16 @@ fn is_untouched<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
 async fn merge_by_esm<B: Backend>(
     job: &Job<'_, B>,
     layer: &Layer,
+    captured: &[Vec<Captured>],
     options: &EsmOptions,
     solver: Solver,
     rounding: &mut [Rounding],
 ) -> Result<(B::Tensor, Outcome), Error> {
     let device = || Error::device(&layer.name);
     let mut parts = Vec::new();
-    for group in task_groups(&job.family.experts, layer, job.backend.max_tensor_bytes()) {
+    for group in task_groups(&job.family.experts, captured, layer, job.backend.max_tensor_bytes()) {
         let deltas = layer_deltas(job.backend, job.family, layer, group.clone(), rounding).await?;
-        let inputs = layer_inputs(job.backend, job.family, layer, group)?;
+        let inputs = layer_inputs(job.backend, job.family, captured, layer, group)?;
         let factors = esm::task_factors(job.backend, &deltas, &inputs, layer.rank, options, solver).await;
         parts.push(factors.map_err(device())?);
     }
@@ -82,12 +85,18 @@ async fn merge_by_esm<B: Backend>(
 
 /// The tasks in order, in groups whose calibration is of one kind and whose deltas, inputs and output shifts fit into
 /// tensors of `limit` bytes.
-pub(super) fn task_groups(experts: &[Expert], layer: &Layer, limit: u64) -> Vec<Range<usize>> {
-    let tokens = |expert: &Expert| statistic(expert, layer).map_or(0, |(_, tokens)| tokens);
-    let longest = experts.iter().map(tokens).max().unwrap_or(0);
+pub(super) fn task_groups(
+    experts: &[Expert],
+    captured: &[Vec<Captured>],
+    layer: &Layer,
+    limit: u64,
+) -> Vec<Range<usize>> {
+    let known = |t: usize| statistic(&experts[t], &captured[t], layer);
+    let tokens = |t: usize| known(t).map_or(0, |(_, tokens)| tokens);
+    let longest = (0..experts.len()).map(tokens).max().unwrap_or(0);
     let largest = layer.elements().max(longest * layer.d_in.max(layer.d_out));
     let at_once = usize::try_from(limit / (4 * largest.max(1)) as u64).unwrap_or(usize::MAX).max(1);
-    let kind = |t: usize| statistic(&experts[t], layer).map(|(kind, _)| kind);
+    let kind = |t: usize| known(t).map(|(kind, _)| kind);
     let mut groups: Vec<Range<usize>> = Vec::new();
     for t in 0..experts.len() {
         match groups.last_mut() {
@@ -102,12 +111,13 @@ pub(super) fn task_groups(experts: &[Expert], layer: &Layer, limit: u64) -> Vec<
 async fn merge_by_tsv<B: Backend>(
     job: &Job<'_, B>,
     layer: &Layer,
+    captured: &[Vec<Captured>],
     solver: Solver,
     rounding: &mut [Rounding],
 ) -> Result<(B::Tensor, Outcome), Error> {
     let device = || Error::device(&layer.name);
     let mut parts = Vec::new();
-    for group in task_groups(&job.family.experts, layer, job.backend.max_tensor_bytes()) {
+    for group in task_groups(&job.family.experts, captured, layer, job.backend.max_tensor_bytes()) {
         let deltas = layer_deltas(job.backend, job.family, layer, group, rounding).await?;
         parts.push(tsv::task_triples(job.backend, &deltas, layer.rank, solver).await.map_err(device())?);
     }

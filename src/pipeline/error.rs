@@ -1,4 +1,4 @@
-use crate::{backend, calibration, checkpoint, plan};
+use crate::{backend, calibration, checkpoint, data, plan};
 use std::path::PathBuf;
 
 /// Why a merge stopped.
@@ -14,6 +14,23 @@ pub enum Error {
     /// A calibration file cannot be used.
     #[error(transparent)]
     Calibration(#[from] calibration::Error),
+    /// An expert cannot be run, or not on its samples.
+    #[error(transparent)]
+    Data(#[from] data::Error),
+    /// A layer is not one whose inputs are captured.
+    #[error(
+        "running expert `{expert}` showed no inputs of `{layer}`: calibration from data covers the linear layers of a \
+         model's blocks; give calibration files, or take the layer out with `layers`"
+    )]
+    NotCaptured {
+        /// The expert.
+        expert: String,
+        /// The layer.
+        layer: String,
+    },
+    /// A search for alpha lacks something to search by.
+    #[error("parameters.alpha.search: {0}")]
+    Search(String),
     /// The device failed.
     #[error("merging `{layer}`: {source}")]
     Device {

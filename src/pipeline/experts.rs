@@ -10,11 +10,12 @@ use super::spill::layer_bytes;
 use super::weights::{layer_deltas, layer_weights};
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
+use crate::calibration::Captured;
 use crate::checkpoint::{
     ADAPTERS, Checkpoint, LoraWeight, LoraWriter, OutputDir, RouterMeta, RouterWriter, first_not_finite,
 };
-use crate::method::{Decomposition, Solver};
 use crate::method::esm_plus::low_rank_experts;
+use crate::method::{Decomposition, Solver};
 use crate::plan::{Experts, Layer, Routed};
 use std::ops::Range;
 
@@ -34,11 +35,12 @@ pub(super) async fn write_experts<B: Backend>(
     let mut router =
         RouterWriter::create(output.path(), &own_prototypes(experts), &router_meta(job, experts))?;
     let mut energy_retention = Vec::with_capacity(experts.layers.len());
+    let captured = files_only(job);
     for (i, routed) in experts.layers.iter().enumerate() {
         let layer = &routed.layer;
         progress.layer(&format!("{} (experts)", layer.name));
         let mut kept = Vec::new();
-        for tasks in task_groups(&job.family.experts, layer, job.backend.max_tensor_bytes()) {
+        for tasks in task_groups(&job.family.experts, &captured, layer, job.backend.max_tensor_bytes()) {
             // numbers of their own: those of the merge end where the plan's layers do
             let stream = (job.plan.layers.len() + i) as u32;
             kept.extend(write_layer(job, &merged, layer, tasks, stream, &mut adapters).await?);
@@ -54,6 +56,11 @@ pub(super) async fn write_experts<B: Backend>(
     Ok(energy_retention)
 }
 
+/// Nothing captured during the run: the recipe admits only calibration files here.
+fn files_only<B>(job: &Job<'_, B>) -> Vec<Vec<Captured>> {
+    job.family.experts.iter().map(|_| Vec::new()).collect()
+}
+
 /// The experts of one layer for some tasks, each into its adapter.
 async fn write_layer<B: Backend>(
     job: &Job<'_, B>,
@@ -65,7 +72,7 @@ async fn write_layer<B: Backend>(
 ) -> Result<Vec<f64>, Error> {
     let device = || Error::device(&layer.name);
     let residuals = residuals(job, merged, layer, tasks.clone()).await?;
-    let inputs = layer_inputs(job.backend, job.family, layer, tasks.clone())?;
+    let inputs = layer_inputs(job.backend, job.family, &files_only(job), layer, tasks.clone())?;
     let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, stream };
     let decomposition = job.recipe.method.experts().map_or(Decomposition::Esd, |e| e.decomposition);
     let experts = low_rank_experts(job.backend, &residuals, &inputs, decomposition, layer.rank, solver).await;

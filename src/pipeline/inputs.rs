@@ -2,29 +2,30 @@
 
 use super::Error;
 use crate::backend::{Backend, Shape, Tensor};
-use crate::calibration::{Calibration, Statistic, Values};
+use crate::calibration::{Calibration, Captured, Entry, Statistic, Values};
 use crate::method::esd::Inputs;
 use crate::plan::{Expert, Family, Layer};
 use std::ops::Range;
 
-/// Whether an expert's calibration has the tokens of a layer's input or their Gram matrix, and how many tokens; none
+/// Whether what is known of a layer's input in an expert is its tokens or their Gram matrix, and how many tokens; none
 /// without calibration.
-pub(super) fn statistic(expert: &Expert, layer: &Layer) -> Option<(Statistic, usize)> {
-    let source = Source::of(expert.calibration.as_ref()?, layer)?;
-    Some((source.statistic, source.file.tokens(source.weight)))
+pub(super) fn statistic(expert: &Expert, captured: &[Captured], layer: &Layer) -> Option<(Statistic, usize)> {
+    let source = Source::of(expert, captured, layer)?;
+    Some((source.statistic(), source.tokens()))
 }
 
 /// The inputs of a layer in the experts `tasks`, whose calibration is all of one kind.
 pub(super) fn layer_inputs<B: Backend>(
     backend: &B,
     family: &Family,
+    captured: &[Vec<Captured>],
     layer: &Layer,
     tasks: Range<usize>,
 ) -> Result<Inputs<B::Tensor>, Error> {
-    let sources: Vec<Source> =
-        family.experts[tasks].iter().filter_map(|e| Source::of(e.calibration.as_ref()?, layer)).collect();
-    let tokens: Vec<usize> = sources.iter().map(|s| s.file.tokens(s.weight)).collect();
-    Ok(match sources.first().map(|s| s.statistic) {
+    let experts = family.experts[tasks.clone()].iter().zip(&captured[tasks]);
+    let sources: Vec<Source> = experts.filter_map(|(e, captured)| Source::of(e, captured, layer)).collect();
+    let tokens: Vec<usize> = sources.iter().map(Source::tokens).collect();
+    Ok(match sources.first().map(Source::statistic) {
         None => Inputs::DataFree,
         Some(Statistic::Input) => {
             Inputs::Activations { x: activations(backend, layer, &sources, &tokens)?, tokens }
@@ -33,22 +34,52 @@ pub(super) fn layer_inputs<B: Backend>(
     })
 }
 
-/// What one expert's file has of a layer's inputs.
-struct Source<'a> {
-    file: &'a Calibration,
-    weight: &'a str,
-    statistic: Statistic,
+/// What is known of a layer's inputs in one expert.
+enum Source<'a> {
+    /// A file has them.
+    File { file: &'a Calibration, weight: &'a str, statistic: Statistic },
+    /// They were captured just now.
+    Captured(&'a Entry),
 }
 
 impl<'a> Source<'a> {
-    fn of(file: &'a Calibration, layer: &'a Layer) -> Option<Source<'a>> {
-        let (weight, statistic) = layer.parts.iter().find_map(|part| file.source_of(&part.name))?;
-        Some(Source { file, weight, statistic })
+    fn of(expert: &'a Expert, captured: &'a [Captured], layer: &'a Layer) -> Option<Source<'a>> {
+        if let Some(file) = &expert.calibration {
+            let (weight, statistic) = layer.parts.iter().find_map(|part| file.source_of(&part.name))?;
+            return Some(Source::File { file, weight, statistic });
+        }
+        let found = captured.iter().find(|c| layer.parts.iter().any(|part| c.is_of(&part.name)));
+        found.map(|c| Source::Captured(&c.entry))
+    }
+
+    fn statistic(&self) -> Statistic {
+        match self {
+            Source::File { statistic, .. } => *statistic,
+            Source::Captured(entry) if entry.input.is_some() => Statistic::Input,
+            Source::Captured(_) => Statistic::Gram,
+        }
+    }
+
+    fn tokens(&self) -> usize {
+        match self {
+            Source::File { file, weight, .. } => file.tokens(weight),
+            Source::Captured(entry) => entry.tokens,
+        }
     }
 
     fn upload<B: Backend>(&self, backend: &B, layer: &Layer) -> Result<B::Tensor, Error> {
-        let Values { rows, cols, dtype, bytes } = self.file.read(self.weight, self.statistic)?;
-        backend.unpack(Shape::matrix(rows, cols), dtype, &bytes).map_err(Error::device(&layer.name))
+        let device = Error::device(&layer.name);
+        match self {
+            Source::File { file, weight, statistic } => {
+                let Values { rows, cols, dtype, bytes } = file.read(weight, *statistic)?;
+                backend.unpack(Shape::matrix(rows, cols), dtype, &bytes).map_err(device)
+            }
+            Source::Captured(entry) => {
+                let values = entry.input.as_ref().or(entry.gram.as_ref()).map_or(&[][..], |v| v);
+                let shape = Shape::matrix(values.len() / entry.d_in.max(1), entry.d_in);
+                backend.upload(shape, values).map_err(device)
+            }
+        }
     }
 }
 

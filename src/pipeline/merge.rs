@@ -7,8 +7,8 @@ use super::outputs::{check_keep_delta, finish, write_reports};
 use super::rounding::{self, Rounding, WARN_ABOVE};
 use super::spill::{is_spilled, layer_bytes, spill};
 use super::sums::Merged;
-use super::{Error, Job, Progress, summary};
-use crate::backend::Backend;
+use super::{Error, Job, Progress, search, summary};
+use crate::backend::layers::Layers;
 use crate::checkpoint::{OutputDir, TensorMeta, copy_sidecars};
 use crate::method::assembly;
 use crate::plan::{Family, Plan, Role};
@@ -34,7 +34,7 @@ const KEPT_WITHOUT_USE: &str = "the kept deltas are for inspection only: the exp
     `esmerge rescale` refuses them";
 
 /// Merges a family into a folder that appears under its name when it is complete.
-pub async fn merge<B: Backend>(
+pub async fn merge<B: Layers>(
     backend: &B,
     recipe: &Recipe,
     family: &Family,
@@ -53,17 +53,23 @@ pub async fn merge<B: Backend>(
         }
     }
     check_fingerprints(family)?;
-    progress.start(work(&job, options.keep_delta.is_some()));
+    progress.start(work(&job, options.keep_delta.is_some() || job.search().is_some()));
 
     let mut rounding = vec![Rounding::default(); family.experts.len()];
     let spilled = spill(&job, &output, options, &mut rounding, progress).await?;
     let betas = betas(&job, &spilled.outcomes);
+    let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas).await? {
+        None => (plan.clone(), None),
+        Some((alpha, search)) => (Plan { alpha, ..plan.clone() }, Some(search)),
+    };
+    let job = Job { plan: &searched, ..job };
     let steps = steps(&job, &betas);
     let mut deltas = Merged { job: &job, spill: &spilled.deltas, rounding: &mut rounding };
     let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
     write_model(backend, &family.base, &steps, &mut deltas, &output, &files, progress).await?;
 
     let mut report = summary::report(&job, &spilled.outcomes, &betas, options);
+    report.alpha_search = alpha_search;
     if let Some(experts) = &plan.experts {
         let energy = write_experts(&job, experts, &output, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));

@@ -4,6 +4,7 @@
 //! layers go to a file, in f32, and the weights are made from them once every layer's norm is known.
 
 mod assemble;
+mod capture;
 mod decompose;
 mod error;
 mod experts;
@@ -13,6 +14,7 @@ mod outputs;
 mod progress;
 mod rescale;
 mod rounding;
+mod search;
 mod spill;
 mod summary;
 mod sums;
@@ -23,9 +25,10 @@ pub use merge::{Options, merge};
 pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
 
+use crate::data::Split;
 use crate::method::EsmOptions;
 use crate::plan::{Family, Plan};
-use crate::recipe::{Method, Recipe};
+use crate::recipe::{Alpha, Method, Recipe, Search};
 
 /// Everything that the steps of a merge share.
 struct Job<'a, B> {
@@ -39,6 +42,17 @@ impl<B> Job<'_, B> {
     fn esm_options(&self) -> Option<&EsmOptions> {
         match &self.recipe.method {
             Method::Esm(esm) => Some(&esm.options),
+            _ => None,
+        }
+    }
+
+    /// How alpha is searched, if it is.
+    fn search(&self) -> Option<(Search, Option<&Split>)> {
+        match &self.recipe.method {
+            Method::Esm(esm) => match &esm.alpha {
+                Alpha::Search { by, split } => Some((*by, split.as_ref())),
+                Alpha::Number(_) => None,
+            },
             _ => None,
         }
     }

@@ -1,10 +1,12 @@
 //! The file between the two halves of a merge.
 
+use super::capture::{self, Captures};
 use super::decompose::{Outcome, merge_layer};
 use super::outputs::{delta_meta, parent};
 use super::rounding::Rounding;
 use super::{Error, Job, Options, Progress, sums, weights};
 use crate::backend::Backend;
+use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaMeta, DeltaWriter, OutputDir};
 use crate::plan::{Layer, Role, SUM_CHUNK};
 use std::time::Instant;
@@ -20,14 +22,14 @@ pub(super) struct Spilled {
 }
 
 /// First half: decomposed layers, and with `--keep-delta` every other merged layer too, into the spill.
-pub(super) async fn spill<B: Backend>(
+pub(super) async fn spill<B: Layers>(
     job: &Job<'_, B>,
     output: &OutputDir,
     options: &Options,
     rounding: &mut [Rounding],
     progress: &mut dyn Progress,
 ) -> Result<Spilled, Error> {
-    let keep = options.keep_delta.is_some();
+    let keep = options.keep_delta.is_some() || job.search().is_some();
     let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, keep)).flat_map(|l| &l.parts);
     let tensors = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
     // The kept file is created where it will stay, since only a rename within one folder is atomic.
@@ -36,30 +38,48 @@ pub(super) async fn spill<B: Backend>(
         None => output.path(),
     };
     let ones = vec![1.0; job.plan.layers.len()];
-    let meta = if keep { delta_meta(job, &ones, "0".repeat(64)) } else { DeltaMeta::default() };
+    let meta = if options.keep_delta.is_some() {
+        delta_meta(job, &ones, "0".repeat(64))
+    } else {
+        DeltaMeta::default()
+    };
     let mut spill = DeltaWriter::create(folder, tensors, &meta)?;
 
-    let mut outcomes = Vec::with_capacity(job.plan.layers.len());
-    let mut seconds = Vec::with_capacity(job.plan.layers.len());
-    for (i, layer) in job.plan.layers.iter().enumerate() {
+    let sources = capture::sources(job)?;
+    let mut captures = Captures::new(job, &sources)?;
+    let mut outcomes = vec![Outcome::default(); job.plan.layers.len()];
+    let mut seconds = vec![0.0; job.plan.layers.len()];
+    for i in block_order(&job.plan.layers) {
+        let layer = &job.plan.layers[i];
         let started = Instant::now();
-        let mut outcome = Outcome::default();
         if is_spilled(layer, keep) {
             progress.layer(&layer.name);
+            if let Some(first) = layer.parts.first() {
+                spill.seek(&first.name)?;
+            }
             if layer.role == Role::Sum {
                 spill_sum(job, layer, &mut spill, rounding).await?;
             } else {
-                let (values, merged) = merge_layer(job, layer, i as u32, rounding).await?;
+                captures.reach(job, layer).await?;
+                let (values, merged) =
+                    merge_layer(job, layer, captures.current(), i as u32, rounding).await?;
                 spill.write(&values)?;
-                outcome = merged;
+                outcomes[i] = merged;
             }
             progress.advance(layer_bytes(job, layer));
         }
-        outcomes.push(outcome);
-        seconds.push(started.elapsed().as_secs_f64());
+        seconds[i] = started.elapsed().as_secs_f64();
     }
     spill.flush()?;
     Ok(Spilled { deltas: spill, outcomes, seconds })
+}
+
+/// The layers by their blocks: in that order an expert that runs meanwhile shows their inputs. Files may have another, such
+/// as 0, 1, 10, 11, 2.
+fn block_order(layers: &[Layer]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..layers.len()).collect();
+    order.sort_by_key(|&i| layers[i].block());
+    order
 }
 
 /// Whether the delta of a layer goes through the spill: always where layers are compared, and everywhere if the deltas are

@@ -18,7 +18,11 @@ pub(super) fn report<B: Backend>(
 ) -> Report {
     let layers = job.plan.layers.iter().zip(outcomes).zip(betas);
     let layers: Vec<LayerReport> = layers.map(|((l, o), &b)| layer_report(job, l, o, b)).collect();
-    let calibrated = job.recipe.models.iter().any(|m| matches!(m.calibration, Calibration::File(_)));
+    let calibrated = job
+        .recipe
+        .models
+        .iter()
+        .any(|m| matches!(m.calibration, Calibration::File(_) | Calibration::Data { .. }));
     let mut report = Report {
         merge_method: job.recipe.method.name().to_owned(),
         base_model: last_part(&job.recipe.base_model),

@@ -5,7 +5,7 @@ use crate::calibration::Calibration;
 use crate::checkpoint::{self, Checkpoint};
 use crate::recipe::{self, Recipe, Source};
 use serde::Deserialize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A base and its experts.
 #[derive(Clone, Debug)]
@@ -27,8 +27,19 @@ pub struct Expert {
     pub weights: Checkpoint,
     /// Whether `weights` are deltas.
     pub is_delta: bool,
-    /// The inputs of its layers.
+    /// The inputs of its layers, in a file.
     pub calibration: Option<Calibration>,
+    /// The samples it is run on to capture them during the merge.
+    pub proxies: Option<Proxies>,
+}
+
+/// Samples for calibration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxies {
+    /// A folder or file.
+    pub data: PathBuf,
+    /// How many of its samples.
+    pub samples: usize,
 }
 
 impl Family {
@@ -40,20 +51,20 @@ impl Family {
             return Err(checkpoint::Error::NotAModel { path, reason }.into());
         }
         let model_type = model_type(&base)?;
-        let experts = recipe.models.iter().enumerate().map(|(i, model)| expert(recipe, i, model));
+        let experts = recipe.models.iter().map(|model| expert(recipe, model));
         Ok(Family { experts: experts.collect::<Result<_, _>>()?, base, model_type })
     }
 }
 
-fn expert(recipe: &Recipe, i: usize, model: &recipe::Model) -> Result<Expert, Error> {
+fn expert(recipe: &Recipe, model: &recipe::Model) -> Result<Expert, Error> {
     let needs_calibration = matches!(recipe.method, recipe::Method::Esm(_));
     let calibration = match &model.calibration {
         recipe::Calibration::File(path) if needs_calibration => Some(open_calibration(path)?),
-        recipe::Calibration::Data { .. } if needs_calibration => {
-            let key = format!("models[{i}].calibration");
-            let message = "calibration captured from data during the run is not supported in this version; give a \
-                           calibration file";
-            return Err(recipe::Error::new(&recipe.path, None, key, message).into());
+        _ => None,
+    };
+    let proxies = match &model.calibration {
+        recipe::Calibration::Data { data, samples } if needs_calibration => {
+            Some(Proxies { data: data.clone(), samples: *samples })
         }
         _ => None,
     };
@@ -62,6 +73,7 @@ fn expert(recipe: &Recipe, i: usize, model: &recipe::Model) -> Result<Expert, Er
         weights: Checkpoint::open(model.source.path())?,
         is_delta: matches!(model.source, Source::Delta(_)),
         calibration,
+        proxies,
     })
 }
 

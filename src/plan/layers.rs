@@ -8,12 +8,12 @@ use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
 use crate::calibration::Statistic;
 use crate::checkpoint::TensorMeta;
 use crate::method::{AlphaScope, arithmetic, tsv};
-use crate::recipe::{self, Alpha, Esm, Method, Recipe};
+use crate::recipe::{Alpha, Esm, Method, Recipe};
 use std::collections::HashMap;
 
 /// Decides what happens to every tensor.
 pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
-    let alpha = alpha(recipe)?;
+    let alpha = alpha(recipe);
     let (architecture, unknown) = Architecture::of(family.model_type.as_deref(), family.base.names());
     let rules = Rules::new(&recipe.method, &architecture);
     let mut warnings = tensors_fit(family, |name, meta| rules.of(name, meta).0)?;
@@ -34,18 +34,15 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     Ok(Plan { layers, experts, sum: sum(recipe), alpha, warnings })
 }
 
-fn alpha(recipe: &Recipe) -> Result<f64, Error> {
+/// The number given; 1 until a search has found another.
+fn alpha(recipe: &Recipe) -> f64 {
     match &recipe.method {
         Method::Linear { alpha, .. } | Method::TaskArithmetic { alpha, .. } | Method::TsvM { alpha } => {
-            Ok(*alpha)
+            *alpha
         }
         Method::Esm(esm) => match esm.alpha {
-            Alpha::Number(alpha) => Ok(alpha),
-            Alpha::Search(_) => {
-                let message = "a search for alpha is not supported in this version; give a number (keep the deltas with \
-                               --keep-delta and try others with `esmerge rescale`, which takes seconds)";
-                Err(recipe::Error::new(&recipe.path, None, "parameters.alpha.search", message).into())
-            }
+            Alpha::Number(alpha) => alpha,
+            Alpha::Search { .. } => 1.0,
         },
     }
 }

@@ -14,7 +14,7 @@ mod routed;
 
 pub use cost::Cost;
 pub use error::Error;
-pub use family::{Expert, Family};
+pub use family::{Expert, Family, Proxies};
 pub use layers::plan;
 pub use names::kind_of_layer;
 pub use roles::Role;
@@ -111,6 +111,11 @@ impl Layer {
     /// The name with its block index replaced by `*`: the same for the same kind of layer in every block.
     pub fn kind(&self) -> String {
         names::kind_of_layer(&self.name)
+    }
+
+    /// The index of its block, if it is in one.
+    pub fn block(&self) -> Option<usize> {
+        names::block_index(&self.name)
     }
 
     /// Number of values.

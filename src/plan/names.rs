@@ -14,7 +14,7 @@ pub(super) fn block(name: &str) -> Option<(&str, &str, &str)> {
 }
 
 /// The index of the block a tensor belongs to.
-pub(super) fn block_index(name: &str) -> Option<usize> {
+pub fn block_index(name: &str) -> Option<usize> {
     block(name)?.1.parse().ok()
 }
 

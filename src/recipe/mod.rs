@@ -13,6 +13,7 @@ mod yaml;
 pub use error::Error;
 
 use crate::backend::Dtype;
+use crate::data::Split;
 use crate::linalg::Accuracy;
 use crate::method::esm_plus::ResidualBase;
 use crate::method::{AlphaScope, Decomposition, EsmOptions, Preset, esd};
@@ -177,12 +178,17 @@ pub struct Experts {
 }
 
 /// The coefficient of the merged delta.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Alpha {
     /// Given.
     Number(f64),
     /// To be found by the best accuracy or consistency on task files.
-    Search(Search),
+    Search {
+        /// What is maximised.
+        by: Search,
+        /// Which labelled samples; a task's `val` split if `None`.
+        split: Option<Split>,
+    },
 }
 
 /// What an alpha search maximises.

@@ -152,6 +152,14 @@ fn check_model(c: &Cursor, model: &Model, method: &Method) -> Result<(), Error> 
 
 /// An expert of ESM++ becomes a folder of its name, and samples are routed to it by the inputs it has seen.
 fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
+    if let Calibration::Data { data, .. } = &model.calibration {
+        return Err(c.error(format!(
+            "merge_method esm++ needs a calibration file, because the inputs are used twice; write one with `esmerge \
+             capture {} --data {} -o FILE`",
+            model.source.path().display(),
+            data.display()
+        )));
+    }
     if model.calibration == Calibration::None {
         return Err(c.error(
             "merge_method esm++ routes by the means of layer inputs, so that `calibration: none` is not enough; give a \

@@ -90,7 +90,10 @@ fn experts(parameters: Option<&Mapping>) -> Result<Experts, Error> {
             .map(|c| c.choice(&ResidualBase::NAMES))
             .transpose()?
             .unwrap_or_default(),
-        decomposition: get("expert_decomposition").map(|c| c.choice(&DECOMPOSITIONS)).transpose()?.unwrap_or_default(),
+        decomposition: get("expert_decomposition")
+            .map(|c| c.choice(&DECOMPOSITIONS))
+            .transpose()?
+            .unwrap_or_default(),
         routed_layers: get("routed_layers").map(layers).transpose()?,
     })
 }
@@ -115,9 +118,7 @@ fn esm(
     let get = |key: &str| parameters.and_then(|p| p.get(key));
     let preset = get("preset").map(|c| c.choice(&Preset::NAMES)).transpose()?.unwrap_or_default();
     let mut options = preset.options();
-    set(&mut options.decomposition, get("decomposition"), |c| {
-        c.choice(&DECOMPOSITIONS)
-    })?;
+    set(&mut options.decomposition, get("decomposition"), |c| c.choice(&DECOMPOSITIONS))?;
     set(&mut options.fusion, get("fusion"), |c| {
         c.choice(&[("polar", Fusion::Polar), ("qr", Fusion::Qr), ("concat", Fusion::Concat)])
     })?;
@@ -201,9 +202,17 @@ fn alpha(c: Cursor) -> Result<Alpha, Error> {
     if !c.is_map() {
         return c.number().map(Alpha::Number);
     }
-    let search = c.map(&["search"])?.require("search", "what to search alpha by, accuracy or consistency")?;
+    let map = c.map(&["search", "split"])?;
+    let search = map.require("search", "what to search alpha by, accuracy or consistency")?;
     let by = search.choice(&[("accuracy", Search::Accuracy), ("consistency", Search::Consistency)])?;
-    Ok(Alpha::Search(by))
+    let split = match map.get("split") {
+        None => None,
+        Some(c) if by == Search::Consistency => {
+            return Err(c.error("a search by consistency takes unlabelled proxies, not a split"));
+        }
+        Some(c) => Some(c.text()?.parse().map_err(|e: String| c.error(e))?),
+    };
+    Ok(Alpha::Search { by, split })
 }
 
 /// `auto`, a number of directions, or a fraction of d_out.

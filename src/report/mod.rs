@@ -8,6 +8,7 @@ pub use card::model_card;
 #[cfg(feature = "cli")]
 pub use table::{align_right, new_table, short_names, table};
 
+use crate::eval::Probe;
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::path::Path;
@@ -40,6 +41,9 @@ pub struct Report {
     pub seed: Option<u64>,
     /// Coefficient of the merged deltas.
     pub alpha: f64,
+    /// How alpha was found, where it was not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alpha_search: Option<AlphaSearch>,
     /// Whether it multiplies ESM's layers or all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_scope: Option<String>,
@@ -71,6 +75,15 @@ pub struct Report {
     pub seconds: Option<f64>,
 }
 
+/// A search for alpha.
+#[derive(Clone, Debug, Serialize)]
+pub struct AlphaSearch {
+    /// `accuracy` or `consistency`.
+    pub by: &'static str,
+    /// What was tried, in order.
+    pub probes: Vec<Probe>,
+}
+
 impl Default for Report {
     fn default() -> Self {
         Report {
@@ -83,6 +96,7 @@ impl Default for Report {
             accuracy: None,
             seed: None,
             alpha: 1.0,
+            alpha_search: None,
             alpha_scope: None,
             calibrated: None,
             out_dtype: None,

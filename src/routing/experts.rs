@@ -144,7 +144,8 @@ impl Experts {
     /// Every task's factors of a weight must have one shape, and fit the weight and its prototypes.
     fn check(&self, weight: &str, model: &Checkpoint) -> Result<Shape, Error> {
         let Some((d_out, d_in)) = model.get(weight).and_then(|meta| meta.matrix()) else {
-            let reason = format!("it routes `{weight}`, which the model does not have as a matrix; merge again");
+            let reason =
+                format!("it routes `{weight}`, which the model does not have as a matrix; merge again");
             return Err(Error::bad(self.router.path(), reason));
         };
         let [a, b] = lora_keys(weight);
@@ -152,7 +153,7 @@ impl Experts {
         for adapter in &self.adapters {
             let found = [&a, &b].map(|key| adapter.shape(key));
             match found {
-                [Some([r, columns]), Some([rows, r_of_b])]
+                [Some((r, columns)), Some((rows, r_of_b))]
                     if r == r_of_b && (rows, columns) == (d_out, d_in) && *rank.get_or_insert(r) == r => {}
                 _ => {
                     let reason = format!(

@@ -12,7 +12,7 @@ mod router;
 
 pub use decisions::{Decisions, Vote};
 pub use experts::{Cost, Experts};
+pub use report::{Confusion, Report};
 #[cfg(feature = "cli")]
 pub use report::{short_layers, tables};
-pub use report::{Confusion, Report};
 pub use router::{Choice, Router};

@@ -95,7 +95,10 @@ pub fn tables(report: &Report) -> String {
         return text;
     }
     text += &format!("\n\nright choices (%)\n{}", accuracy_table(report));
-    text += &format!("\n\nsamples by task (rows) and the expert of most layers (columns)\n{}", votes_table(report));
+    text += &format!(
+        "\n\nsamples by task (rows) and the expert of most layers (columns)\n{}",
+        votes_table(report)
+    );
     text
 }
 

@@ -67,7 +67,9 @@ impl<'a, B: Layers> Router<'a, B> {
             None => Ok(self.decisions),
             Some(weight) => Err(data::Error::bad(
                 self.experts.path(),
-                format!("`{weight}` has experts, but the forward pass of this model has no linear layer of that weight"),
+                format!(
+                    "`{weight}` has experts, but the forward pass of this model has no linear layer of that weight"
+                ),
             )),
         }
     }
@@ -79,7 +81,8 @@ impl<'a, B: Layers> Router<'a, B> {
         }
         let tasks = self.experts.tasks().len();
         let shape = Shape::matrix(tasks, x.shape().cols);
-        let prototypes = load(self.backend, &mut self.prototypes, key, shape, || self.experts.prototypes(key))?;
+        let prototypes =
+            load(self.backend, &mut self.prototypes, key, shape, || self.experts.prototypes(key))?;
         let means = self.backend.mean_rows(x, &part.segments)?;
         let scores = cosine_scores(self.backend, means, self.backend.duplicate(prototypes)?)?;
         let scores = self.backend.download(&scores).await?;

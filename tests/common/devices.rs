@@ -132,7 +132,7 @@ fn find() -> Vec<Device> {
     let mut devices = vec![Device::Cpu];
     for adapter in pollster::block_on(Gpu::list()) {
         // "SwiftShader Device (LLVM 10.0.0)": the rest is of no interest
-        let name = adapter.name.split('(').next().unwrap_or_default().trim_end_matches(" Device").trim();
+        let name = adapter.name.split('(').next().unwrap_or_default().trim().trim_end_matches(" Device");
         let gpu = Device::Gpu(name.to_owned(), Variant::Checked);
         if !devices.contains(&gpu) {
             devices.push(gpu);

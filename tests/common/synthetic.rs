@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test binary uses some of these
 
 use esmerge::backend::Dtype;
-use esmerge::calibration::{self, Entry};
+use esmerge::calibration::{Entry, Writer};
 use esmerge::checkpoint::{Stored, TensorSpec, TensorWriter, stored};
 use half::{bf16, f16};
 use indexmap::IndexMap;
@@ -142,20 +142,21 @@ impl Family {
     /// Writes the calibration of an expert.
     pub fn calibrate(&self, expert: &str, seed: u64, tokens: usize, fingerprint: Option<&str>) {
         let mut numbers = Numbers::new(100 + seed);
-        let mut entries = BTreeMap::new();
-        let mut alias = BTreeMap::new();
+        let path = self.path(&format!("calibration/{expert}.safetensors"));
+        let mut writer = Writer::create(&path, false).unwrap();
         for block in 0..2 {
             let name = |weight: &str| format!("vision_model.encoder.layers.{block}.{weight}.weight");
             for (weight, d_in) in [("self_attn.q_proj", WIDTH), ("mlp.fc1", WIDTH), ("mlp.fc2", MLP)] {
                 let input = Some(numbers.take(tokens * d_in, 1.0));
-                entries.insert(name(weight), Entry { tokens, d_in, input, gram: None, mean: None });
-            }
-            for shared in ["self_attn.k_proj", "self_attn.v_proj"] {
-                alias.insert(name(shared), name("self_attn.q_proj"));
+                let shared = match weight {
+                    "self_attn.q_proj" => vec![name("self_attn.k_proj"), name("self_attn.v_proj")],
+                    _ => vec![],
+                };
+                let entry = Entry { tokens, d_in, input, gram: None, mean: None };
+                writer.add(&name(weight), &entry, &shared).unwrap();
             }
         }
-        let path = self.path(&format!("calibration/{expert}.safetensors"));
-        calibration::write(&path, &entries, &alias, 4, fingerprint).unwrap();
+        writer.finish(4, fingerprint).unwrap();
     }
 
     /// Runs `esmerge merge recipe.yaml out` with more arguments, on the CPU.

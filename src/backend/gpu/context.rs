@@ -40,9 +40,13 @@ impl Context {
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
         };
-        let (device, queue) =
-            adapter.request_device(&descriptor).await.map_err(|e| Error::NoDevice(e.to_string()))?;
+        let opened = adapter.request_device(&descriptor).await;
+        let (device, queue) = opened.map_err(|e| Error::NoDevice(e.to_string()))?;
+        Ok(Self::new(device, queue, config))
+    }
 
+    /// A device that is open already.
+    pub fn new(device: wgpu::Device, queue: wgpu::Queue, config: &Config) -> Self {
         let failure = Failure::default();
         let reported = failure.clone();
         device.on_uncaptured_error(Arc::new(move |error| reported.set(convert(&error))));
@@ -57,7 +61,7 @@ impl Context {
             Some(products) => kernels.with_products(products),
             None => kernels,
         };
-        Ok(Context { info: adapter.get_info(), device, queue, kernels, failure })
+        Context { info: device.adapter_info(), device, queue, kernels, failure }
     }
 
     /// What went wrong since the device was opened.

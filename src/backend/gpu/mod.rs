@@ -84,13 +84,23 @@ impl Gpu {
     /// As for [`open`](Gpu::open).
     pub async fn open_with(selector: Option<&str>, config: &Config) -> Result<Self> {
         let adapter = adapter::choose(selector).await?;
-        let context = Rc::new(Context::open(&adapter, config).await?);
-        Ok(Gpu {
+        Ok(Self::of_context(Context::open(&adapter, config).await?, config))
+    }
+
+    /// A backend on a device that is open already, such as another program's. `config.limits` does not matter then. The
+    /// device's handler of uncaptured errors and its lost callback are replaced.
+    pub fn with_device(device: wgpu::Device, queue: wgpu::Queue, config: &Config) -> Self {
+        Self::of_context(Context::new(device, queue, config), config)
+    }
+
+    fn of_context(context: Context, config: &Config) -> Self {
+        let context = Rc::new(context);
+        Gpu {
             queue: Queue::new(Rc::clone(&context), config.submit_flops),
             pool: Rc::new(Pool::new(Rc::clone(&context))),
             dispatch_flops: config.dispatch_flops.max(1),
             context,
-        })
+        }
     }
 
     /// The limits the device was opened with.

@@ -12,8 +12,12 @@ use std::task::{Poll, Waker};
 pub(super) struct Pool {
     context: Rc<Context>,
     idle: RefCell<HashMap<u64, Vec<wgpu::Buffer>>>,
+    idle_bytes: Cell<u64>,
     allocated: Cell<u64>,
 }
+
+/// Idle memory that is kept whatever is in use.
+const SPARE: u64 = 256 << 20;
 
 /// A buffer that returns to its pool when dropped.
 pub(super) struct Memory {
@@ -23,13 +27,13 @@ pub(super) struct Memory {
 
 impl Drop for Memory {
     fn drop(&mut self) {
-        self.pool.idle.borrow_mut().entry(self.buffer.size()).or_default().push(self.buffer.clone());
+        self.pool.take_back(&self.buffer);
     }
 }
 
 impl Pool {
     pub fn new(context: Rc<Context>) -> Self {
-        Pool { context, idle: RefCell::default(), allocated: Cell::new(0) }
+        Pool { context, idle: RefCell::default(), idle_bytes: Cell::new(0), allocated: Cell::new(0) }
     }
 
     /// Memory of at least `bytes`, holding anything.
@@ -40,8 +44,7 @@ impl Pool {
             return Err(Error::TooLarge { what, bytes, limit });
         }
         let size = size_class(bytes).min(limit / 4 * 4);
-        let reused = self.idle.borrow_mut().get_mut(&size).and_then(Vec::pop);
-        let buffer = match reused {
+        let buffer = match self.reuse(size) {
             Some(buffer) => buffer,
             None => self
                 .create(size)
@@ -57,13 +60,32 @@ impl Pool {
 
     /// Gives idle buffers back to the driver, which frees each when the last command that uses it is done.
     pub fn trim(&self) {
-        for (size, buffers) in self.idle.borrow_mut().drain() {
-            self.allocated.set(self.allocated.get() - size * buffers.len() as u64);
+        self.idle.borrow_mut().clear();
+        self.allocated.set(self.allocated.get() - self.idle_bytes.take());
+    }
+
+    fn take_back(&self, buffer: &wgpu::Buffer) {
+        self.idle_bytes.set(self.idle_bytes.get() + buffer.size());
+        self.idle.borrow_mut().entry(buffer.size()).or_default().push(buffer.clone());
+    }
+
+    fn reuse(&self, size: u64) -> Option<wgpu::Buffer> {
+        let buffer = self.idle.borrow_mut().get_mut(&size)?.pop()?;
+        self.idle_bytes.set(self.idle_bytes.get() - size);
+        Some(buffer)
+    }
+
+    /// Gives idle buffers back if they hold more than those in use: they are of sizes that are no longer asked for.
+    fn trim_excess(&self) {
+        let in_use = self.allocated.get() - self.idle_bytes.get();
+        if self.idle_bytes.get() > in_use + SPARE {
+            self.trim();
         }
     }
 
     /// A new buffer, if there is memory.
     fn create(&self, size: u64) -> Option<wgpu::Buffer> {
+        self.trim_excess();
         let scope = self.context.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let buffer = self.context.device.create_buffer(&wgpu::BufferDescriptor {
             label: None,

@@ -7,6 +7,7 @@ use super::super::{
 use super::clip::encoder_attention;
 use super::{Architecture, pool};
 use crate::backend::layers::{Activation, Layers};
+use std::rc::Rc;
 
 /// Sizes of an encoder.
 pub struct Bert {
@@ -94,7 +95,7 @@ impl<B: Layers> Architecture<B> for Bert {
         )?;
         backend.add(&load.embedding("embeddings.position_embeddings.weight", d, &positions)?, &mut x)?;
         let hidden = load.layer_norm("embeddings.LayerNorm", d, self.epsilon)?.apply(backend, &x)?;
-        Ok(Part { segments: backend.segments(&lengths)?, lengths, rotary: None, hidden })
+        Ok(Part { segments: Rc::new(backend.segments(&lengths)?), lengths, rotary: None, hidden })
     }
 
     fn block(&self, backend: &B, weights: &dyn Weights, index: usize) -> Result<Block<B>> {

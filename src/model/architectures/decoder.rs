@@ -7,6 +7,7 @@ use super::super::{
 use super::{Architecture, pool, rope};
 use crate::backend::Shape;
 use crate::backend::layers::{Activation, Attention, Layers};
+use std::rc::Rc;
 
 /// Sizes of a decoder.
 pub struct Decoder {
@@ -101,8 +102,8 @@ impl<B: Layers> Architecture<B> for Decoder {
         let [cos, sin] = rope::tables(&self.frequencies, &lengths);
         let shape = Shape::matrix(ids.len(), self.frequencies.len());
         Ok(Part {
-            segments: backend.segments(&lengths)?,
-            rotary: Some([backend.upload(shape, &cos)?, backend.upload(shape, &sin)?]),
+            segments: Rc::new(backend.segments(&lengths)?),
+            rotary: Some(Rc::new([backend.upload(shape, &cos)?, backend.upload(shape, &sin)?])),
             hidden: load.embedding("embed_tokens.weight", self.hidden, &ids)?,
             lengths,
         })

@@ -3,6 +3,7 @@
 use super::super::{Config, Error, Images, Part, Result, Samples};
 use crate::backend::layers::Layers;
 use crate::backend::{Op, Shape, Tensor};
+use std::rc::Rc;
 
 /// The grid of patches.
 #[derive(Clone, Copy, Debug)]
@@ -32,8 +33,11 @@ impl Grid {
         (self.image / self.patch).pow(2)
     }
 
+    /// Images must give the model's grid of patches; pixels past the last whole patch are not looked at.
     fn check(self, images: &Images) -> Result<()> {
-        if (images.channels, images.height, images.width) == (self.channels, self.image, self.image) {
+        let side = self.image / self.patch;
+        let grid = (images.channels, images.height / self.patch, images.width / self.patch);
+        if grid == (self.channels, side, side) {
             return Ok(());
         }
         Err(Error::Samples(format!(
@@ -85,7 +89,7 @@ pub fn embed<B: Layers>(
 
     let lengths = vec![tokens; count];
     Ok(Part {
-        segments: backend.segments(&lengths)?,
+        segments: Rc::new(backend.segments(&lengths)?),
         hidden: hidden.reshape(Shape::matrix(count * tokens, d))?,
         rotary: None,
         lengths,

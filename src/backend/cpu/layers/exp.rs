@@ -4,7 +4,7 @@
 /// `e^x` to about one unit in the last place; 0 below -87, and at most `e^88`.
 #[inline]
 pub fn exp(x: f32) -> f32 {
-    const LN_2_HIGH: f32 = 0.693_359_375; // few bits, so that its products with small integers are exact
+    const LN_2_HIGH: f32 = 0.693_359_4; // few bits, so that its products with small integers are exact
     const LN_2_LOW: f32 = -2.121_944_4e-4;
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it leaves the nearest integer in the low bits
     let clamped = x.clamp(-87.0, 88.0);

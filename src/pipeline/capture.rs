@@ -1,0 +1,85 @@
+//! Experts that run while they are merged: each is taken from block to block as the merge goes on, and the inputs of one
+//! block's layers are all that is kept.
+
+use super::{Error, Job};
+use crate::backend::layers::Layers;
+use crate::calibration::{Capture, Captured, MAX_SIZE};
+use crate::data::{self, ModelSource};
+use crate::plan::{Layer, Role};
+use crate::recipe::Source;
+use std::collections::HashSet;
+
+/// The models to run: those of experts whose calibration is data.
+pub(super) fn sources<B>(job: &Job<'_, B>) -> Result<Vec<Option<ModelSource>>, Error> {
+    let source = |t: usize| match job.family.experts[t].proxies {
+        None => Ok(None),
+        Some(_) => expert(job, t).map(Some),
+    };
+    (0..job.family.experts.len()).map(source).collect()
+}
+
+/// An expert as a model to run.
+pub(super) fn expert<B>(job: &Job<'_, B>, t: usize) -> Result<ModelSource, Error> {
+    Ok(match &job.recipe.models[t].source {
+        Source::Checkpoint(path) => ModelSource::checkpoint(path)?,
+        Source::Delta(path) => ModelSource::with_delta(&job.recipe.base_model, path)?,
+    })
+}
+
+/// The running experts, and the inputs of the block they have reached.
+pub(super) struct Captures<'a, B: Layers> {
+    /// By expert; none where a file has the inputs.
+    running: Vec<Option<Capture<'a, B>>>,
+    current: Vec<Vec<Captured>>,
+    /// The weights whose inputs are looked at.
+    wanted: HashSet<&'a str>,
+}
+
+impl<'a, B: Layers> Captures<'a, B> {
+    /// Embeds the samples of every expert that runs.
+    pub fn new(job: &Job<'a, B>, sources: &'a [Option<ModelSource>]) -> Result<Self, Error> {
+        let mut running = Vec::with_capacity(sources.len());
+        for (source, expert) in sources.iter().zip(&job.family.experts) {
+            let (Some(source), Some(proxies)) = (source, &expert.proxies) else {
+                running.push(None);
+                continue;
+            };
+            let model = source.model(job.backend)?;
+            let choice = data::Proxies { samples: proxies.samples, seed: job.recipe.seed, max_length: None };
+            let samples = choice.read(&proxies.data, source, model.inputs())?;
+            let capture = Capture::new(job.backend, model, &samples, MAX_SIZE);
+            running.push(Some(capture.map_err(data::Error::model(source.path()))?));
+        }
+        let esm = job.plan.layers.iter().filter(|layer| layer.role == Role::Esm);
+        let wanted = esm.flat_map(|layer| &layer.parts).map(|part| part.name.as_str()).collect();
+        Ok(Captures { current: running.iter().map(|_| Vec::new()).collect(), running, wanted })
+    }
+
+    /// Takes every running expert to the block of a layer that needs inputs. Layers come in the order of their blocks.
+    pub async fn reach(&mut self, job: &Job<'_, B>, layer: &Layer) -> Result<(), Error> {
+        if layer.role != Role::Esm {
+            return Ok(());
+        }
+        let wanted = &self.wanted;
+        for (t, running) in self.running.iter_mut().enumerate() {
+            let Some(capture) = running else { continue };
+            let failed = data::Error::model(job.family.experts[t].weights.path());
+            let block = layer.block().filter(|&block| block < capture.blocks());
+            while block.is_some_and(|block| capture.next_index() <= block) {
+                self.current[t].clear(); // before the next block's inputs come
+                let next = capture.next_block(|weight| wanted.contains(weight)).await;
+                self.current[t] = next.map_err(&failed)?;
+            }
+            if !self.current[t].iter().any(|c| layer.parts.iter().any(|part| c.is_of(&part.name))) {
+                let expert = job.family.experts[t].name.clone();
+                return Err(Error::NotCaptured { expert, layer: layer.name.clone() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The inputs of the block reached, by expert; empty for those that do not run.
+    pub fn current(&self) -> &[Vec<Captured>] {
+        &self.current
+    }
+}
