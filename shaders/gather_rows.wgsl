@@ -3,6 +3,7 @@
 struct Params {
     count: u32,
     cols: u32,
+    x_rows: u32,
     x_offset: u32,
     x_row_stride: u32,
     rows_offset: u32,
@@ -29,7 +30,8 @@ fn gather_rows(
     }
     let row = i / params.cols;
     let col = i % params.cols;
-    let source = rows[params.rows_offset + row];
+    // a number beyond the rows is the caller's mistake, not a reason to read beyond them
+    let source = min(rows[params.rows_offset + row], params.x_rows - 1u);
     out[params.out_offset + row * params.out_row_stride + col] =
         x[params.x_offset + source * params.x_row_stride + col];
 }

@@ -4,6 +4,7 @@
 struct Params {
     count: u32, // segments * cols
     cols: u32,
+    x_rows: u32,
     x_offset: u32,
     x_row_stride: u32,
     starts_offset: u32,
@@ -31,7 +32,8 @@ fn mean_rows(
     let segment = i / params.cols;
     let col = i % params.cols;
     let first = starts[params.starts_offset + segment];
-    let end = starts[params.starts_offset + segment + 1u];
+    // an end beyond the rows is the caller's mistake, not a reason to read beyond them
+    let end = min(starts[params.starts_offset + segment + 1u], params.x_rows);
     // four sums side by side: shorter chains of roundings
     var sums = vec4<f32>();
     var row = first;

@@ -1,5 +1,8 @@
 //! Two real families through their forward passes: accuracies, features and captured activations as stated.
 
+#[path = "common/devices.rs"]
+mod devices;
+
 use esmerge::backend::cpu::Cpu;
 use esmerge::backend::layers::Layers;
 use esmerge::calibration::{Capture, Captured, MAX_SIZE};
@@ -197,4 +200,44 @@ fn grams_are_those_of_the_stored_tokens<B: Layers>(backend: &B) {
 #[test]
 fn grams_are_those_of_the_stored_tokens_on_the_cpu() {
     grams_are_those_of_the_stored_tokens(&Cpu);
+}
+
+/// GPUs here are programs, and slow: they get the first samples of the test sets, and are held against the CPU.
+struct OnGpu;
+
+impl devices::Work for OnGpu {
+    type Output = ();
+
+    fn run<B: Layers>(self, backend: &B) {
+        captured_inputs_are_the_stored_ones(backend);
+        grams_are_those_of_the_stored_tokens(backend);
+        let split = "test[:60]";
+        if let Some(root) = family("vit") {
+            for (task, _) in VIT {
+                let file = root.join(format!("tasks/{task}.safetensors"));
+                let model = vit_expert(&root, task);
+                let (correct, features) = evaluate(backend, &model, &file, split);
+                let (on_cpu, _) = evaluate(&Cpu, &model, &file, split);
+                assert!(correct.abs_diff(on_cpu) <= 1, "{task}: {correct} of 60, {on_cpu} on the CPU");
+                let reference = floats(&root.join("expected/reference-features.safetensors"), task);
+                let error = distance(&features, &reference);
+                assert!(error < 1e-4, "{task}: features off by {error:.1e}");
+            }
+        }
+        if let Some(root) = family("minilm") {
+            let model = minilm_expert(&root, "trec");
+            let (correct, _) = evaluate(&Cpu, &model, &root.join("tasks/trec.safetensors"), split);
+            minilm_experts_reach_the_stated_accuracy(backend, split, &[("trec", correct, 1)]);
+        }
+    }
+}
+
+#[test]
+fn gpus_agree_with_the_cpu_and_the_stored_values() {
+    for device in devices::for_each_device() {
+        if matches!(device, devices::Device::Gpu(..)) {
+            println!("on {device}");
+            device.with(OnGpu);
+        }
+    }
 }

@@ -8,6 +8,7 @@ use crate::matrix::Shape;
 struct Params {
     count: u32,
     cols: u32,
+    x_rows: u32,
     x_offset: u32,
     x_row_stride: u32,
     rows_offset: u32,
@@ -25,6 +26,7 @@ pub fn gather_rows(recorder: &mut Recorder<'_>, x: &View<'_>, rows: &View<'_>, o
     let fits = x.shape.batch == 1 && rows.shape == Shape::matrix(1, n);
     let fits = fits && out.shape == Shape::matrix(n, x.shape.cols);
     require(fits, NAME, || format!("x is {}, rows are {}, out is {}", x.shape, rows.shape, out.shape))?;
+    require(out.shape.is_empty() || x.shape.rows > 0, NAME, || "there is no row to gather".into())?;
     if out.shape.is_empty() {
         return Ok(());
     }
@@ -38,6 +40,7 @@ pub fn gather_rows(recorder: &mut Recorder<'_>, x: &View<'_>, rows: &View<'_>, o
         params: Params {
             count: out.shape.len() as u32,
             cols: x.shape.cols as u32,
+            x_rows: x.shape.rows as u32,
             x_offset: from.first,
             x_row_stride: x.row_stride as u32,
             rows_offset: list.first,

@@ -8,6 +8,7 @@ use crate::matrix::Shape;
 struct Params {
     count: u32,
     cols: u32,
+    x_rows: u32,
     x_offset: u32,
     x_row_stride: u32,
     starts_offset: u32,
@@ -42,6 +43,7 @@ pub fn mean_rows(recorder: &mut Recorder<'_>, x: &View<'_>, starts: &View<'_>, o
         params: Params {
             count: out.shape.len() as u32,
             cols: out.shape.cols as u32,
+            x_rows: x.shape.rows as u32,
             x_offset: from.first,
             x_row_stride: x.row_stride as u32,
             starts_offset: list.first,

@@ -5,7 +5,9 @@ use crate::U;
 use crate::devices::{Device, for_each_device};
 use crate::matrices::Matrix;
 use esmerge::backend::{Dtype, Op, Polarity, Shape};
-use esmerge::kernels::{self, CholeskyScratch, EigenScratch, Kernels, Products, Raw, Recorder, Terms, View};
+use esmerge::kernels::{
+    self, Activation, CholeskyScratch, EigenScratch, Kernels, Mask, Products, Raw, Recorder, Terms, View,
+};
 use libtest_mimic::Trial;
 
 const CANARY: u32 = 0x7fc0_dead;
@@ -15,7 +17,7 @@ const SHAPES: [Shape; 4] =
 
 type Test = fn(&Rig);
 
-const TESTS: [(&str, Test); 9] = [
+const TESTS: [(&str, Test); 10] = [
     ("elementwise_kernels_stay_inside_their_views", elementwise),
     ("reductions_stay_inside_their_views", reductions),
     ("products_stay_inside_their_views", products),
@@ -24,6 +26,7 @@ const TESTS: [(&str, Test); 9] = [
     ("random_normal_stays_inside_its_view", random_normal),
     ("inverse_cholesky_stays_inside_its_views", inverse_cholesky),
     ("symmetric_eigen_stays_inside_its_views", symmetric_eigen),
+    ("the_kernels_of_layers_stay_inside_their_views", layers),
     ("views_that_do_not_fit_are_errors", misfits),
 ];
 
@@ -387,6 +390,71 @@ fn symmetric_eigen(rig: &Rig) {
         rig.checked(&vectors, "symmetric_eigen");
         rig.unchanged(&from);
     }
+}
+
+fn layers(rig: &Rig) {
+    for (rows, cols) in [(17, 34), (1, 2), (64, 66), (5, 1026)] {
+        let shape = Shape::matrix(rows, cols);
+        let operand = |seed| rig.operand(shape, Some(&random(shape, seed)));
+        let packed = |seed| rig.packed(shape, Some(&random(shape, seed)));
+        let row = |seed| rig.operand(Shape::matrix(1, cols), Some(&random(Shape::matrix(1, cols), seed)));
+        let (x, out, weight, bias) = (operand(1), rig.operand(shape, None), row(2), row(3));
+        rig.run(|r| kernels::layer_norm(r, &x.view(), &weight.view(), Some(&bias.view()), 1e-5, &out.view()));
+        rig.checked(&out, "layer_norm");
+        let out = rig.operand(shape, None);
+        rig.run(|r| kernels::layer_norm(r, &x.view(), &weight.view(), None, 1e-5, &out.view()));
+        rig.checked(&out, "layer_norm");
+
+        let (gate, up) = (packed(4), packed(5));
+        rig.run(|r| kernels::activate(r, &gate.view(), Activation::Silu, Some(&up.view())));
+        rig.run(|r| kernels::activate(r, &gate.view(), Activation::Gelu, None));
+        rig.checked(&gate, "activate");
+        rig.unchanged(&up);
+
+        let (high, low) = (packed(6), packed(7));
+        rig.run(|r| kernels::add_exactly(r, &up.view(), &high.view(), &low.view()));
+        rig.checked(&high, "add_exactly");
+        rig.checked(&low, "add_exactly");
+
+        let scores = operand(8);
+        rig.run(|r| kernels::softmax(r, &scores.view(), Mask::Causal { query: 3, key: 0, window: Some(4) }));
+        rig.checked(&scores, "softmax");
+
+        let table = Shape::matrix(rows, cols / 2);
+        let (cos, sin) =
+            (rig.operand(table, Some(&random(table, 9))), rig.operand(table, Some(&random(table, 10))));
+        let turned = operand(11);
+        rig.run(|r| kernels::rotary(r, &turned.view(), &cos.view(), &sin.view()));
+        rig.checked(&turned, "rotary");
+        rig.unchanged(&cos);
+
+        gathering(rig, &x);
+        rig.unchanged(&x);
+    }
+    let images = Shape::new(2 * 3, 13, 9);
+    let from = rig.operand(images, Some(&random(images, 12)));
+    let out = rig.operand(Shape::matrix(2 * 3 * 2, 3 * 4 * 4), None);
+    rig.run(|r| kernels::patches(r, &from.view(), 3, 4, &out.view()));
+    rig.checked(&out, "patches");
+    rig.unchanged(&from);
+}
+
+/// Rows by number and by segment; numbers past the end are taken for the last.
+fn gathering(rig: &Rig, x: &Operand) {
+    let Shape { rows, cols, .. } = x.shape;
+    let list: Vec<u32> = vec![rows as u32 - 1, 0, u32::MAX, 0];
+    let numbers = rig.buffer(&list);
+    let view = View::packed(&numbers, Shape::matrix(1, list.len()));
+    let out = rig.operand(Shape::matrix(list.len(), cols), None);
+    rig.run(|r| kernels::gather_rows(r, &x.view(), &view, &out.view()));
+    let got = rig.checked(&out, "gather_rows");
+    assert!(got[..cols] == got[2 * cols..3 * cols]);
+
+    let starts = rig.buffer(&[0, 1, rows as u32, u32::MAX]);
+    let view = View::packed(&starts, Shape::matrix(1, 4));
+    let out = rig.operand(Shape::matrix(3, cols), None);
+    rig.run(|r| kernels::mean_rows(r, &x.view(), &view, &out.view()));
+    rig.checked(&out, "mean_rows");
 }
 
 fn misfits(rig: &Rig) {
