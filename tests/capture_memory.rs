@@ -60,8 +60,8 @@ fn merging_process() {
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
     let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![] };
-    let merged = merge(&Cpu, &recipe, &family, &plan, &folder.join("out"), &options, &mut Silent);
-    pollster::block_on(merged).unwrap();
+    let output = folder.join("out");
+    pollster::block_on(merge(&Cpu, &recipe, &family, &plan, &output, &options, &mut Silent)).unwrap();
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     let peak = line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0;

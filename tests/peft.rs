@@ -1,7 +1,7 @@
 //! PEFT loads the adapters of ESM++ onto the merged model, and gives the features that oracle routing gives here.
 //!
 //! Needs a Python with torch, transformers, peft and safetensors, `python3` or the one that `ESMERGE_PYTHON` names; without it
-//! the tests are skipped with a line that says so.
+//! the tests are ignored by name, and a line says why.
 
 use esmerge::backend::cpu::Cpu;
 use esmerge::checkpoint::{Stored, TensorSpec, TensorWriter};
@@ -9,11 +9,40 @@ use esmerge::data::{ModelSource, Split, Task};
 use esmerge::eval::Evaluator;
 use esmerge::model::Samples;
 use esmerge::routing::{Choice, Experts, Router};
+use libtest_mimic::{Arguments, Trial};
 use pollster::block_on;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+fn main() {
+    let python = python();
+    let family = repository("../shared/family/minilm");
+    if !family.is_dir() {
+        assert!(std::env::var_os("CI").is_none(), "in CI the family must be at {}", family.display());
+        println!("ignored: {} is not here", family.display());
+    }
+    type Claim = fn(&str);
+    let claims: [(&str, bool, Claim); 2] = [
+        (
+            "peft_loads_the_adapters_of_a_vision_transformer",
+            true,
+            peft_loads_the_adapters_of_a_vision_transformer,
+        ),
+        ("peft_loads_the_adapters_of_minilm", family.is_dir(), peft_loads_the_adapters_of_minilm),
+    ];
+    let trials = claims.map(|(name, present, claim)| {
+        let ignored = python.is_none() || !present;
+        let python = python.clone().unwrap_or_default();
+        let check = move || {
+            claim(&python);
+            Ok(())
+        };
+        Trial::test(name, check).with_ignored_flag(ignored)
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
+}
 
 /// A Python that can run the script.
 fn python() -> Option<String> {
@@ -24,7 +53,7 @@ fn python() -> Option<String> {
         return Some(python);
     }
     println!(
-        "skipped: {python} lacks torch, transformers, peft or safetensors (ESMERGE_PYTHON names another)"
+        "ignored: {python} lacks torch, transformers, peft or safetensors (ESMERGE_PYTHON names another)"
     );
     None
 }
@@ -95,9 +124,7 @@ fn adapters_apply(python: &str, recipe: &Path, folder: &Path, tasks: &[PathBuf])
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-#[test]
-fn peft_loads_the_adapters_of_a_vision_transformer() {
-    let Some(python) = python() else { return };
+fn peft_loads_the_adapters_of_a_vision_transformer(python: &str) {
     let folder = tempfile::tempdir().unwrap();
     let example = repository("examples/vision");
     let text = fs::read_to_string(example.join("recipe.yaml")).unwrap();
@@ -119,18 +146,11 @@ fn peft_loads_the_adapters_of_a_vision_transformer() {
         .iter()
         .map(|task| example.join(format!("tasks/{task}.safetensors")))
         .collect();
-    adapters_apply(&python, &recipe, folder.path(), &tasks);
+    adapters_apply(python, &recipe, folder.path(), &tasks);
 }
 
-#[test]
-fn peft_loads_the_adapters_of_minilm() {
+fn peft_loads_the_adapters_of_minilm(python: &str) {
     let root = repository("../shared/family/minilm");
-    if !root.is_dir() {
-        assert!(std::env::var_os("CI").is_none(), "in CI the family must be at {}", root.display());
-        println!("skipped: {} is not here", root.display());
-        return;
-    }
-    let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
     let names = ["sst2", "subj", "trec", "emotion"];
     let mut text = format!("merge_method: esm++\nbase_model: {}\nmodels:\n", root.join("base").display());
@@ -158,5 +178,5 @@ fn peft_loads_the_adapters_of_minilm() {
     fs::write(&recipe, text).unwrap();
     let tasks: Vec<PathBuf> =
         names.iter().map(|name| root.join(format!("tasks/{name}.safetensors"))).collect();
-    adapters_apply(&python, &recipe, folder.path(), &tasks);
+    adapters_apply(python, &recipe, folder.path(), &tasks);
 }

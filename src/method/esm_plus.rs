@@ -74,6 +74,7 @@ pub fn prototypes<B: Backend>(backend: &B, x: &B::Tensor, tokens: &[usize]) -> R
 }
 
 /// Cosines between the token means of S samples (`1 x S x d_in`) and the prototypes of T tasks (`1 x T x d_in`): `1 x S x T`.
+/// Every sample is a product of its own, whose sums are formed in the same order however many samples come along.
 pub fn cosine_scores<B: Backend>(
     backend: &B,
     mut means: B::Tensor,
@@ -83,7 +84,9 @@ pub fn cosine_scores<B: Backend>(
         let norms = backend.row_norms(rows)?;
         backend.divide_rows(rows, &norms)?;
     }
-    backend.matmul(&means, Op::None, &prototypes, Op::Transpose)
+    let (samples, tasks, d_in) = (means.shape().rows, prototypes.shape().rows, means.shape().cols);
+    let each = means.reshape(Shape::new(samples, 1, d_in))?;
+    backend.matmul(&each, Op::None, &prototypes, Op::Transpose)?.reshape(Shape::matrix(samples, tasks))
 }
 
 /// `t* = argmax_t` of each row of `scores` (`S x T`, row-major); the first of equal ones.

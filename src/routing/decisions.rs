@@ -47,9 +47,14 @@ impl Decisions {
         self.scores.values().next().map_or(0, |scores| scores.len() / self.tasks.len().max(1))
     }
 
+    /// Cosines of a layer, `samples x tasks`; nothing if the layer is not routed.
+    pub fn scores(&self, layer: &str) -> &[f32] {
+        self.scores.get(layer).map_or(&[], Vec::as_slice)
+    }
+
     /// The expert of every sample in a layer; nothing if the layer is not routed.
     pub fn routes(&self, layer: &str) -> Vec<usize> {
-        self.scores.get(layer).map(|scores| route(scores, self.tasks.len())).unwrap_or_default()
+        route(self.scores(layer), self.tasks.len())
     }
 
     /// The vote over all layers, sample by sample.

@@ -69,6 +69,26 @@ claims! {
         Ok(())
     }
 
+    // what the choices of a router rest on: a row of a product has the same bits whatever other rows there are.
+    async fn rows_of_a_product_do_not_depend_on_how_many_there_are(backend) {
+        for (n, k) in [(8, 64), (8, 384), (64, 8), (192, 64), (100, 600), (33, 1100)] {
+            let (a, b) = (Matrix::random(150, k, 3), Matrix::random(n, k, 4));
+            let b = upload_one(backend, &b)?;
+            let whole = backend.matmul(&upload_one(backend, &a)?, Op::None, &b, Op::Transpose)?;
+            let whole = backend.download(&whole).await?;
+            for rows in [97, 50, 7, 2] {
+                for start in [0, 31, 53] {
+                    let some = Matrix::from_fn(rows, k, |i, j| a.values[(start + i) * k + j]);
+                    let part = backend.matmul(&upload_one(backend, &some)?, Op::None, &b, Op::Transpose)?;
+                    let part = backend.download(&part).await?;
+                    let expected = &whole[start * n..(start + rows) * n];
+                    assert!(part == expected, "rows {start} to {} of 150, {n} columns of {k}", start + rows);
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn long_batches_of_small_matrices_are_multiplied(backend) {
         let a: Vec<_> = (0..700).map(|i| Matrix::random(2, 3, 10 + i)).collect();
         let b: Vec<_> = (0..700).map(|i| Matrix::random(3, 1, 20 + i)).collect();

@@ -60,6 +60,10 @@ impl<'a> Product<'a> {
                 return Some(longest_stride(view, down, across)).filter(|&d| self.len(d) > 1);
             }
         }
+        // By depth alone: how a row's sum is formed must not depend on how many rows and columns there are.
+        if k > SLAB && (2 * TILE * TILE * k) as u64 > flops {
+            return Some(K);
+        }
         if self.flops() <= flops {
             return None;
         }
@@ -67,7 +71,7 @@ impl<'a> Product<'a> {
             return Some(Batch);
         }
         // In the direction that leaves the most reuse.
-        if m.max(n) > TILE { Some(if m >= n { M } else { N }) } else { (k > SLAB).then_some(K) }
+        (m.max(n) > TILE).then_some(if m >= n { M } else { N })
     }
 
     fn len(&self, direction: Direction) -> usize {
