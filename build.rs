@@ -1,5 +1,8 @@
-//! Parses and validates every shader, so that a mistake in one fails the build with its file, line and message, and
-//! lists them for `src/kernels`.
+//! Puts every shader together, parses and validates it, so that a mistake in one fails the build with its file, line and
+//! message, and lists them for `src/kernels`.
+//!
+//! A line `//# include parts/x.wgsl` is replaced by that file. With `parts/x_{one,two}.wgsl` there are two shaders: one of
+//! the file's own name, with `parts/x_one.wgsl`, and `NAME_two` with `parts/x_two.wgsl`.
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::{env, fs, path::Path, process::exit};
@@ -17,16 +20,22 @@ fn main() {
         .collect();
     paths.sort();
 
+    let composed = Path::new(&out).join("shaders");
+    fs::create_dir_all(&composed).expect("OUT_DIR is writable");
     let mut list = String::new();
     let mut failed = false;
     for path in &paths {
-        let source = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        match check(&source, &file) {
-            Ok(()) => list += &entry(path),
-            Err(message) => {
-                eprintln!("{message}");
-                failed = true;
+        for (name, source) in variants(path) {
+            match check(&source, &name) {
+                Ok(()) => {
+                    let file = composed.join(format!("{name}.wgsl"));
+                    fs::write(&file, source).expect("OUT_DIR is writable");
+                    list += &entry(&name, &file);
+                }
+                Err(message) => {
+                    eprintln!("{message}");
+                    failed = true;
+                }
             }
         }
     }
@@ -36,9 +45,50 @@ fn main() {
     fs::write(Path::new(&out).join("shaders.rs"), list).expect("OUT_DIR is writable");
 }
 
-/// `naga`'s message, with an excerpt of the file, if the shader does not parse or is not valid.
-fn check(source: &str, file: &str) -> Result<(), String> {
-    let name = format!("shaders/{file}");
+const INCLUDE: &str = "//# include ";
+
+/// Names and sources of the shaders that a file makes.
+fn variants(path: &Path) -> Vec<(String, String)> {
+    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let text = read(path);
+    let choices = text.lines().filter(|line| line.starts_with(INCLUDE)).find_map(alternatives);
+    let Some(choices) = choices else { return vec![(name, compose(path, &text, ""))] };
+    let named = |(i, choice): (usize, &String)| {
+        let suffix = if i == 0 { String::new() } else { format!("_{choice}") };
+        (name.clone() + &suffix, compose(path, &text, choice))
+    };
+    choices.iter().enumerate().map(named).collect()
+}
+
+/// What stands between braces.
+fn alternatives(line: &str) -> Option<Vec<String>> {
+    let (_, rest) = line.split_once('{')?;
+    let (inside, _) = rest.split_once('}')?;
+    Some(inside.split(',').map(|choice| choice.trim().to_owned()).collect())
+}
+
+/// The text with its includes.
+fn compose(path: &Path, text: &str, choice: &str) -> String {
+    let folder = path.parent().expect("a shader is in a folder");
+    let line = |line: &str| match line.strip_prefix(INCLUDE) {
+        Some(part) => match (part.split_once('{'), part.split_once('}')) {
+            (Some((before, _)), Some((_, after))) => {
+                read(&folder.join(format!("{before}{choice}{}", after.trim())))
+            }
+            _ => read(&folder.join(part.trim())),
+        },
+        None => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+fn read(path: &Path) -> String {
+    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// `naga`'s message, with an excerpt of the source, if the shader does not parse or is not valid.
+fn check(source: &str, name: &str) -> Result<(), String> {
+    let name = format!("{name}.wgsl");
     let module =
         naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, &name))?;
     Validator::new(ValidationFlags::all(), Capabilities::empty())
@@ -48,11 +98,10 @@ fn check(source: &str, file: &str) -> Result<(), String> {
 }
 
 /// The constant through which `src/kernels` names the shader.
-fn entry(path: &Path) -> String {
-    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+fn entry(name: &str, file: &Path) -> String {
     format!(
         "pub(crate) const {}: Shader = Shader {{ name: {name:?}, source: include_str!({:?}) }};\n",
         name.to_uppercase(),
-        path.display().to_string()
+        file.display().to_string()
     )
 }

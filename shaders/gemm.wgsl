@@ -1,138 +1,97 @@
-// c = alpha op(a) op(b) + beta c for a batch of matrices, on hardware GPUs. A workgroup of SIDE x SIDE threads makes a
-// square tile, a thread 4 x 4 of it, and both operands pass through workgroup memory 16 deep. With TRIANGULAR only the
-// tiles on and below the diagonal are made, and written on both sides of it: the symmetric rank-k update.
+// c = f(s (alpha op(a) op(b) + beta c) + bias) for a batch of matrices, on hardware GPUs: both operands pass through workgroup memory in
+// tiles. What is done with a sum, and the order of the tiles, is in parts/product.wgsl; how numbers are read, and of what
+// type, in parts/load_*.wgsl.
 
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    tiles: u32, // of a matrix of the batch
-    a_offset: u32,
-    a_row_stride: u32,
-    a_batch_stride: u32,
-    b_offset: u32,
-    b_row_stride: u32,
-    b_batch_stride: u32,
-    c_offset: u32,
-    c_row_stride: u32,
-    c_batch_stride: u32,
-    alpha: f32,
-    beta: f32,
+//# include parts/load_{scalar,vec4}.wgsl
+//# include parts/activation.wgsl
+//# include parts/product.wgsl
+
+override DOWN: u32 = 16; // threads of a workgroup down a tile
+override ACROSS: u32 = 16; // and across it
+override DEPTH: u32 = 16; // columns of op(a) and rows of op(b) in workgroup memory; a multiple of 4
+override WORKGROUP: u32 = DOWN * ACROSS;
+override PITCH_A: u32 = TILE_M / 4 + 1; // vec4s from one depth to the next, one of them against bank conflicts
+override PITCH_B: u32 = TILE_N / 4 + 1;
+override SIZE_A: u32 = DEPTH * PITCH_A;
+override SIZE_B: u32 = DEPTH * PITCH_B;
+
+var<workgroup> tile_a: array<vec4<f32>, SIZE_A>; // op(a), transposed: by depth, then by rows
+var<workgroup> tile_b: array<vec4<f32>, SIZE_B>;
+
+// How many of four numbers from `first` on there are before `end`.
+fn left(first: u32, end: u32) -> u32 {
+    return min(end - min(first, end), 4u);
 }
 
-const DEPTH: u32 = 16;
-const PITCH: u32 = 17; // vec4s from one depth to the next: 16 at most, and one against bank conflicts
+// Four numbers of each of four lines of memory; `lines` of them exist, and `count` numbers of each.
+fn four_lines_of_a(at: u32, stride: u32, count: u32, lines: u32) -> mat4x4<f32> {
+    return mat4x4(
+        load_four_a(at, select(0u, count, lines > 0u)),
+        load_four_a(at + stride, select(0u, count, lines > 1u)),
+        load_four_a(at + 2u * stride, select(0u, count, lines > 2u)),
+        load_four_a(at + 3u * stride, select(0u, count, lines > 3u)),
+    );
+}
 
-override SIDE: u32 = 16; // 16 for tiles of 64 x 64, 8 for tiles of 32 x 32, where those would be too few
-override TILE: u32 = 4 * SIDE;
-override WORKGROUP: u32 = SIDE * SIDE;
-override TRANSPOSE_A: bool = false;
-override TRANSPOSE_B: bool = false;
-override TRIANGULAR: bool = false;
+fn four_lines_of_b(at: u32, stride: u32, count: u32, lines: u32) -> mat4x4<f32> {
+    return mat4x4(
+        load_four_b(at, select(0u, count, lines > 0u)),
+        load_four_b(at + stride, select(0u, count, lines > 1u)),
+        load_four_b(at + 2u * stride, select(0u, count, lines > 2u)),
+        load_four_b(at + 3u * stride, select(0u, count, lines > 3u)),
+    );
+}
 
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
-
-var<workgroup> tile_a: array<vec4<f32>, DEPTH * PITCH>;
-var<workgroup> tile_b: array<vec4<f32>, DEPTH * PITCH>;
-
-fn element_a(batch: u32, i: u32, k: u32) -> f32 {
-    if i >= params.m || k >= params.k {
-        return 0.0;
-    }
+// Rows i to i + 3 of op(a), columns k to k + 3: a column of the result is one depth.
+fn block_of_a(batch: u32, i: u32, k: u32) -> mat4x4<f32> {
     let first = params.a_offset + batch * params.a_batch_stride;
+    let stride = params.a_row_stride;
     if TRANSPOSE_A {
-        return a[first + k * params.a_row_stride + i];
+        return four_lines_of_a(first + k * stride + i, stride, left(i, params.m), left(k, params.k));
     }
-    return a[first + i * params.a_row_stride + k];
+    return transpose(four_lines_of_a(first + i * stride + k, stride, left(k, params.k), left(i, params.m)));
 }
 
-fn element_b(batch: u32, k: u32, j: u32) -> f32 {
-    if j >= params.n || k >= params.k {
-        return 0.0;
-    }
+// Rows k to k + 3 of op(b), columns j to j + 3: a column of the result is one depth.
+fn block_of_b(batch: u32, k: u32, j: u32) -> mat4x4<f32> {
     let first = params.b_offset + batch * params.b_batch_stride;
+    let stride = params.b_row_stride;
     if TRANSPOSE_B {
-        return b[first + j * params.b_row_stride + k];
+        return transpose(four_lines_of_b(first + j * stride + k, stride, left(k, params.k), left(j, params.n)));
     }
-    return b[first + k * params.b_row_stride + j];
+    return four_lines_of_b(first + k * stride + j, stride, left(j, params.n), left(k, params.k));
 }
 
-fn four_of_a(batch: u32, i: u32, k: u32) -> vec4<f32> {
-    return vec4(
-        element_a(batch, i, k),
-        element_a(batch, i + 1u, k),
-        element_a(batch, i + 2u, k),
-        element_a(batch, i + 3u, k),
-    );
-}
-
-fn four_of_b(batch: u32, k: u32, j: u32) -> vec4<f32> {
-    return vec4(
-        element_b(batch, k, j),
-        element_b(batch, k, j + 1u),
-        element_b(batch, k, j + 2u),
-        element_b(batch, k, j + 3u),
-    );
-}
-
-// Row and column of the tile: row-major, or, of the triangle, row by row.
-fn tile_at(index: u32) -> vec2<u32> {
-    if !TRIANGULAR {
-        let across = (params.n + TILE - 1u) / TILE;
-        return vec2(index / across, index % across);
-    }
-    // The root is rounded; at most one step either way puts it right.
-    var row = u32((sqrt(8.0 * f32(index) + 1.0) - 1.0) * 0.5);
-    while row * (row + 1u) / 2u > index {
-        row--;
-    }
-    while (row + 1u) * (row + 2u) / 2u <= index {
-        row++;
-    }
-    return vec2(row, index - row * (row + 1u) / 2u);
-}
-
-fn store(batch: u32, i: u32, j: u32, product: f32) {
-    if i >= params.m || j >= params.n || (TRIANGULAR && j > i) {
-        return;
-    }
-    let first = params.c_offset + batch * params.c_batch_stride;
-    let at = first + i * params.c_row_stride + j;
-    var value = params.alpha * product;
-    if params.beta != 0.0 {
-        value += params.beta * c[at];
-    }
-    c[at] = value;
-    if TRIANGULAR {
-        c[first + j * params.c_row_stride + i] = value;
-    }
-}
-
-fn store_four(batch: u32, i: u32, j: u32, products: vec4<f32>) {
-    store(batch, i, j, products.x);
-    store(batch, i, j + 1u, products.y);
-    store(batch, i, j + 2u, products.z);
-    store(batch, i, j + 3u, products.w);
-}
-
-// Stages what the tile needs of `DEPTH` columns of op(a) and rows of op(b). Neighbouring threads read neighbouring
-// numbers of memory, whichever way an operand lies.
+// Stages what the tile needs of DEPTH columns of op(a) and rows of op(b), in blocks of 4 x 4. Neighbouring threads read
+// neighbouring numbers of memory, whichever way an operand lies.
 fn stage(batch: u32, corner: vec2<u32>, k: u32, local: u32) {
-    for (var item = local; item < DEPTH * SIDE; item += WORKGROUP) {
-        let along_rows = vec2(item % DEPTH, item / DEPTH);
-        let along_columns = vec2(item / SIDE, item % SIDE);
-        let of_a = select(along_rows, along_columns, TRANSPOSE_A);
-        let of_b = select(along_columns, along_rows, TRANSPOSE_B);
-        tile_a[of_a.x * PITCH + of_a.y] = four_of_a(batch, corner.x + 4u * of_a.y, k + of_a.x);
-        tile_b[of_b.x * PITCH + of_b.y] = four_of_b(batch, k + of_b.x, corner.y + 4u * of_b.y);
+    const DEEP: u32 = 4u;
+    let blocks = DEPTH / DEEP;
+    for (var item = local; item < blocks * (TILE_M / 4u); item += WORKGROUP) {
+        let down = select(item / blocks, item % (TILE_M / 4u), TRANSPOSE_A);
+        let deep = DEEP * select(item % blocks, item / (TILE_M / 4u), TRANSPOSE_A);
+        let block = block_of_a(batch, corner.x + 4u * down, k + deep);
+        let at = deep * PITCH_A + down;
+        tile_a[at] = block[0];
+        tile_a[at + PITCH_A] = block[1];
+        tile_a[at + 2u * PITCH_A] = block[2];
+        tile_a[at + 3u * PITCH_A] = block[3];
+    }
+    for (var item = local; item < blocks * (TILE_N / 4u); item += WORKGROUP) {
+        let across = select(item % (TILE_N / 4u), item / blocks, TRANSPOSE_B);
+        let deep = DEEP * select(item / (TILE_N / 4u), item % blocks, TRANSPOSE_B);
+        let block = block_of_b(batch, k + deep, corner.y + 4u * across);
+        let at = deep * PITCH_B + across;
+        tile_b[at] = block[0];
+        tile_b[at + PITCH_B] = block[1];
+        tile_b[at + 2u * PITCH_B] = block[2];
+        tile_b[at + 3u * PITCH_B] = block[3];
     }
 }
 
+// A thread makes 4 x 4 of the tile.
 @compute @workgroup_size(WORKGROUP)
-fn gemm(
+fn gemm_tiled(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
@@ -142,51 +101,68 @@ fn gemm(
         return;
     }
     let batch = group.z;
-    let corner = TILE * tile_at(index);
-    let slow = local / SIDE;
-    let fast = local % SIDE;
+    let corner = vec2(TILE_M, TILE_N) * tile_at(index);
+    let slow = local / ACROSS;
+    let fast = local % ACROSS;
 
-    var row0 = vec4(0.0);
-    var row1 = vec4(0.0);
-    var row2 = vec4(0.0);
-    var row3 = vec4(0.0);
+    var sum = mat4x4<f32>();
     for (var k = 0u; k < params.k; k += DEPTH) {
         stage(batch, corner, k, local);
         workgroupBarrier();
         for (var depth = 0u; depth < DEPTH; depth += 4u) {
-            let at_a = depth * PITCH + slow;
-            let at_b = depth * PITCH + fast;
-            var x = tile_a[at_a];
-            var y = tile_b[at_b];
-            row0 += x.x * y;
-            row1 += x.y * y;
-            row2 += x.z * y;
-            row3 += x.w * y;
-            x = tile_a[at_a + PITCH];
-            y = tile_b[at_b + PITCH];
-            row0 += x.x * y;
-            row1 += x.y * y;
-            row2 += x.z * y;
-            row3 += x.w * y;
-            x = tile_a[at_a + 2u * PITCH];
-            y = tile_b[at_b + 2u * PITCH];
-            row0 += x.x * y;
-            row1 += x.y * y;
-            row2 += x.z * y;
-            row3 += x.w * y;
-            x = tile_a[at_a + 3u * PITCH];
-            y = tile_b[at_b + 3u * PITCH];
-            row0 += x.x * y;
-            row1 += x.y * y;
-            row2 += x.z * y;
-            row3 += x.w * y;
+            let at_a = depth * PITCH_A + slow;
+            let at_b = depth * PITCH_B + fast;
+            sum += outer(tile_a[at_a], tile_b[at_b]);
+            sum += outer(tile_a[at_a + PITCH_A], tile_b[at_b + PITCH_B]);
+            sum += outer(tile_a[at_a + 2u * PITCH_A], tile_b[at_b + 2u * PITCH_B]);
+            sum += outer(tile_a[at_a + 3u * PITCH_A], tile_b[at_b + 3u * PITCH_B]);
+        }
+        workgroupBarrier();
+    }
+    store_block(batch, corner.x + 4u * slow, corner.y + 4u * fast, sum);
+}
+
+// A thread makes 8 x 8 of the tile, in four blocks half a tile apart, so that threads side by side read side by side.
+@compute @workgroup_size(WORKGROUP)
+fn gemm_large(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+) {
+    let index = group.y * groups.x + group.x;
+    if index >= params.tiles {
+        return;
+    }
+    let batch = group.z;
+    let corner = vec2(TILE_M, TILE_N) * tile_at(index);
+    let slow = local / ACROSS;
+    let fast = local % ACROSS;
+
+    var sum00 = mat4x4<f32>();
+    var sum01 = mat4x4<f32>();
+    var sum10 = mat4x4<f32>();
+    var sum11 = mat4x4<f32>();
+    for (var k = 0u; k < params.k; k += DEPTH) {
+        stage(batch, corner, k, local);
+        workgroupBarrier();
+        for (var depth = 0u; depth < DEPTH; depth++) {
+            let at_a = depth * PITCH_A + slow;
+            let at_b = depth * PITCH_B + fast;
+            let x0 = tile_a[at_a];
+            let x1 = tile_a[at_a + DOWN];
+            let y0 = tile_b[at_b];
+            let y1 = tile_b[at_b + ACROSS];
+            sum00 += outer(x0, y0);
+            sum01 += outer(x0, y1);
+            sum10 += outer(x1, y0);
+            sum11 += outer(x1, y1);
         }
         workgroupBarrier();
     }
     let i = corner.x + 4u * slow;
     let j = corner.y + 4u * fast;
-    store_four(batch, i, j, row0);
-    store_four(batch, i + 1u, j, row1);
-    store_four(batch, i + 2u, j, row2);
-    store_four(batch, i + 3u, j, row3);
+    store_block(batch, i, j, sum00);
+    store_block(batch, i, j + 4u * ACROSS, sum01);
+    store_block(batch, i + 4u * DOWN, j, sum10);
+    store_block(batch, i + 4u * DOWN, j + 4u * ACROSS, sum11);
 }

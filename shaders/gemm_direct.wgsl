@@ -2,76 +2,9 @@
 // and a load costs as much as ten multiplications: a workgroup of 4 x 8 threads makes a tile of 64 x 64, a thread 16 x 8
 // of it, in eight matrices of 4 x 4, and reads both operands where they lie.
 
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    tiles: u32, // of a matrix of the batch
-    a_offset: u32,
-    a_row_stride: u32,
-    a_batch_stride: u32,
-    b_offset: u32,
-    b_row_stride: u32,
-    b_batch_stride: u32,
-    c_offset: u32,
-    c_row_stride: u32,
-    c_batch_stride: u32,
-    alpha: f32,
-    beta: f32,
-}
-
-const TILE: u32 = 64;
-
-override TRANSPOSE_A: bool = false;
-override TRANSPOSE_B: bool = false;
-override TRIANGULAR: bool = false;
-
-@group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
-
-// Row and column of the tile: row-major, or, of the triangle, row by row.
-fn tile_at(index: u32) -> vec2<u32> {
-    if !TRIANGULAR {
-        let across = (params.n + TILE - 1u) / TILE;
-        return vec2(index / across, index % across);
-    }
-    // The root is rounded; at most one step either way puts it right.
-    var row = u32((sqrt(8.0 * f32(index) + 1.0) - 1.0) * 0.5);
-    while row * (row + 1u) / 2u > index {
-        row--;
-    }
-    while (row + 1u) * (row + 2u) / 2u <= index {
-        row++;
-    }
-    return vec2(row, index - row * (row + 1u) / 2u);
-}
-
-fn store(batch: u32, i: u32, j: u32, product: f32) {
-    if i >= params.m || j >= params.n || (TRIANGULAR && j > i) {
-        return;
-    }
-    let first = params.c_offset + batch * params.c_batch_stride;
-    let at = first + i * params.c_row_stride + j;
-    var value = params.alpha * product;
-    if params.beta != 0.0 {
-        value += params.beta * c[at];
-    }
-    c[at] = value;
-    if TRIANGULAR {
-        c[first + j * params.c_row_stride + i] = value;
-    }
-}
-
-// The columns of `products` are rows of c.
-fn store_block(batch: u32, i: u32, j: u32, products: mat4x4<f32>) {
-    for (var row = 0u; row < 4u; row++) {
-        for (var col = 0u; col < 4u; col++) {
-            store(batch, i + row, j + col, products[row][col]);
-        }
-    }
-}
+//# include parts/load_scalar.wgsl
+//# include parts/activation.wgsl
+//# include parts/product.wgsl
 
 // Where four rows of op(a) begin. Past the edge the last one is read again; what it gives is not stored.
 fn four_rows(first: u32, i: u32, stride: u32) -> vec4<u32> {
@@ -84,15 +17,11 @@ fn four_columns(first: u32, j: u32, stride: u32) -> vec4<u32> {
 }
 
 fn four_of_a(at: vec4<u32>) -> vec4<f32> {
-    return vec4(a[at.x], a[at.y], a[at.z], a[at.w]);
+    return vec4(load_a(at.x), load_a(at.y), load_a(at.z), load_a(at.w));
 }
 
 fn four_of_b(at: vec4<u32>) -> vec4<f32> {
-    return vec4(b[at.x], b[at.y], b[at.z], b[at.w]);
-}
-
-fn outer(x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4(x.x * y, x.y * y, x.z * y, x.w * y);
+    return vec4(load_b(at.x), load_b(at.y), load_b(at.z), load_b(at.w));
 }
 
 @compute @workgroup_size(32)
@@ -106,7 +35,7 @@ fn gemm_direct(
         return;
     }
     let batch = group.z;
-    let corner = TILE * tile_at(index);
+    let corner = vec2(TILE_M, TILE_N) * tile_at(index);
     let i = corner.x + 16u * (local / 8u);
     let j = corner.y + 8u * (local % 8u);
     if i >= params.m || j >= params.n {

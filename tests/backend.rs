@@ -23,6 +23,8 @@ mod opening;
 mod products;
 #[path = "backend_suite/reductions.rs"]
 mod reductions;
+#[path = "backend_suite/tiles.rs"]
+mod tiles;
 
 use devices::{Device, Variant, for_each_device};
 
@@ -49,6 +51,7 @@ fn main() {
     ];
     let mut trials: Vec<_> = suites.iter().flat_map(|suite| suite(&devices)).collect();
     trials.extend(embedding::trials());
+    trials.extend(tiles::trials());
     trials.extend(opening::trials());
     claims::run(trials);
 }

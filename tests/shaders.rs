@@ -7,7 +7,7 @@ use naga::{Module, ShaderStage};
 use std::path::PathBuf;
 
 fn shaders() -> Vec<(String, Module, ModuleInfo)> {
-    let folder = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let folder = PathBuf::from(env!("OUT_DIR")).join("shaders");
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).expect("shaders/ is readable") {
         let path = entry.expect("shaders/ is readable").path();

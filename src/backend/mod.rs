@@ -161,6 +161,9 @@ pub trait Backend {
     /// by `polarity`; zeros where the mean is 0. Elements are norms, hence not negative.
     fn polarize(&self, v: &mut Self::Tensor, exponent: f32, polarity: Polarity) -> Result<()>;
 
+    /// `x = x^exponent`, element by element; elements are not negative, and 0 stays 0 whatever the exponent.
+    fn power(&self, x: &mut Self::Tensor, exponent: f32) -> Result<()>;
+
     // ---- reductions ----
 
     /// Euclidean norm of every row: `batch x rows x 1`.

@@ -1,8 +1,7 @@
-use super::library::Shader;
-use super::library::shaders::{GEMM, GEMM_DIRECT};
-use super::recorder::{Dispatch, require};
-use super::{Products, Recorder, Result, View};
-use crate::matrix::{Op, Shape};
+use super::library::shaders::SUM_PARTS;
+use super::recorder::{Dispatch, ELEMENTS, Window, require};
+use super::{Activation, Choice, Recorder, Result, ShapeClass, Tile, View};
+use crate::matrix::{Dtype, Op, Shape};
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -20,66 +19,122 @@ struct Params {
     c_offset: u32,
     c_row_stride: u32,
     c_batch_stride: u32,
+    bias_offset: u32,
+    bias_batch_stride: u32,
+    scale_offset: u32,
+    scale_batch_stride: u32,
     alpha: f32,
     beta: f32,
 }
 
-/// Tiles of 64 x 64 that keep a GPU busy. Where there are fewer, tiles of 32 x 32 spread the work over more of it.
-const ENOUGH_TILES: usize = 128;
-
-/// The shader of a product, and the shape of its work.
-struct Plan {
-    shader: &'static Shader,
-    entry: &'static str,
-    /// Rows and columns of a tile.
-    tile: usize,
-    /// Tiles of one matrix of the batch.
-    tiles: usize,
+/// Matrices that a product reads, and the type of their numbers. Offset and strides of the view count numbers.
+#[derive(Clone, Copy, Debug)]
+pub struct Operand<'a> {
+    /// Where the matrices are.
+    pub view: View<'a>,
+    /// How their numbers are stored.
+    pub dtype: Dtype,
 }
 
-impl Plan {
-    /// The one place where this is chosen.
-    fn new(products: Products, p: &Product<'_>) -> Self {
-        let tiles = |tile: usize| {
-            let (down, across) = (p.c.shape.rows.div_ceil(tile), p.c.shape.cols.div_ceil(tile));
-            if p.triangular { down * (down + 1) / 2 } else { down * across }
-        };
-        match products {
-            Products::Direct => {
-                Plan { shader: &GEMM_DIRECT, entry: "gemm_direct", tile: 64, tiles: tiles(64) }
-            }
-            Products::Tiled => {
-                let tile = if p.c.shape.batch * tiles(64) < ENOUGH_TILES { 32 } else { 64 };
-                Plan { shader: &GEMM, entry: "gemm", tile, tiles: tiles(tile) }
-            }
-        }
-    }
-
-    fn constants(&self, p: &Product<'_>) -> Vec<(&'static str, f64)> {
-        let flag = |set: bool| f64::from(u8::from(set));
-        let mut constants = vec![
-            ("TRANSPOSE_A", flag(p.op_a == Op::Transpose)),
-            ("TRANSPOSE_B", flag(p.op_b == Op::Transpose)),
-            ("TRIANGULAR", flag(p.triangular)),
-        ];
-        if self.entry == "gemm" {
-            constants.push(("SIDE", self.tile as f64 / 4.0));
-        }
-        constants
+impl<'a> From<View<'a>> for Operand<'a> {
+    fn from(view: View<'a>) -> Self {
+        Operand { view, dtype: Dtype::F32 }
     }
 }
 
-/// A product about to be encoded.
-struct Product<'a> {
-    name: &'static str,
-    alpha: f32,
-    a: View<'a>,
-    op_a: Op,
-    b: View<'a>,
-    op_b: Op,
-    beta: f32,
-    c: View<'a>,
-    triangular: bool,
+impl Operand<'_> {
+    /// Whether every row starts, and ends, at a multiple of four numbers.
+    fn is_aligned(&self) -> bool {
+        let View { offset, shape, row_stride, batch_stride, .. } = self.view;
+        let strides = (shape.rows <= 1 || row_stride % 4 == 0) && (shape.batch <= 1 || batch_stride % 4 == 0);
+        let whole = (self.view.buffer.size() / 16) * 16 / self.dtype.size() as u64;
+        offset % 4 == 0 && shape.cols.is_multiple_of(4) && strides && offset + self.view.span() <= whole
+    }
+}
+
+/// Factors of a product's rows or columns.
+#[derive(Clone, Copy, Debug)]
+pub enum Scaling<'a> {
+    /// One for each row, `batch x 1 x m`.
+    Rows(View<'a>),
+    /// One for each column, `batch x 1 x n`.
+    Columns(View<'a>),
+}
+
+/// What is done with each element before it is stored: scaled, then the bias added, then activated.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Epilogue<'a> {
+    /// Factors of rows or columns.
+    pub scale: Option<Scaling<'a>>,
+    /// A number added to each column, `batch x 1 x n`.
+    pub bias: Option<View<'a>>,
+    /// The nonlinearity.
+    pub activation: Option<Activation>,
+}
+
+/// `c = f(s (alpha op(a) op(b) + beta c) + bias)` for each member of the batch.
+#[derive(Clone, Copy, Debug)]
+pub struct Gemm<'a> {
+    /// Factor of the product.
+    pub alpha: f32,
+    /// The left operand.
+    pub a: Operand<'a>,
+    /// Whether it is transposed.
+    pub op_a: Op,
+    /// The right operand.
+    pub b: Operand<'a>,
+    /// Whether it is transposed.
+    pub op_b: Op,
+    /// Factor of what `c` held; with 0 that is not read.
+    pub beta: f32,
+    /// The result.
+    pub c: View<'a>,
+    /// What is done with it before it is stored.
+    pub epilogue: Epilogue<'a>,
+}
+
+impl<'a> Gemm<'a> {
+    /// `c = op(a) op(b)`
+    pub fn new(
+        a: impl Into<Operand<'a>>,
+        op_a: Op,
+        b: impl Into<Operand<'a>>,
+        op_b: Op,
+        c: View<'a>,
+    ) -> Self {
+        let (a, b) = (a.into(), b.into());
+        Gemm { alpha: 1.0, a, op_a, b, op_b, beta: 0.0, c, epilogue: Epilogue::default() }
+    }
+
+    /// The class that decides how it is computed.
+    pub fn class(&self) -> ShapeClass {
+        self.product("gemm", false).class()
+    }
+
+    fn product(self, name: &'static str, triangular: bool) -> Product<'a> {
+        Product { name, gemm: self, triangular }
+    }
+
+    fn check(&self, name: &'static str) -> Result<()> {
+        let Gemm { a, op_a, b, op_b, c, epilogue, .. } = self;
+        let ((m, k), (k_b, n)) = (op_a.apply(a.view.shape), op_b.apply(b.view.shape));
+        let batch = c.shape.batch;
+        let fits = k == k_b
+            && c.shape == Shape::new(batch, m, n)
+            && a.view.shape.batch == batch
+            && b.view.shape.batch == batch;
+        require(fits, name, || {
+            let (a, b) = (a.view.shape, b.view.shape);
+            format!("a is {a} ({op_a:?}), b is {b} ({op_b:?}), c is {}", c.shape)
+        })?;
+        let scale = epilogue.scale.map(|scale| match scale {
+            Scaling::Rows(s) => (s.shape, m),
+            Scaling::Columns(s) => (s.shape, n),
+        });
+        let bias = epilogue.bias.map(|bias| (bias.shape, n));
+        let vectors = [scale, bias].into_iter().flatten().all(|(s, len)| s == Shape::new(batch, 1, len));
+        require(vectors, name, || format!("a vector of {epilogue:?} does not fit c, which is {}", c.shape))
+    }
 }
 
 /// `c = alpha op(a) op(b) + beta c` for each member of the batch. With `beta = 0` what `c` held is not read, NaN
@@ -98,15 +153,16 @@ pub fn gemm(
     beta: f32,
     c: &View<'_>,
 ) -> Result<()> {
-    let ((m, k), (k_b, n)) = (op_a.apply(a.shape), op_b.apply(b.shape));
-    let batch = c.shape.batch;
-    let fits =
-        k == k_b && c.shape == Shape::new(batch, m, n) && a.shape.batch == batch && b.shape.batch == batch;
-    require(fits, "gemm", || {
-        format!("a is {} ({op_a:?}), b is {} ({op_b:?}), c is {}", a.shape, b.shape, c.shape)
-    })?;
-    let (a, b, c) = (*a, *b, *c);
-    encode(recorder, &Product { name: "gemm", alpha, a, op_a, b, op_b, beta, c, triangular: false })
+    gemm_fused(recorder, &Gemm { alpha, beta, ..Gemm::new(*a, op_a, *b, op_b, *c) })
+}
+
+/// A product with everything that can be said of it: operands of 16 bits, and an [`Epilogue`].
+///
+/// # Errors
+/// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
+pub fn gemm_fused(recorder: &mut Recorder<'_>, gemm: &Gemm<'_>) -> Result<()> {
+    gemm.check("gemm")?;
+    encode(recorder, &gemm.product("gemm", false))
 }
 
 /// The symmetric rank-k update `c = alpha op(x) op(x)^T + beta c`: half the work of [`gemm`], the whole of `c` written,
@@ -122,58 +178,284 @@ pub fn syrk(
     beta: f32,
     c: &View<'_>,
 ) -> Result<()> {
-    let (n, _) = op.apply(x.shape);
-    let fits = c.shape == Shape::new(x.shape.batch, n, n);
-    require(fits, "syrk", || format!("x is {} ({op:?}), c is {}", x.shape, c.shape))?;
+    let gemm = symmetric(alpha, x, op, beta, c);
+    gemm.check("syrk")?;
+    encode(recorder, &gemm.product("syrk", true))
+}
+
+fn symmetric<'a>(alpha: f32, x: &View<'a>, op: Op, beta: f32, c: &View<'a>) -> Gemm<'a> {
     let other = if op == Op::None { Op::Transpose } else { Op::None };
-    let (a, b, c) = (*x, *x, *c);
-    encode(recorder, &Product { name: "syrk", alpha, a, op_a: op, b, op_b: other, beta, c, triangular: true })
+    Gemm { alpha, beta, ..Gemm::new(*x, op, *x, other, *c) }
+}
+
+/// [`gemm`] for one matrix of few elements and great depth: `splits` parts of the depth side by side, into `scratch`
+/// (`splits x m x n`), then their sum in order. [`Choice::splits`] says how many are worth it.
+///
+/// # Errors
+/// As [`gemm_fused`]; and if there is a batch, or `scratch` has another shape.
+pub fn gemm_split(
+    recorder: &mut Recorder<'_>,
+    gemm: &Gemm<'_>,
+    splits: usize,
+    scratch: &View<'_>,
+) -> Result<()> {
+    gemm.check("gemm")?;
+    split(recorder, &gemm.product("gemm", false), splits, scratch)
+}
+
+/// [`syrk`] in the manner of [`gemm_split`].
+///
+/// # Errors
+/// As [`gemm_split`].
+#[allow(clippy::too_many_arguments)]
+pub fn syrk_split(
+    recorder: &mut Recorder<'_>,
+    alpha: f32,
+    x: &View<'_>,
+    op: Op,
+    beta: f32,
+    c: &View<'_>,
+    splits: usize,
+    scratch: &View<'_>,
+) -> Result<()> {
+    let gemm = symmetric(alpha, x, op, beta, c);
+    gemm.check("syrk")?;
+    split(recorder, &gemm.product("syrk", true), splits, scratch)
+}
+
+/// A product about to be encoded.
+#[derive(Clone, Copy)]
+struct Product<'a> {
+    name: &'static str,
+    gemm: Gemm<'a>,
+    triangular: bool,
+}
+
+impl<'a> Product<'a> {
+    fn sizes(&self) -> [usize; 3] {
+        let g = &self.gemm;
+        [g.c.shape.rows, g.c.shape.cols, g.op_a.apply(g.a.view.shape).1]
+    }
+
+    fn class(&self) -> ShapeClass {
+        let g = &self.gemm;
+        let dtypes = [g.a.dtype, g.b.dtype];
+        ShapeClass::new(g.c.shape.batch, self.sizes(), [g.op_a, g.op_b], dtypes, self.triangular)
+    }
+
+    fn choice(&self, recorder: &Recorder<'_>) -> Choice {
+        recorder.kernels().choice(self.class(), self.gemm.c.shape.batch, self.sizes(), self.triangular)
+    }
+
+    /// Some of the batch.
+    fn batches(&self, part: std::ops::Range<usize>) -> Self {
+        let cut = |view: View<'a>| view.batches(part.clone());
+        let Gemm { a, b, c, epilogue, .. } = self.gemm;
+        let scale = epilogue.scale.map(|scale| match scale {
+            Scaling::Rows(s) => Scaling::Rows(cut(s)),
+            Scaling::Columns(s) => Scaling::Columns(cut(s)),
+        });
+        let epilogue = Epilogue { scale, bias: epilogue.bias.map(cut), ..epilogue };
+        let (a, b) = (Operand { view: cut(a.view), ..a }, Operand { view: cut(b.view), ..b });
+        Product { gemm: Gemm { a, b, c: cut(c), epilogue, ..self.gemm }, ..*self }
+    }
+
+    /// Columns of `op(a)` and rows of `op(b)`, in `count` parts of `depth` from `first` on: a batch, made into `c`.
+    fn deep(&self, first: usize, depth: usize, count: usize, c: View<'a>) -> Self {
+        let part = |operand: Operand<'a>, along_rows: bool| {
+            let range = first..first + depth;
+            let view = if along_rows { operand.view.rows(range) } else { operand.view.cols(range) };
+            let step = if along_rows { depth * view.row_stride } else { depth };
+            let shape = Shape { batch: count, ..view.shape };
+            Operand { view: View { shape, batch_stride: step, ..view }, ..operand }
+        };
+        let g = &self.gemm;
+        let (a, b) = (part(g.a, g.op_a == Op::Transpose), part(g.b, g.op_b == Op::None));
+        let gemm = Gemm { alpha: 1.0, a, b, beta: 0.0, c, epilogue: Epilogue::default(), ..*g };
+        Product { gemm, ..*self }
+    }
 }
 
 /// One dispatch, or several where the batch is longer than a dispatch may be deep.
 fn encode(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
-    if p.c.shape.is_empty() {
+    if p.gemm.c.shape.is_empty() {
         return Ok(());
     }
+    let tile = p.choice(recorder).tile;
     let deepest = recorder.kernels().limits().max_compute_workgroups_per_dimension as usize;
-    let batch = p.c.shape.batch;
+    let batch = p.gemm.c.shape.batch;
     for first in (0..batch).step_by(deepest) {
-        let part = first..batch.min(first + deepest);
-        let (a, b, c) = (p.a.batches(part.clone()), p.b.batches(part.clone()), p.c.batches(part));
-        encode_part(recorder, &Product { a, b, c, ..*p })?;
+        encode_part(recorder, tile, &p.batches(first..batch.min(first + deepest)))?;
     }
     Ok(())
 }
 
-fn encode_part(recorder: &mut Recorder<'_>, p: &Product<'_>) -> Result<()> {
-    let plan = Plan::new(recorder.kernels().products(), p);
-    let (_, k) = p.op_a.apply(p.a.shape);
-    let [x, y, _] = recorder.grid(p.name, plan.tiles as u64, 1)?;
-    let (a, b) = (recorder.window(p.name, &p.a)?, recorder.window(p.name, &p.b)?);
-    let c = recorder.window(p.name, &p.c)?;
+fn encode_part(recorder: &mut Recorder<'_>, tile: Tile, p: &Product<'_>) -> Result<()> {
+    let tile = if p.triangular { tile.for_triangle() } else { tile };
+    let g = &p.gemm;
+    let [m, n, k] = p.sizes();
+    let vec4 = tile != Tile::Direct && k > 0 && g.a.is_aligned() && g.b.is_aligned();
+    let (shader, entry) = tile.shader(vec4);
+    let tiles = tile.count(m, n, p.triangular);
+    let [x, y, _] = recorder.grid(p.name, tiles as u64, 1)?;
+    let (a, b) =
+        (operand_window(recorder, p.name, &g.a, vec4)?, operand_window(recorder, p.name, &g.b, vec4)?);
+    let mut params = Params {
+        k: k as u32,
+        tiles: tiles as u32,
+        a_offset: a.first,
+        a_row_stride: g.a.view.row_stride as u32,
+        a_batch_stride: g.a.view.batch_stride as u32,
+        b_offset: b.first,
+        b_row_stride: g.b.view.row_stride as u32,
+        b_batch_stride: g.b.view.batch_stride as u32,
+        ..result_params(g)
+    };
+    let flag = |set: bool| f64::from(u8::from(set));
+    let mut constants = tile.constants();
+    constants.extend([
+        ("TRANSPOSE_A", flag(g.op_a == Op::Transpose)),
+        ("TRANSPOSE_B", flag(g.op_b == Op::Transpose)),
+        ("TRIANGULAR", flag(p.triangular)),
+        ("FORMAT_A", format(g.a.dtype)),
+        ("FORMAT_B", format(g.b.dtype)),
+    ]);
+    let (c, bias, scale) = result_windows(recorder, p.name, g, &mut params, &mut constants)?;
     recorder.dispatch(Dispatch {
-        shader: plan.shader,
-        entry: plan.entry,
-        constants: &plan.constants(p),
-        params: Params {
-            m: p.c.shape.rows as u32,
-            n: p.c.shape.cols as u32,
-            k: k as u32,
-            tiles: plan.tiles as u32,
-            a_offset: a.first,
-            a_row_stride: p.a.row_stride as u32,
-            a_batch_stride: p.a.batch_stride as u32,
-            b_offset: b.first,
-            b_row_stride: p.b.row_stride as u32,
-            b_batch_stride: p.b.batch_stride as u32,
-            c_offset: c.first,
-            c_row_stride: p.c.row_stride as u32,
-            c_batch_stride: p.c.batch_stride as u32,
-            alpha: p.alpha,
-            beta: p.beta,
-        },
-        windows: &[(1, &a), (2, &b), (3, &c)],
-        groups: [x, y, p.c.shape.batch as u32],
+        shader,
+        entry,
+        constants: &constants,
+        params,
+        windows: &[
+            (1, &a),
+            (2, &b),
+            (3, &c),
+            (4, bias.as_ref().unwrap_or(&a)),
+            (5, scale.as_ref().unwrap_or(&a)),
+        ],
+        groups: [x, y, g.c.shape.batch as u32],
     });
     Ok(())
+}
+
+/// The depth in parts, each a matrix of `scratch`, and their sum.
+fn split(recorder: &mut Recorder<'_>, p: &Product<'_>, splits: usize, scratch: &View<'_>) -> Result<()> {
+    let [m, n, k] = p.sizes();
+    let fits = p.gemm.c.shape.batch == 1 && splits > 0 && scratch.shape == Shape::new(splits, m, n);
+    require(fits, p.name, || {
+        format!("c is {}, the scratch of {splits} parts is {}", p.gemm.c.shape, scratch.shape)
+    })?;
+    if p.gemm.c.shape.is_empty() {
+        return Ok(());
+    }
+    let tile = p.choice(recorder).tile;
+    // whole tiles deep, so that parts stay aligned
+    let depth = k.div_ceil(splits).next_multiple_of(16);
+    let whole = k / depth;
+    if whole > 0 {
+        encode_part(recorder, tile, &p.deep(0, depth, whole, scratch.batches(0..whole)))?;
+    }
+    let rest = k - whole * depth;
+    let parts = if rest > 0 || whole == 0 {
+        let last = scratch.batches(whole..whole + 1);
+        encode_part(recorder, tile, &p.deep(whole * depth, rest, 1, last))?;
+        whole + 1
+    } else {
+        whole
+    };
+    sum_parts(recorder, p, &scratch.batches(0..parts))
+}
+
+fn sum_parts(recorder: &mut Recorder<'_>, p: &Product<'_>, parts: &View<'_>) -> Result<()> {
+    let g = &p.gemm;
+    let source = recorder.window(p.name, parts)?;
+    let mut params = Params {
+        k: parts.shape.batch as u32,
+        a_offset: source.first,
+        a_row_stride: parts.row_stride as u32,
+        a_batch_stride: parts.batch_stride as u32,
+        ..result_params(g)
+    };
+    let mut constants = vec![("WORKGROUP", f64::from(ELEMENTS))];
+    let (c, bias, scale) = result_windows(recorder, p.name, g, &mut params, &mut constants)?;
+    let groups = recorder.grid(p.name, g.c.shape.matrix_len() as u64, ELEMENTS)?;
+    let (bias, scale) = (bias.as_ref().unwrap_or(&source), scale.as_ref().unwrap_or(&source));
+    recorder.dispatch(Dispatch {
+        shader: &SUM_PARTS,
+        entry: "sum_parts",
+        constants: &constants,
+        params,
+        windows: &[(1, &source), (3, &c), (4, bias), (5, scale)],
+        groups,
+    });
+    Ok(())
+}
+
+/// The number by which the shaders know a type.
+fn format(dtype: Dtype) -> f64 {
+    match dtype {
+        Dtype::F32 => 0.0,
+        Dtype::F16 => 1.0,
+        Dtype::Bf16 => 2.0,
+    }
+}
+
+fn operand_window<'v>(
+    recorder: &Recorder<'_>,
+    kernel: &'static str,
+    operand: &Operand<'v>,
+    vec4: bool,
+) -> Result<Window<'v>> {
+    let view = &operand.view;
+    let ordered = view.row_stride >= view.shape.cols || view.shape.rows <= 1;
+    require(ordered, kernel, || {
+        format!("rows of {} elements are {} apart", view.shape.cols, view.row_stride)
+    })?;
+    let unit = if vec4 { 16 } else { 4 };
+    recorder.numbers(kernel, view.buffer, view.offset, view.span().max(1), operand.dtype, unit)
+}
+
+/// What the shaders must know of the result.
+fn result_params(g: &Gemm<'_>) -> Params {
+    Params {
+        m: g.c.shape.rows as u32,
+        n: g.c.shape.cols as u32,
+        c_row_stride: g.c.row_stride as u32,
+        c_batch_stride: g.c.batch_stride as u32,
+        alpha: g.alpha,
+        beta: g.beta,
+        ..bytemuck::Zeroable::zeroed()
+    }
+}
+
+/// What is bound for the result and the vectors of its epilogue.
+fn result_windows<'v>(
+    recorder: &Recorder<'_>,
+    name: &'static str,
+    g: &Gemm<'v>,
+    params: &mut Params,
+    constants: &mut Vec<(&'static str, f64)>,
+) -> Result<(Window<'v>, Option<Window<'v>>, Option<Window<'v>>)> {
+    let Epilogue { scale, bias, activation } = g.epilogue;
+    let c = recorder.window(name, &g.c)?;
+    params.c_offset = c.first;
+    let bias = bias.map(|bias| Ok((recorder.window(name, &bias)?, bias.batch_stride))).transpose()?;
+    if let Some((window, stride)) = &bias {
+        (params.bias_offset, params.bias_batch_stride) = (window.first, *stride as u32);
+        constants.push(("BIAS", 1.0));
+    }
+    let scale = match scale {
+        Some(Scaling::Rows(s)) => Some((s, 1.0)),
+        Some(Scaling::Columns(s)) => Some((s, 2.0)),
+        None => None,
+    };
+    let scale = scale.map(|(s, code)| Ok((recorder.window(name, &s)?, s.batch_stride, code))).transpose()?;
+    if let Some((window, stride, code)) = &scale {
+        (params.scale_offset, params.scale_batch_stride) = (window.first, *stride as u32);
+        constants.push(("SCALE", *code));
+    }
+    if let Some(activation) = activation {
+        constants.extend([("ACTIVATION", 1.0), ("FUNCTION", f64::from(activation as u32))]);
+    }
+    Ok((c, bias.map(|b| b.0), scale.map(|s| s.0)))
 }

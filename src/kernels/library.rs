@@ -1,6 +1,7 @@
 //! The shaders of a device, compiled as they are first needed.
 
-use super::{Parameters, Recorder};
+use super::tile::built_in;
+use super::{Choice, Parameters, Recorder, ShapeClass, Tile};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -32,13 +33,15 @@ impl Default for Checks {
     }
 }
 
-/// How products are computed.
+/// How products are computed where nothing else was chosen for their class.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Products {
-    /// Through tiles in workgroup memory: for hardware.
+    /// Through tiles in workgroup memory, of a size that suits the product: for hardware.
     Tiled,
-    /// From registers alone: for software adapters.
+    /// From registers alone ([`Tile::Direct`]): for software adapters.
     Direct,
+    /// Always by this tile.
+    Only(Tile),
 }
 
 impl Products {
@@ -66,6 +69,7 @@ pub struct Kernels {
     limits: wgpu::Limits,
     checks: Checks,
     products: Products,
+    choices: Mutex<HashMap<ShapeClass, Choice>>,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
 }
@@ -80,6 +84,7 @@ impl Kernels {
             limits,
             checks,
             products: Products::of(&device.adapter_info()),
+            choices: Mutex::default(),
             device: device.clone(),
             modules: Mutex::default(),
             pipelines: Mutex::default(),
@@ -118,6 +123,42 @@ impl Kernels {
     /// How products are computed here.
     pub fn products(&self) -> Products {
         self.products
+    }
+
+    /// Computes the products of a class in this way from now on.
+    pub fn choose(&self, class: ShapeClass, choice: Choice) {
+        lock(&self.choices).insert(class, choice);
+    }
+
+    /// What was chosen for a class with [`choose`](Kernels::choose).
+    pub fn chosen(&self, class: ShapeClass) -> Option<Choice> {
+        lock(&self.choices).get(&class).copied()
+    }
+
+    /// How a product of a class is computed.
+    pub(crate) fn choice(
+        &self,
+        class: ShapeClass,
+        batch: usize,
+        sizes: [usize; 3],
+        triangular: bool,
+    ) -> Choice {
+        match self.products {
+            Products::Only(tile) => Choice { tile, splits: 1 },
+            _ => self.chosen(class).unwrap_or_else(|| match self.products {
+                Products::Tiled => built_in(batch, sizes, triangular),
+                _ => Choice { tile: Tile::Direct, splits: 1 },
+            }),
+        }
+    }
+
+    /// A number that changes with the shaders of the products, so that what was measured of others is not taken for these.
+    pub fn products_version() -> u64 {
+        use shaders::{GEMM, GEMM_DIRECT, GEMM_VEC4, SUM_PARTS};
+        let sources = [&GEMM, &GEMM_VEC4, &GEMM_DIRECT, &SUM_PARTS];
+        let bytes = sources.iter().flat_map(|shader| shader.source.bytes());
+        // FNV-1a
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
     }
 
     /// The limits the kernels keep to.

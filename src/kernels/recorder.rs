@@ -2,6 +2,7 @@
 
 use super::library::Shader;
 use super::{Error, Kernels, Parameters, Raw, Result, View};
+use crate::matrix::Dtype;
 
 /// Threads of a workgroup in kernels that go element by element.
 pub(super) const ELEMENTS: u32 = 256;
@@ -91,12 +92,25 @@ impl<'a> Recorder<'a> {
 
     /// What a kernel binds for raw numbers.
     pub(super) fn raw_window<'v>(&self, kernel: &'static str, raw: &Raw<'v>) -> Result<Window<'v>> {
-        let size = raw.dtype.size() as u64;
-        // Whole words: a number that shares its word is bound with its neighbour.
-        let start = raw.offset * size / 4 * 4;
-        let end = (raw.offset + raw.len as u64) * size;
-        let mut window = self.bytes(kernel, raw.buffer, start, end.next_multiple_of(4) - start, 4)?;
-        window.first = window.first * 4 / size as u32 + (raw.offset % (4 / size)) as u32;
+        self.numbers(kernel, raw.buffer, raw.offset, raw.len as u64, raw.dtype, 4)
+    }
+
+    /// What a kernel binds for `len` numbers of a type from `offset` on, in whole units of so many bytes: a number that
+    /// shares its word is bound with its neighbour. `first` counts numbers.
+    pub(super) fn numbers<'v>(
+        &self,
+        kernel: &'static str,
+        buffer: &'v wgpu::Buffer,
+        offset: u64,
+        len: u64,
+        dtype: Dtype,
+        unit: u64,
+    ) -> Result<Window<'v>> {
+        let size = dtype.size() as u64;
+        let start = offset * size / 4 * 4;
+        let end = ((offset + len) * size).next_multiple_of(unit);
+        let mut window = self.bytes(kernel, buffer, start, end - start, 4)?;
+        window.first = window.first * 4 / size as u32 + (offset % (4 / size)) as u32;
         Ok(window)
     }
 

@@ -45,8 +45,8 @@ impl Accuracy {
     pub(crate) fn effort(self) -> Effort {
         match self {
             Accuracy::Exact => Effort { oversampling: 1.0, iterations: 8, polar_steps: 14 },
-            Accuracy::Balanced => Effort { oversampling: 0.5, iterations: 4, polar_steps: 14 },
-            Accuracy::Fast => Effort { oversampling: 0.25, iterations: 2, polar_steps: 12 },
+            Accuracy::Balanced => Effort { oversampling: 0.5, iterations: 4, polar_steps: 12 },
+            Accuracy::Fast => Effort { oversampling: 0.25, iterations: 2, polar_steps: 10 },
         }
     }
 }

@@ -52,8 +52,10 @@ pub struct Polar<T> {
 pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -> Result<Polar<B::Tensor>> {
     let shape = a.shape();
     let short_side = if shape.rows <= shape.cols { Op::None } else { Op::Transpose };
-    let mut factor = normalized(backend, a)?;
-    for &step in schedule(accuracy.effort().polar_steps) {
+    let mut steps = schedule(accuracy.effort().polar_steps);
+    let first = steps.next().copied().unwrap_or(STEPS[0]);
+    let mut factor = first_step(backend, a, short_side, first)?;
+    for &step in steps {
         factor = quintic_step(backend, factor, short_side, step)?;
     }
     let defects = backend.download(&projector_defect(backend, &factor, short_side)?).await?;
@@ -85,6 +87,28 @@ fn normalized<B: Backend>(backend: &B, a: &B::Tensor) -> Result<B::Tensor> {
     x.reshape(shape)
 }
 
+/// The first step, on `A / s` with `s = (sum of sigma^8)^(1/8)`. No singular value of `A` is above `s`, and the largest is not below
+/// `n^(-1/8) s`, where `||A||_F` may be `sqrt(n)` times too large: two steps' worth. `s` costs nothing, for
+/// `s^4 = ||G^2||_F`, and the step needs `G^2`.
+fn first_step<B: Backend>(
+    backend: &B,
+    a: &B::Tensor,
+    short_side: Op,
+    [linear, cubic, quintic]: [f64; 3],
+) -> Result<B::Tensor> {
+    let mut x = normalized(backend, a)?;
+    let mut gram = backend.gram(&x, short_side)?;
+    let mut square = backend.gram(&gram, Op::None)?; // G is symmetric
+    let norm = backend.frobenius_norms(&square)?;
+    for (tensor, power) in [(&mut x, -0.25), (&mut gram, -0.5), (&mut square, -1.0)] {
+        let mut scale = backend.duplicate(&norm)?;
+        backend.power(&mut scale, power)?;
+        backend.scale_batches(tensor, &scale)?;
+    }
+    backend.axpby(cubic as f32, &gram, quintic as f32, &mut square)?;
+    multiply(backend, linear as f32, &square, x, short_side)
+}
+
 /// `(a I + b G + c G^2) X` with `G = X X^T`, or `X (a I + b G + c G^2)` with `G = X^T X`.
 fn quintic_step<B: Backend>(
     backend: &B,
@@ -96,10 +120,21 @@ fn quintic_step<B: Backend>(
     let gram = backend.gram(&x, short_side)?;
     let mut polynomial = backend.duplicate(&gram)?;
     backend.syrk(c, &gram, Op::None, b, &mut polynomial)?; // G is symmetric: c G G^T + b G
+    multiply(backend, a, &polynomial, x, short_side)
+}
+
+/// `(a I + P) X`, or `X (a I + P)`.
+fn multiply<B: Backend>(
+    backend: &B,
+    a: f32,
+    p: &B::Tensor,
+    x: B::Tensor,
+    short_side: Op,
+) -> Result<B::Tensor> {
     let mut next = backend.duplicate(&x)?;
     match short_side {
-        Op::None => backend.gemm(1.0, &polynomial, Op::None, &x, Op::None, a, &mut next)?,
-        Op::Transpose => backend.gemm(1.0, &x, Op::None, &polynomial, Op::None, a, &mut next)?,
+        Op::None => backend.gemm(1.0, p, Op::None, &x, Op::None, a, &mut next)?,
+        Op::Transpose => backend.gemm(1.0, &x, Op::None, p, Op::None, a, &mut next)?,
     }
     Ok(next)
 }

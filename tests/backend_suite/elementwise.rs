@@ -74,6 +74,31 @@ claims! {
         Ok(())
     }
 
+    async fn power_raises_every_element_and_leaves_zeros(backend) {
+        for exponent in [-0.25f32, -1.0, 0.5, 2.0] {
+            for (count, rows, cols) in SHAPES {
+                let x: Vec<Matrix> = batch(count, rows, cols, 3)
+                    .iter()
+                    .map(|m| Matrix::from_fn(rows, cols, |i, j| m.at(i, j).abs() + 0.01))
+                    .collect();
+                let mut y = upload(backend, &x)?;
+                backend.power(&mut y, exponent)?;
+                for (x, y) in x.iter().zip(download(backend, &y).await?) {
+                    let expected: Vec<f64> = x.values.iter().map(|v| v.powf(exponent.into())).collect();
+                    // exp2(exponent * log2(x)): WGSL allows log2 an error of 2^-21 or 3 ULP, and exp2 3 + 2 |its argument| ULP
+                    let logs = |k: usize| (f64::from(exponent) * x.values[k].log2()).abs();
+                    let bound = |k: usize| expected[k] * (2f64.powi(-20) * f64::from(exponent).abs().max(1.0) + (16.0 + 12.0 * logs(k)) * U);
+                    assert_near(&y.values, &expected, bound, "power");
+                }
+            }
+        }
+        let mut zero = backend.upload(Shape::matrix(1, 3), &[0.0, 4.0, 0.0])?;
+        backend.power(&mut zero, -0.5)?;
+        assert_eq!(backend.download(&zero).await?[0], 0.0);
+        assert_eq!(backend.download(&zero).await?[2], 0.0);
+        Ok(())
+    }
+
     async fn dividing_a_row_by_zero_makes_it_zero(backend) {
         let mut x = backend.upload(Shape::matrix(2, 3), &[1.0, 2.0, 3.0, f32::INFINITY, 5.0, 6.0])?;
         backend.divide_rows(&mut x, &backend.upload(Shape::matrix(2, 1), &[2.0, 0.0])?)?;

@@ -56,14 +56,14 @@ pub fn trials() -> Vec<Trial> {
 }
 
 /// A program that embeds the kernels.
-struct Rig {
+pub struct Rig {
     device: wgpu::Device,
     queue: wgpu::Queue,
     kernels: Kernels,
 }
 
 /// A batch of matrices with canaries before, between and after its rows.
-struct Operand {
+pub struct Operand {
     buffer: wgpu::Buffer,
     offset: u64,
     shape: Shape,
@@ -73,7 +73,7 @@ struct Operand {
 }
 
 impl Operand {
-    fn view(&self) -> View<'_> {
+    pub fn view(&self) -> View<'_> {
         View {
             buffer: &self.buffer,
             offset: self.offset,
@@ -94,7 +94,7 @@ impl Operand {
 }
 
 impl Rig {
-    fn open(selector: &str, products: Products) -> Rig {
+    pub fn open(selector: &str, products: Products) -> Rig {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
         let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
         let adapter =
@@ -110,7 +110,7 @@ impl Rig {
         Rig { device, queue, kernels }
     }
 
-    fn buffer(&self, bits: &[u32]) -> wgpu::Buffer {
+    pub fn buffer(&self, bits: &[u32]) -> wgpu::Buffer {
         let usage = wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST;
         let size = 4 * bits.len() as u64;
         let buffer = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -129,7 +129,7 @@ impl Rig {
     }
 
     /// An operand with gaps that holds `values`, or, without them, canaries only.
-    fn operand(&self, shape: Shape, values: Option<&[f64]>) -> Operand {
+    pub fn operand(&self, shape: Shape, values: Option<&[f64]>) -> Operand {
         let row_stride = shape.cols + 5;
         self.placed(shape, row_stride, shape.rows * row_stride + 11, values)
     }
@@ -164,10 +164,16 @@ impl Rig {
         operand
     }
 
-    fn run(&self, encode: impl FnOnce(&mut Recorder<'_>) -> kernels::Result<()>) {
+    pub fn run(&self, encode: impl FnOnce(&mut Recorder<'_>) -> kernels::Result<()>) {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encode(&mut self.kernels.record(&mut encoder)).expect("operands fit");
         self.queue.submit([encoder.finish()]);
+    }
+
+    /// Asserts that encoding is refused.
+    pub fn fails(&self, encode: impl FnOnce(&mut Recorder<'_>) -> kernels::Result<()>) {
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        assert!(encode(&mut self.kernels.record(&mut encoder)).is_err());
     }
 
     fn read(&self, buffer: &wgpu::Buffer) -> Vec<u32> {
@@ -188,7 +194,7 @@ impl Rig {
     }
 
     /// The elements of an operand, once its canaries are found alive and no element is NaN.
-    fn checked(&self, operand: &Operand, what: &str) -> Vec<f64> {
+    pub fn checked(&self, operand: &Operand, what: &str) -> Vec<f64> {
         let bits = self.read(&operand.buffer);
         let mut inside = vec![false; bits.len()];
         operand.elements().for_each(|at| inside[at] = true);
@@ -204,7 +210,7 @@ impl Rig {
     }
 }
 
-fn random(shape: Shape, seed: u64) -> Vec<f64> {
+pub fn random(shape: Shape, seed: u64) -> Vec<f64> {
     Matrix::random(1, shape.len(), seed).values
 }
 
@@ -243,6 +249,9 @@ fn elementwise(rig: &Rig) {
             shape.matrix_len() + 3,
             Some(&x.iter().map(|v| v.abs()).collect::<Vec<_>>()),
         );
+        let to = rig.packed(shape, Some(&x));
+        rig.run(|r| kernels::power(r, &to.view(), 2.0));
+        rig.checked(&to, "power");
         rig.run(|r| kernels::polarize(r, &rows_packed.view(), 2.0, Polarity::Full));
         rig.checked(&rows_packed, "polarize");
     }
@@ -267,7 +276,7 @@ fn reductions(rig: &Rig) {
     }
 }
 
-fn products(rig: &Rig) {
+pub fn products(rig: &Rig) {
     for (batch, m, n, k) in
         [(2, 17, 33, 5), (1, 1, 1, 1), (2, 65, 64, 63), (1, 127, 130, 33), (1, 3, 257, 17)]
     {
@@ -304,7 +313,7 @@ fn products(rig: &Rig) {
     }
 }
 
-fn symmetric_products(rig: &Rig) {
+pub fn symmetric_products(rig: &Rig) {
     for (batch, n, k) in [(2, 17, 33), (1, 1, 1), (1, 65, 20), (2, 130, 7)] {
         for op in [Op::None, Op::Transpose] {
             let shape = if op == Op::None { Shape::new(batch, n, k) } else { Shape::new(batch, k, n) };

@@ -1,4 +1,4 @@
-//! `copy_block`, `axpby`, the scalings and `polarize`.
+//! `copy_block`, `axpby`, the scalings, `polarize` and `power`.
 
 use super::parallel::for_each_piece;
 use super::{CpuTensor, Polarity};
@@ -72,4 +72,10 @@ pub fn polarize(v: &mut CpuTensor, exponent: f32, polarity: Polarity) {
         let mean = values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64;
         values.iter_mut().for_each(|x| *x = polarity.scale(f64::from(*x), mean, f64::from(exponent)) as f32);
     }
+}
+
+pub fn power(x: &mut CpuTensor, exponent: f32) {
+    for_each_piece(&mut x.values, 1, |_, piece| {
+        piece.iter_mut().filter(|v| **v != 0.0).for_each(|v| *v = v.powf(exponent));
+    });
 }

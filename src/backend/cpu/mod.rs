@@ -188,6 +188,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn power(&self, x: &mut CpuTensor, exponent: f32) -> Result<()> {
+        elementwise::power(x, exponent);
+        Ok(())
+    }
+
     fn row_norms(&self, x: &CpuTensor) -> Result<CpuTensor> {
         Ok(reduce::row_norms(x))
     }

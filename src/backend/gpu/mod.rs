@@ -16,17 +16,21 @@ mod reductions;
 mod split;
 mod staging;
 mod tensor;
+mod tuning;
 
 pub use adapter::AdapterSummary;
 pub use layers::GpuSegments;
 pub use tensor::GpuTensor;
+pub use tuning::{Tuned, cache_folder};
 
 use super::{Error, Result};
 use crate::kernels::{Checks, Products};
 use context::Context;
 use pool::Pool;
 use queue::Queue;
+use std::path::PathBuf;
 use std::rc::Rc;
+use tuning::Tuner;
 
 /// How to open a device. The defaults are right but for tests and for odd drivers.
 #[derive(Clone, Debug)]
@@ -37,10 +41,20 @@ pub struct Config {
     pub checks: Checks,
     /// How products are computed; by default as suits the adapter's type.
     pub products: Option<Products>,
+    /// Whether products are timed to find how each class of them is best computed, instead of taking the built-in table's
+    /// word.
+    pub autotune: Option<Autotune>,
     /// Floating-point operations of one dispatch, about; 0.1 s on a slow GPU.
     pub dispatch_flops: u64,
     /// Floating-point operations of one submission, about; 0.3 s on a slow GPU.
     pub submit_flops: u64,
+}
+
+/// How [`Config::autotune`] remembers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Autotune {
+    /// The folder of the cache, such as [`cache_folder`] gives; without one nothing is kept.
+    pub folder: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -49,6 +63,7 @@ impl Default for Config {
             limits: None,
             checks: Checks::default(),
             products: None,
+            autotune: None,
             dispatch_flops: 10_000_000_000,
             submit_flops: 30_000_000_000,
         }
@@ -60,6 +75,7 @@ pub struct Gpu {
     pool: Rc<Pool>,
     queue: Queue,
     context: Rc<Context>,
+    tuner: Option<Tuner>,
     dispatch_flops: u64,
 }
 
@@ -98,6 +114,10 @@ impl Gpu {
         Gpu {
             queue: Queue::new(Rc::clone(&context), config.submit_flops),
             pool: Rc::new(Pool::new(Rc::clone(&context))),
+            tuner: config
+                .autotune
+                .as_ref()
+                .map(|tune| Tuner::open(&context.info, &context.kernels, tune.folder.as_deref())),
             dispatch_flops: config.dispatch_flops.max(1),
             context,
         }

@@ -313,6 +313,13 @@ impl Backend for Gpu {
         })
     }
 
+    fn power(&self, x: &mut GpuTensor, exponent: f32) -> Result<()> {
+        let (x, bindings) = (flat(x), self.bindings());
+        self.for_each_part(x.shape, &|block| bindings.hold(&block.of(&x)), |recorder, block| {
+            kernels::power(recorder, &block.of(&x), exponent)
+        })
+    }
+
     fn row_norms(&self, x: &GpuTensor) -> Result<GpuTensor> {
         self.sum_rows(Sum::norm(x.view()))
     }

@@ -2,12 +2,12 @@
 
 use super::split::{Bindings, halves};
 use super::{Gpu, Result};
-use crate::kernels::{View, gemm, syrk};
-use crate::matrix::Op;
+use crate::kernels::{self, Choice, Gemm, ShapeClass, View, gemm_split, syrk, syrk_split};
+use crate::matrix::{Dtype, Op, Shape};
 use std::ops::Range;
 
 /// Where a product is cut, but for a remainder: the rows and columns of the largest tile.
-const TILE: usize = 64;
+const TILE: usize = 128;
 
 /// The deepest product that is cut for its length alone: less would leave more memory traffic than arithmetic.
 const SLAB: usize = 512;
@@ -40,9 +40,20 @@ use Direction::{Batch, K, M, N};
 
 impl<'a> Product<'a> {
     /// Rows, columns and depth.
-    fn sizes(&self) -> (usize, usize, usize) {
+    pub fn sizes(&self) -> (usize, usize, usize) {
         let (m, k) = self.op_a.apply(self.a.shape);
         (m, self.c.shape.cols, k)
+    }
+
+    /// The class that decides how it is computed.
+    pub fn class(&self, triangular: bool) -> ShapeClass {
+        let batch = self.c.shape.batch;
+        ShapeClass::new(batch, self.sizes().into(), [self.op_a, self.op_b], [Dtype::F32; 2], triangular)
+    }
+
+    fn as_kernel(&self) -> Gemm<'a> {
+        let Product { alpha, a, op_a, b, op_b, beta, c } = *self;
+        Gemm { alpha, beta, ..Gemm::new(a, op_a, b, op_b, c) }
     }
 
     fn flops(&self) -> u64 {
@@ -143,10 +154,42 @@ impl Gpu {
     pub(super) fn product(&self, p: &Product<'_>) -> Result<()> {
         match p.cut(self.bindings(), self.dispatch_flops) {
             Some(direction) => p.halves(direction).iter().try_for_each(|half| self.product(half)),
-            None => self.queue.record(p.flops(), |recorder| {
-                gemm(recorder, p.alpha, &p.a, p.op_a, &p.b, p.op_b, p.beta, &p.c)
-            }),
+            None => self.encode_chosen(p, false),
         }
+    }
+
+    /// Queues a product that needs no cutting, in the way that its class is best computed.
+    fn encode_chosen(&self, p: &Product<'_>, triangular: bool) -> Result<()> {
+        self.tune(p, triangular)?;
+        let sizes = p.sizes().into();
+        let choice = self.context.kernels.choice(p.class(triangular), p.c.shape.batch, sizes, triangular);
+        self.encode_product(p, triangular, choice)
+    }
+
+    /// Queues a product in this way; the tile is the kernels' affair.
+    pub(super) fn encode_product(&self, p: &Product<'_>, triangular: bool, choice: Choice) -> Result<()> {
+        let flops = if triangular { p.flops() / 2 } else { p.flops() };
+        let (m, n, _) = p.sizes();
+        let splits = if p.c.shape.batch == 1 { choice.splits } else { 1 };
+        let parts = Shape::new(splits, m, n);
+        if splits > 1 && parts.bytes() <= self.context.binding_limit() / 2 {
+            let scratch = self.allocate("parts of a product", parts)?;
+            return self.queue.record(flops, |recorder| {
+                if triangular {
+                    let scratch = scratch.view();
+                    syrk_split(recorder, p.alpha, &p.a, p.op_a, p.beta, &p.c, splits, &scratch)
+                } else {
+                    gemm_split(recorder, &p.as_kernel(), splits, &scratch.view())
+                }
+            });
+        }
+        self.queue.record(flops, |recorder| {
+            if triangular {
+                syrk(recorder, p.alpha, &p.a, p.op_a, p.beta, &p.c)
+            } else {
+                kernels::gemm_fused(recorder, &p.as_kernel())
+            }
+        })
     }
 
     /// Queues `c = alpha op(x) op(x)^T + beta c`, in parts if need be.
@@ -163,8 +206,10 @@ impl Gpu {
         let flops = batch as u64 * (n * n) as u64 * k.max(1) as u64;
         let (x_fits, c_fits) = (self.bindings().hold(&x), self.bindings().hold(&c));
         let too_long = flops > self.dispatch_flops;
+        let other = if op == Op::None { Op::Transpose } else { Op::None };
+        let whole = Product { alpha, a: x, op_a: op, b: x, op_b: other, beta, c };
         if x_fits && c_fits && !too_long {
-            return self.queue.record(flops, |recorder| syrk(recorder, alpha, &x, op, beta, &c));
+            return self.encode_chosen(&whole, true);
         }
         if batch > 1 {
             let (first, second) = halves(&(0..batch), 1);
@@ -178,7 +223,7 @@ impl Gpu {
             return self.symmetric_product(alpha, cols_of(x, op, second), op, 1.0, c);
         }
         if n == 1 {
-            return self.queue.record(flops, |recorder| syrk(recorder, alpha, &x, op, beta, &c));
+            return self.encode_chosen(&whole, true);
         }
         self.symmetric_quarters(alpha, x, op, beta, c)
     }
