@@ -97,7 +97,7 @@ pub fn route(scores: &[f32], tasks: usize) -> Vec<usize> {
 
 /// `x A_t^T`, the narrow half of an expert: `x` is `1 x n x d_in`, `a` holds `A_t` of all tasks, `T x r x d_in`.
 pub fn narrow<B: Backend>(backend: &B, a: &B::Tensor, task: usize, x: &B::Tensor) -> Result<B::Tensor> {
-    backend.matmul(x, Op::None, &of_task(backend, a, task)?, Op::Transpose)
+    backend.linear(x, &of_task(backend, a, task)?, Op::Transpose)
 }
 
 /// `y += (x A_t^T) B_t^T`, the wide half: `thin` is what [`narrow`] gave, `b` holds `B_t^T` of all tasks, `T x r x d_out`.
@@ -108,7 +108,8 @@ pub fn add_wide<B: Backend>(
     thin: &B::Tensor,
     y: &mut B::Tensor,
 ) -> Result<()> {
-    backend.gemm(1.0, thin, Op::None, &of_task(backend, b, task)?, Op::None, 1.0, y)
+    let restored = backend.linear(thin, &of_task(backend, b, task)?, Op::None)?;
+    backend.axpby(1.0, &restored, 1.0, y)
 }
 
 /// Adds what expert `t` restores to the outputs of some samples: `y += (x A_t^T) B_t^T`, never forming `B_t A_t`. `x` is

@@ -17,7 +17,7 @@ pub struct Linear<B: Backend> {
 impl<B: Layers> Linear<B> {
     /// Applied to every row of `x`, and shown to the tap.
     pub fn apply(&self, backend: &B, x: &B::Tensor, tap: &mut impl Tap<B>) -> Result<B::Tensor> {
-        let mut y = backend.matmul(x, Op::None, &self.weight, Op::Transpose)?;
+        let mut y = backend.linear(x, &self.weight, Op::Transpose)?;
         if let Some(bias) = &self.bias {
             backend.add_bias(&mut y, bias)?;
         }
