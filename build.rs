@@ -91,7 +91,9 @@ fn check(source: &str, name: &str) -> Result<(), String> {
     let name = format!("{name}.wgsl");
     let module =
         naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, &name))?;
-    Validator::new(ValidationFlags::all(), Capabilities::empty())
+    let capabilities =
+        if name.ends_with("_subgroup.wgsl") { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|e| e.emit_to_string_with_path(source, &name))?;
     Ok(())

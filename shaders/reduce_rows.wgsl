@@ -1,5 +1,7 @@
 // Sums over rows: out[b, i, c] = sum of x[b, i, j] y[b, i, j] over the columns j of chunk c. A workgroup takes one chunk
-// of one row; its sum is a tree of fixed shape. Long rows are summed in two such steps, the second over the chunks.
+// of one row. Long rows are summed in two such steps, the second over the chunks.
+
+//# include parts/sum_{tree,subgroup}.wgsl
 
 struct Params {
     rows: u32,
@@ -31,8 +33,6 @@ override ROOT: bool = false;
 @group(0) @binding(2) var<storage, read> y: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-var<workgroup> sums: array<f32, 256>;
-
 fn term(x_at: u32, y_at: u32) -> f32 {
     let value = x[x_at];
     if TERMS == SUMS {
@@ -45,12 +45,9 @@ fn term(x_at: u32, y_at: u32) -> f32 {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn reduce_rows(
-    @builtin(workgroup_id) group_id: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let group = group_id.y * groups.x + group_id.x;
+fn reduce_rows(thread: Thread) {
+    let local = thread.local;
+    let group = thread.group.y * thread.groups.x + thread.group.x;
     if group >= params.groups {
         return;
     }
@@ -65,15 +62,8 @@ fn reduce_rows(
     for (var j = chunk * params.chunk + local; j < end; j += WORKGROUP) {
         sum += term(x_row + j, y_row + j);
     }
-    sums[local] = sum;
-    for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local < half {
-            sums[local] += sums[local + half];
-        }
-    }
-    if local == 0u {
-        let total = sums[0];
+    let total = workgroup_sum(sum, WORKGROUP, thread);
+    if is_first(thread) {
         let at = params.out_offset + batch * params.out_batch_stride + row * params.out_row_stride + chunk;
         if ROOT {
             out[at] = sqrt(total);

@@ -48,6 +48,18 @@ pub trait Backend {
     /// Bytes above which one tensor should not grow; callers split their batches by it.
     fn max_tensor_bytes(&self) -> u64;
 
+    /// How classes of products were found, by the clock, to be best computed; nothing where a built-in table decides.
+    fn tuning(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// After an error: makes ready for another try at the same work in slices of half the size, if there is hope. Memory is
+    /// given back, or a lost device opened again; tensors made before a loss are of no use after it.
+    async fn recover(&self, error: &Error) -> bool {
+        let _ = error;
+        false
+    }
+
     // ---- moving data ----
 
     /// Raw little-endian values of any [`Dtype`], widened to f32 on the device (exact for all three).

@@ -1,4 +1,5 @@
-use super::device::DeviceChoice;
+use super::device::{Device, DeviceChoice};
+use crate::backend::gpu::{Autotune, Config, cache_folder};
 use crate::data::Split;
 use crate::linalg::Accuracy;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -260,6 +261,11 @@ pub(super) struct RunFlags {
     /// contains NAME (software adapters are used only by name)
     #[arg(long, env = "ESMERGE_DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+    /// Time the ways to share out each class of products on this GPU, and take the fastest, in place of the built-in table. The
+    /// choices are kept in ESMERGE_CACHE_DIR (else in the user's cache folder) and named in the report; they can move the
+    /// last bits of the result
+    #[arg(long)]
+    pub autotune: bool,
     /// Largest output file, in bytes or with a unit: 500MB, 5GB, 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub out_shard_size: u64,
@@ -272,6 +278,14 @@ pub(super) struct RunFlags {
     /// Print the report as JSON on standard output, in place of the table
     #[arg(long)]
     pub json: bool,
+}
+
+impl RunFlags {
+    /// The device, and why a better one was not taken.
+    pub fn open_device(&self) -> Result<(Device, Option<String>), crate::backend::Error> {
+        let autotune = self.autotune.then(|| Autotune { folder: cache_folder() });
+        self.device.open_with(&Config { autotune, ..Config::default() })
+    }
 }
 
 fn finite(text: &str) -> Result<f64, String> {

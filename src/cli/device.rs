@@ -2,7 +2,7 @@
 
 use crate::backend::Error;
 use crate::backend::cpu::Cpu;
-use crate::backend::gpu::Gpu;
+use crate::backend::gpu::{Config, Gpu};
 use std::str::FromStr;
 
 /// The value of `--device`.
@@ -39,7 +39,12 @@ impl DeviceChoice {
     /// Opens the device. Only `auto` turns to the CPU where there is no GPU; the second value says why, if a GPU was there
     /// but refused.
     pub fn open(&self) -> Result<(Device, Option<String>), Error> {
-        let gpu = |selector| Ok(Device::Gpu(Box::new(pollster::block_on(Gpu::open(selector))?)));
+        self.open_with(&Config::default())
+    }
+
+    /// [`open`](DeviceChoice::open), a GPU with a configuration.
+    pub fn open_with(&self, config: &Config) -> Result<(Device, Option<String>), Error> {
+        let gpu = |selector| Ok(Device::Gpu(Box::new(pollster::block_on(Gpu::open_with(selector, config))?)));
         match self {
             DeviceChoice::Cpu => Ok((Device::Cpu(Cpu), None)),
             DeviceChoice::Gpu(selector) => Ok((gpu(selector.as_deref())?, None)),

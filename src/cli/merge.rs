@@ -35,7 +35,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         keep_delta: args.keep_delta.clone(),
         overrides: changes(args),
     };
-    let (device, why_not) = args.run.device.open()?;
+    let (device, why_not) = args.run.open_device()?;
     if let Some(why_not) = why_not {
         display.warn(&why_not);
     }

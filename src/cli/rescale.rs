@@ -14,7 +14,7 @@ pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
         alpha: args.alpha,
         shard_size: args.run.out_shard_size,
     };
-    let (device, why_not) = args.run.device.open()?;
+    let (device, why_not) = args.run.open_device()?;
     let mut display = Display::new(args.run.quiet, args.run.verbose);
     if let Some(why_not) = why_not {
         display.warn(&why_not);

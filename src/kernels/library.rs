@@ -69,6 +69,7 @@ pub struct Kernels {
     limits: wgpu::Limits,
     checks: Checks,
     products: Products,
+    subgroups: bool,
     choices: Mutex<HashMap<ShapeClass, Choice>>,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
@@ -84,6 +85,7 @@ impl Kernels {
             limits,
             checks,
             products: Products::of(&device.adapter_info()),
+            subgroups: device.features().contains(wgpu::Features::SUBGROUP),
             choices: Mutex::default(),
             device: device.clone(),
             modules: Mutex::default(),
@@ -94,6 +96,23 @@ impl Kernels {
     /// The same kernels with another way to compute products than the adapter's type suggests.
     pub fn with_products(self, products: Products) -> Self {
         Kernels { products, ..self }
+    }
+
+    /// The same kernels with or without subgroup operations. [`Kernels::new`] uses them where the device was opened with
+    /// [`wgpu::Features::SUBGROUP`].
+    pub fn with_subgroups(self, subgroups: bool) -> Self {
+        let subgroups = subgroups && self.device.features().contains(wgpu::Features::SUBGROUP);
+        Kernels { subgroups, ..self }
+    }
+
+    /// Whether sums go through subgroup operations.
+    pub fn subgroups(&self) -> bool {
+        self.subgroups
+    }
+
+    /// Features that the kernels make use of if the device was opened with them.
+    pub fn optional_features() -> wgpu::Features {
+        wgpu::Features::SUBGROUP
     }
 
     /// The least a device must offer; WebGPU's defaults do.

@@ -1,4 +1,4 @@
-use super::library::shaders::REDUCE_ROWS;
+use super::library::shaders::{REDUCE_ROWS, REDUCE_ROWS_SUBGROUP};
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
@@ -78,7 +78,7 @@ pub fn reduce_rows(
     let (from_x, from_y) = (recorder.window(NAME, x)?, recorder.window(NAME, &y)?);
     let to = recorder.window(NAME, out)?;
     recorder.dispatch(Dispatch {
-        shader: &REDUCE_ROWS,
+        shader: if recorder.kernels().subgroups() { &REDUCE_ROWS_SUBGROUP } else { &REDUCE_ROWS },
         entry: NAME,
         constants: &[
             ("WORKGROUP", f64::from(workgroup)),

@@ -3,6 +3,7 @@
 //! Bases are kept as ROWS: a basis of `k` vectors in dimension `d` is `k x d`. Concatenating the bases of T tasks is
 //! then a reshape of `T x k x d` to `1 x Tk x d`, and costs nothing.
 
+mod chebyshev;
 mod eigen;
 mod orthonormalize;
 mod polar;

@@ -4,7 +4,7 @@
 //! multiplication goes through the factor itself, so that eigenvalues are squared norms of what the factor maps the
 //! basis to, and do not inherit the Gram's rounding. `docs/numerics.md` says what that costs.
 
-use super::{Accuracy, Eigenpairs, NULL_EIGENVALUE, SymmetricProduct, orthonormalize_rows};
+use super::{Accuracy, Eigenpairs, NULL_EIGENVALUE, SymmetricProduct, chebyshev, orthonormalize_rows};
 use crate::backend::cpu::dense;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use faer::{Mat, Par};
@@ -42,7 +42,7 @@ pub async fn iterate<B: Backend>(
         SymmetricProduct::Congruence { d, g } => {
             let dg = backend.matmul(d, Op::None, g, Op::None)?;
             let c = backend.matmul(&dg, Op::None, d, Op::Transpose)?;
-            let q = invariant_block(backend, &c, block, iterations, start)?;
+            let q = invariant_block(backend, &c, block, iterations, start).await?;
             let cq = backend.matmul(&q, Op::None, &c, Op::None)?;
             let h = backend.matmul(&q, Op::None, &cq, Op::Transpose)?;
             let (values, vectors) = ritz_vectors(backend, &h, r).await?;
@@ -54,7 +54,8 @@ pub async fn iterate<B: Backend>(
             let (d, n) = op.apply(x.shape());
             let other = if op == Op::None { Op::Transpose } else { Op::None };
             let side = if d <= n { op } else { other };
-            let q = invariant_block(backend, &backend.gram(x, side)?, block, iterations, start)?;
+            let gram = backend.gram(x, side)?;
+            let q = invariant_block(backend, &gram, block, iterations, start).await?;
             let z = backend.matmul(&q, Op::None, x, side)?;
             let h = backend.gram(&z, Op::None)?;
             let (_, vectors) = ritz_vectors(backend, &h, r).await?;
@@ -74,7 +75,10 @@ pub async fn iterate<B: Backend>(
 }
 
 /// An orthonormal block (rows) near the dominant invariant subspace of `a` (`batch x m x m`, symmetric).
-fn invariant_block<B: Backend>(
+///
+/// `iterations` power steps are enough where the spectrum decays. Where the residual of the block says that it does not,
+/// Chebyshev filters follow.
+async fn invariant_block<B: Backend>(
     backend: &B,
     a: &B::Tensor,
     block: usize,
@@ -83,11 +87,65 @@ fn invariant_block<B: Backend>(
 ) -> Result<B::Tensor> {
     let shape = Shape::new(a.shape().batch, block, a.shape().rows);
     let mut q = orthonormalize_rows(backend, backend.random_normal(shape, seed, stream)?, 1)?;
-    for i in 1..=iterations {
-        let passes = if i == iterations { 3 } else { 1 };
-        q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, a, Op::None)?, passes)?;
+    for _ in 1..iterations {
+        q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, a, Op::None)?, 1)?;
+    }
+    for _ in 0..FILTERS {
+        let step = power_step(backend, a, &q).await?;
+        if step.residual <= ENOUGH {
+            return orthonormalize_rows(backend, step.y, 3);
+        }
+        let bounds = ritz_bounds(backend, &step.h).await?;
+        let degree = bounds.iter().map(|&(least, most)| chebyshev::degree(least, most)).min().unwrap_or(0);
+        if degree < 2 {
+            return orthonormalize_rows(backend, step.y, 3);
+        }
+        let unwanted: Vec<f64> = bounds.iter().map(|&(least, _)| least).collect();
+        q = orthonormalize_rows(backend, chebyshev::filter(backend, a, q, &unwanted, degree)?, 3)?;
     }
     Ok(q)
+}
+
+/// Chebyshev filters at most, of up to ten products each.
+const FILTERS: usize = 4;
+
+/// `||Q A - H Q||_F / ||Q A||_F` up to which a block is taken for invariant; it bounds all its Ritz residuals, and eigenvalues
+/// are off by about its square. One more power step follows. Output shifts of a decaying spectrum (768 x 768, r = 96) are at 6e-5
+/// after the steps of `balanced` and at 7e-4 after those of `fast`; eigenvalues `1 / (1 + j / 60)` are at 0.1.
+const ENOUGH: f32 = 0.02;
+
+/// A power step, and what it shows of the block it started from.
+struct PowerStep<T> {
+    /// `Q A`
+    y: T,
+    /// `H = Q A Q^T`
+    h: T,
+    /// The largest relative residual in the batch.
+    residual: f32,
+}
+
+async fn power_step<B: Backend>(backend: &B, a: &B::Tensor, q: &B::Tensor) -> Result<PowerStep<B::Tensor>> {
+    let y = backend.matmul(q, Op::None, a, Op::None)?;
+    let h = backend.matmul(&y, Op::None, q, Op::Transpose)?;
+    let mut rest = backend.duplicate(&y)?;
+    backend.gemm(-1.0, &h, Op::None, q, Op::None, 1.0, &mut rest)?;
+    let ratio = backend.frobenius_norms(&rest)?;
+    let mut ratio = ratio.reshape(Shape::new(y.shape().batch, 1, 1))?;
+    backend.divide_rows(&mut ratio, &backend.frobenius_norms(&y)?)?;
+    let residual = backend.download(&ratio).await?.into_iter().fold(0.0, f32::max);
+    Ok(PowerStep { y, h, residual })
+}
+
+/// The smallest and the largest Ritz value of each member of the batch.
+async fn ritz_bounds<B: Backend>(backend: &B, h: &B::Tensor) -> Result<Vec<(f64, f64)>> {
+    let k = h.shape().rows;
+    let host = backend.download(h).await?;
+    let bounds = |h: &[f32]| {
+        let symmetric = |i: usize, j: usize| 0.5 * (f64::from(h[i * k + j]) + f64::from(h[j * k + i]));
+        let eigen = dense::symmetric_eigen(Mat::from_fn(k, k, symmetric).as_ref())?;
+        Ok((eigen.values[k - 1], eigen.values[0]))
+    };
+    host.chunks(k * k).map(bounds).collect()
 }
 
 /// Ritz values of the projected matrices `h` (`batch x k x k`) and the first `r` Ritz vectors as rows, `batch x r x k`.

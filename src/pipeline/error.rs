@@ -1,4 +1,4 @@
-use crate::{backend, calibration, checkpoint, data, plan};
+use crate::{backend, calibration, checkpoint, data, model, plan};
 use std::path::PathBuf;
 
 /// Why a merge stopped.
@@ -88,6 +88,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the device had to say, if it was its doing.
+    pub(super) fn of_device(&self) -> Option<&backend::Error> {
+        match self {
+            Error::Device { source, .. } => Some(source),
+            Error::Data(data::Error::Model { source: model::Error::Device(source), .. }) => Some(source),
+            _ => None,
+        }
+    }
+
     /// For `map_err`: an error of the device while working on `layer`.
     pub(super) fn device(layer: &str) -> impl FnOnce(backend::Error) -> Error {
         let layer = layer.to_owned();

@@ -86,6 +86,7 @@ pub async fn merge<B: Layers>(
     if let Some(folder) = family.base.folder() {
         copy_sidecars(folder, output.path(), recipe.out_dtype)?;
     }
+    report.products = backend.tuning();
     write_reports(&output, &recipe.text, &report)?;
     finish(output, spilled.deltas, options, &job, &betas)?;
     summary::add_times(&mut report, &job, &spilled.seconds);

@@ -60,9 +60,21 @@ pub(super) async fn spill<B: Layers>(
             if layer.role == Role::Sum {
                 spill_sum(job, layer, &mut spill, rounding).await?;
             } else {
-                captures.reach(job, layer).await?;
-                let (values, merged) =
-                    merge_layer(job, layer, captures.current(), i as u32, rounding).await?;
+                let (values, merged) = loop {
+                    let before = rounding.to_vec();
+                    let tried = match captures.reach(job, layer).await {
+                        Ok(()) => merge_layer(job, layer, captures.current(), i as u32, rounding).await,
+                        Err(error) => Err(error),
+                    };
+                    match tried {
+                        Ok(merged) => break merged,
+                        Err(error) => try_again(job, error, progress).await?,
+                    }
+                    // what the failed try has seen is seen again; experts that run begin again, for a lost device took
+                    // their hidden states with it
+                    rounding.clone_from_slice(&before);
+                    captures = Captures::new(job, &sources)?;
+                };
                 spill.write(&values)?;
                 outcomes[i] = merged;
             }
@@ -72,6 +84,21 @@ pub(super) async fn spill<B: Layers>(
     }
     spill.flush()?;
     Ok(Spilled { deltas: spill, outcomes, seconds })
+}
+
+/// The error, unless the device is ready for another try.
+pub(super) async fn try_again<B: Backend>(
+    job: &Job<'_, B>,
+    error: Error,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
+    match error.of_device() {
+        Some(cause) if job.backend.recover(cause).await => {
+            progress.warn(&format!("{error}; trying again in smaller slices"));
+            Ok(())
+        }
+        _ => Err(error),
+    }
 }
 
 /// The layers by their blocks: in that order an expert that runs meanwhile shows their inputs. Files may have another, such

@@ -56,6 +56,9 @@ pub struct Report {
     /// What the command line changed in the recipe.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<String>,
+    /// With `--autotune`: how each class of products was computed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub products: Vec<String>,
     /// Layers of a kind, summed up.
     pub groups: Vec<Group>,
     /// Every layer.
@@ -101,6 +104,7 @@ impl Default for Report {
             calibrated: None,
             out_dtype: None,
             overrides: Vec::new(),
+            products: Vec::new(),
             groups: Vec::new(),
             layers: Vec::new(),
             experts: None,

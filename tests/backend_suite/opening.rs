@@ -9,12 +9,13 @@ type Test = fn(&Device);
 
 /// The tests, and those of every adapter.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, Test); 5] = [
+    let tests: [(&str, Test); 6] = [
         ("an_adapter_is_found_by_its_name_in_any_case", named),
         ("a_matrix_beyond_the_largest_buffer_is_too_large", too_large),
         ("a_small_device_gives_the_results_of_a_large_one", small_as_large),
         ("memory_is_reused_and_given_back", memory),
-        ("a_lost_device_is_an_error_and_stays_one", lost),
+        ("a_lost_device_is_an_error_until_it_is_opened_again", lost),
+        ("memory_that_ran_out_makes_slices_smaller", short_of_memory),
     ];
     let mut trials = vec![Trial::test("gpu/an_unknown_adapter_is_named_with_those_there_are", || {
         unknown();
@@ -107,4 +108,24 @@ fn lost(device: &Device) {
     assert!(first.is_err());
     assert!(matches!(gpu.zeros(Shape::matrix(2, 2)).err(), Some(Error::DeviceLost(_))), "{first:?}");
     assert!(pollster::block_on(gpu.download(&x)).is_err());
+    // and it can be opened again, for work that starts anew
+    let error = first.expect_err("an error");
+    assert!(pollster::block_on(gpu.recover(&error)));
+    let y = gpu.upload(Shape::matrix(2, 2), &[2.0; 4]).expect("memory");
+    assert_eq!(pollster::block_on(gpu.download(&y)), Ok(vec![2.0; 4]));
+    // an error of the caller's is not the device's
+    assert!(!pollster::block_on(gpu.recover(&Error::Internal("something else".into()))));
+}
+
+fn short_of_memory(device: &Device) {
+    let gpu = open(device, &Config::default());
+    let error = Error::OutOfMemory { what: "a test", bytes: 1 << 40 };
+    let mut slice = gpu.max_tensor_bytes();
+    let mut tries = 0;
+    while pollster::block_on(gpu.recover(&error)) {
+        assert_eq!(gpu.max_tensor_bytes(), slice / 2, "slices of half the size");
+        slice /= 2;
+        tries += 1;
+    }
+    assert!((1..20).contains(&tries), "there is an end to it: {tries}");
 }

@@ -32,10 +32,15 @@ impl Matrix {
 
     /// Random singular vectors and singular values `decay^i`.
     pub fn with_decay(rows: usize, cols: usize, decay: f64, seed: u64) -> Matrix {
+        Matrix::with_spectrum(rows, cols, |j| decay.powi(j as i32), seed)
+    }
+
+    /// Random singular vectors, given singular values; entries are those of f32.
+    pub fn with_spectrum(rows: usize, cols: usize, sigma: impl Fn(usize) -> f64, seed: u64) -> Matrix {
         let k = rows.min(cols);
         let u = Matrix::random(rows, k, seed).orthonormal_columns();
         let v = Matrix::random(cols, k, seed + 1).orthonormal_columns();
-        let scaled = Matrix::from_fn(rows, k, |i, j| u.at(i, j) * decay.powi(j as i32));
+        let scaled = Matrix::from_fn(rows, k, |i, j| u.at(i, j) * sigma(j));
         let product = scaled.times(&v.transposed());
         Matrix { values: product.values.iter().map(|&v| f64::from(v as f32)).collect(), ..product }
     }

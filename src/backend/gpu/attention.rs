@@ -88,7 +88,7 @@ impl Gpu {
             Mask::Full
         };
         let flops = FLOPS_PER_ELEMENT * shape.len() as u64;
-        self.queue.record(flops, |recorder| softmax(recorder, &scores.view(), mask))?;
+        self.live().queue.record(flops, |recorder| softmax(recorder, &scores.view(), mask))?;
         self.product(&Product {
             alpha: 1.0,
             a: scores.view(),

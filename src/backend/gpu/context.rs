@@ -1,6 +1,6 @@
 //! An open device, and what it has had to complain about.
 
-use super::{Config, Error, Result};
+use super::{Config, Error, Result, self_test};
 use crate::kernels::Kernels;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -35,14 +35,16 @@ impl Context {
     pub async fn open(adapter: &wgpu::Adapter, config: &Config) -> Result<Self> {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("esmerge"),
-            required_features: wgpu::Features::empty(),
+            required_features: adapter.features() & Kernels::optional_features(),
             required_limits: limits(adapter, config),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()
         };
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|e| Error::NoDevice(e.to_string()))?;
-        Ok(Self::new(device, queue, config))
+        let context = Self::new(device, queue, config);
+        let trusted = context.kernels.subgroups() && self_test::subgroups_add_up(&context)?;
+        Ok(Context { kernels: context.kernels.with_subgroups(trusted), ..context })
     }
 
     /// A device that is open already.
@@ -61,6 +63,7 @@ impl Context {
             Some(products) => kernels.with_products(products),
             None => kernels,
         };
+        let kernels = if config.subgroups { kernels } else { kernels.with_subgroups(false) };
         Context { info: device.adapter_info(), device, queue, kernels, failure }
     }
 

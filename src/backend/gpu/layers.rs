@@ -26,7 +26,7 @@ impl Gpu {
     /// A list of unsigned integers.
     fn integers(&self, values: &[u32]) -> Result<GpuTensor> {
         let out = self.allocate("a list", Shape::matrix(1, values.len()))?;
-        self.queue.write(bytemuck::cast_slice(values), out.buffer())?;
+        self.live().queue.write(bytemuck::cast_slice(values), out.buffer())?;
         Ok(out)
     }
 

@@ -12,7 +12,9 @@ mod operations;
 mod pool;
 mod products;
 mod queue;
+mod recovery;
 mod reductions;
+mod self_test;
 mod split;
 mod staging;
 mod tensor;
@@ -28,6 +30,8 @@ use crate::kernels::{Checks, Products};
 use context::Context;
 use pool::Pool;
 use queue::Queue;
+use recovery::Origin;
+use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
 use tuning::Tuner;
@@ -44,6 +48,8 @@ pub struct Config {
     /// Whether products are timed to find how each class of them is best computed, instead of taking the built-in table's
     /// word.
     pub autotune: Option<Autotune>,
+    /// Whether subgroup operations are used where the adapter has them and they pass a test.
+    pub subgroups: bool,
     /// Floating-point operations of one dispatch, about; 0.1 s on a slow GPU.
     pub dispatch_flops: u64,
     /// Floating-point operations of one submission, about; 0.3 s on a slow GPU.
@@ -64,6 +70,7 @@ impl Default for Config {
             checks: Checks::default(),
             products: None,
             autotune: None,
+            subgroups: true,
             dispatch_flops: 10_000_000_000,
             submit_flops: 30_000_000_000,
         }
@@ -72,11 +79,34 @@ impl Default for Config {
 
 /// A GPU, and everything queued on it. Single-threaded, like the tensors it makes.
 pub struct Gpu {
+    live: RefCell<Rc<Live>>,
+    /// How to open the device again if it is lost; none for another program's device.
+    origin: Option<Origin>,
+    /// Bytes above which a tensor should not grow; less after memory ran out.
+    slice_bytes: Cell<u64>,
+}
+
+/// An open device with its queue and its memory.
+struct Live {
     pool: Rc<Pool>,
     queue: Queue,
     context: Rc<Context>,
     tuner: Option<Tuner>,
     dispatch_flops: u64,
+}
+
+impl Live {
+    fn new(context: Context, config: &Config) -> Rc<Self> {
+        let context = Rc::new(context);
+        let tuner = |tune: &Autotune| Tuner::open(&context.info, &context.kernels, tune.folder.as_deref());
+        Rc::new(Live {
+            queue: Queue::new(Rc::clone(&context), config.submit_flops),
+            pool: Rc::new(Pool::new(Rc::clone(&context))),
+            tuner: config.autotune.as_ref().map(tuner),
+            dispatch_flops: config.dispatch_flops.max(1),
+            context,
+        })
+    }
 }
 
 impl Gpu {
@@ -99,52 +129,57 @@ impl Gpu {
     /// # Errors
     /// As for [`open`](Gpu::open).
     pub async fn open_with(selector: Option<&str>, config: &Config) -> Result<Self> {
-        let adapter = adapter::choose(selector).await?;
-        Ok(Self::of_context(Context::open(&adapter, config).await?, config))
+        let origin = Origin::new(selector, config);
+        Ok(Self::of(Live::new(origin.open().await?, config), Some(origin)))
     }
 
     /// A backend on a device that is open already, such as another program's. `config.limits` does not matter then. The
-    /// device's handler of uncaptured errors and its lost callback are replaced.
+    /// device's handler of uncaptured errors and its lost callback are replaced. If it is lost, it stays so.
     pub fn with_device(device: wgpu::Device, queue: wgpu::Queue, config: &Config) -> Self {
-        Self::of_context(Context::new(device, queue, config), config)
+        Self::of(Live::new(Context::new(device, queue, config), config), None)
     }
 
-    fn of_context(context: Context, config: &Config) -> Self {
-        let context = Rc::new(context);
-        Gpu {
-            queue: Queue::new(Rc::clone(&context), config.submit_flops),
-            pool: Rc::new(Pool::new(Rc::clone(&context))),
-            tuner: config
-                .autotune
-                .as_ref()
-                .map(|tune| Tuner::open(&context.info, &context.kernels, tune.folder.as_deref())),
-            dispatch_flops: config.dispatch_flops.max(1),
-            context,
-        }
+    fn of(live: Rc<Live>, origin: Option<Origin>) -> Self {
+        Gpu { live: RefCell::new(live), origin, slice_bytes: Cell::new(u64::MAX) }
+    }
+
+    fn live(&self) -> Rc<Live> {
+        Rc::clone(&self.live.borrow())
     }
 
     /// The limits the device was opened with.
-    pub fn limits(&self) -> &wgpu::Limits {
-        self.context.kernels.limits()
+    pub fn limits(&self) -> wgpu::Limits {
+        self.live().context.kernels.limits().clone()
     }
 
     /// Bytes of device memory held, in use or kept for reuse.
     pub fn allocated_bytes(&self) -> u64 {
-        self.pool.allocated_bytes()
+        self.live().pool.allocated_bytes()
     }
 
     /// Gives memory kept for reuse back to the driver.
     pub fn trim(&self) {
-        self.pool.trim();
+        self.live().pool.trim();
     }
 
     /// The device, to share its buffers with other work. Its error handler and lost callback are the backend's.
-    pub fn device(&self) -> &wgpu::Device {
-        &self.context.device
+    pub fn device(&self) -> wgpu::Device {
+        self.live().context.device.clone()
+    }
+
+    /// Whether sums go through subgroup operations.
+    pub fn subgroups(&self) -> bool {
+        self.live().context.kernels.subgroups()
     }
 
     /// The command buffers submitted so far.
     pub fn submissions(&self) -> u64 {
-        self.queue.submissions()
+        self.live().queue.submissions()
+    }
+
+    /// Submits everything queued and reads the first `bytes` of a buffer.
+    async fn read(&self, buffer: &wgpu::Buffer, bytes: usize) -> Result<Vec<u8>> {
+        let live = self.live();
+        download::read(&live.context, &live.queue, buffer, bytes).await
     }
 }

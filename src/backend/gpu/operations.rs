@@ -3,7 +3,7 @@
 use super::products::Product;
 use super::reductions::Sum;
 use super::split::{Bindings, Block, split};
-use super::{Error, Gpu, GpuTensor, Result, download};
+use super::{Error, Gpu, GpuTensor, Result, Tuned};
 use crate::backend::{Backend, Dtype, Op, Polarity, Shape};
 use crate::kernels::{
     self, CHOLESKY_BLOCK, CholeskyScratch, EigenScratch, LARGEST_EIGENPROBLEM, Raw, Recorder, View,
@@ -17,13 +17,14 @@ pub(super) const FLOPS_PER_ELEMENT: u64 = 50;
 impl Gpu {
     /// Memory for a tensor, holding anything.
     pub(super) fn allocate(&self, what: &'static str, shape: Shape) -> Result<GpuTensor> {
-        Ok(GpuTensor { shape, memory: self.pool.allocate(what, shape.bytes())? })
+        Ok(GpuTensor { shape, memory: self.live().pool.allocate(what, shape.bytes())? })
     }
 
     pub(super) fn bindings(&self) -> Bindings {
-        let limits = self.context.kernels.limits();
+        let live = self.live();
+        let limits = live.context.kernels.limits();
         let alignment = u64::from(limits.min_storage_buffer_offset_alignment);
-        Bindings { limit: self.context.binding_limit(), alignment }
+        Bindings { limit: live.context.binding_limit(), alignment }
     }
 
     /// Queues an operation on every part of `shape` that `fits`.
@@ -38,7 +39,7 @@ impl Gpu {
         }
         for block in split(shape, fits) {
             let flops = FLOPS_PER_ELEMENT * block.shape().len() as u64;
-            self.queue.record(flops, |recorder| encode(recorder, &block))?;
+            self.live().queue.record(flops, |recorder| encode(recorder, &block))?;
         }
         Ok(())
     }
@@ -95,7 +96,8 @@ impl Backend for Gpu {
     type Tensor = GpuTensor;
 
     fn name(&self) -> String {
-        let info = &self.context.info;
+        let live = self.live();
+        let info = &live.context.info;
         format!(
             "{} ({}, {})",
             info.name,
@@ -105,18 +107,18 @@ impl Backend for Gpu {
     }
 
     fn max_tensor_bytes(&self) -> u64 {
-        self.context.binding_limit().min(self.limits().max_buffer_size)
+        self.live().context.binding_limit().min(self.limits().max_buffer_size).min(self.slice_bytes.get())
     }
 
     fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<GpuTensor> {
         require(bytes.len() == shape.len() * dtype.size(), "unpack", &[shape])?;
         let out = self.allocate("weights", shape)?;
         if dtype == Dtype::F32 {
-            self.queue.write(bytes, out.buffer())?;
+            self.live().queue.write(bytes, out.buffer())?;
             return Ok(out);
         }
         let words = self.words(shape.len())?;
-        self.queue.write(bytes, words.buffer())?;
+        self.live().queue.write(bytes, words.buffer())?;
         let (to, bindings) = (flat(&out), self.bindings());
         self.for_each_part(to.shape, &|block| bindings.hold(&block.of(&to)), |recorder, block| {
             let part = &block.cols;
@@ -129,20 +131,30 @@ impl Backend for Gpu {
     fn zeros(&self, shape: Shape) -> Result<GpuTensor> {
         let out = self.allocate("a tensor", shape)?;
         if !shape.is_empty() {
-            self.queue.encode(|encoder| encoder.clear_buffer(out.buffer(), 0, Some(shape.bytes())))?;
+            self.live().queue.encode(|encoder| encoder.clear_buffer(out.buffer(), 0, Some(shape.bytes())))?;
         }
         Ok(out)
     }
 
+    fn tuning(&self) -> Vec<String> {
+        let parts = |splits| if splits > 1 { format!(", depth in {splits} parts") } else { String::new() };
+        let line = |t: &Tuned| format!("{}: {} tiles{}", t.class, t.choice.tile, parts(t.choice.splits));
+        self.tuned().iter().map(line).collect()
+    }
+
+    async fn recover(&self, error: &Error) -> bool {
+        self.try_recover(error).await
+    }
+
     async fn download(&self, x: &GpuTensor) -> Result<Vec<f32>> {
-        let bytes = download::read(&self.context, &self.queue, x.buffer(), 4 * x.shape.len()).await?;
+        let bytes = self.read(x.buffer(), 4 * x.shape.len()).await?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
     }
 
     async fn pack(&self, x: &GpuTensor, dtype: Dtype) -> Result<Vec<u8>> {
         let bytes = x.shape.len() * dtype.size();
         if dtype == Dtype::F32 {
-            return download::read(&self.context, &self.queue, x.buffer(), bytes).await;
+            return self.read(x.buffer(), bytes).await;
         }
         let words = self.words(x.shape.len())?;
         let (from, bindings) = (flat(x), self.bindings());
@@ -158,7 +170,7 @@ impl Backend for Gpu {
                 Raw { buffer: words.buffer(), offset: part.cols.start as u64, len: part.cols.len(), dtype };
             kernels::pack(recorder, &part.of(&from), &dst)
         })?;
-        download::read(&self.context, &self.queue, words.buffer(), bytes).await
+        self.read(words.buffer(), bytes).await
     }
 
     fn slice(
@@ -192,7 +204,7 @@ impl Backend for Gpu {
         require(fits(src.shape, from) && fits(dst.shape, to), "copy_block", &[src.shape, shape, dst.shape])?;
         let (src, dst) = (corner(src, from, shape), corner(dst, to, shape));
         if src.is_packed() && dst.is_packed() && !shape.is_empty() {
-            return self.queue.encode(|encoder| {
+            return self.live().queue.encode(|encoder| {
                 encoder.copy_buffer_to_buffer(
                     src.buffer,
                     4 * src.offset,
@@ -366,11 +378,12 @@ impl Backend for Gpu {
             };
             let (g, w) = (g.view().batches(batches.clone()), out.view().batches(batches.clone()));
             let elements = g.shape.len() as u64;
-            self.queue
+            self.live()
+                .queue
                 .record(FLOPS_PER_ELEMENT * elements, |recorder| equilibrate(recorder, &g, &scratch, &w))?;
             for first in (0..n).step_by(CHOLESKY_BLOCK) {
                 let flops = 4 * CHOLESKY_BLOCK as u64 * elements;
-                self.queue.record(flops, |recorder| eliminate(recorder, &g, &scratch, &w, first))?;
+                self.live().queue.record(flops, |recorder| eliminate(recorder, &g, &scratch, &w, first))?;
             }
             Ok(())
         })?;
@@ -403,7 +416,8 @@ impl Backend for Gpu {
             );
             // About ten sweeps of six operations for each of n rotations of n rows of three matrices.
             let flops = 200 * (batches.len() * n * n * n) as u64;
-            self.queue
+            self.live()
+                .queue
                 .record(flops, |recorder| kernels::symmetric_eigen(recorder, &a, &scratch, &values, &vectors))
         })?;
         Ok((values, vectors))

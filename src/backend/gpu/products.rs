@@ -162,7 +162,7 @@ impl Gpu {
     }
 
     fn in_parts(&self, p: &Product<'_>, most_splits: usize) -> Result<()> {
-        match p.cut(self.bindings(), self.dispatch_flops) {
+        match p.cut(self.bindings(), self.live().dispatch_flops) {
             Some(direction) => {
                 p.halves(direction).iter().try_for_each(|half| self.in_parts(half, most_splits))
             }
@@ -174,7 +174,8 @@ impl Gpu {
     fn encode_chosen(&self, p: &Product<'_>, triangular: bool, most_splits: usize) -> Result<()> {
         self.tune(p, triangular)?;
         let sizes = p.sizes().into();
-        let choice = self.context.kernels.choice(p.class(triangular), p.c.shape.batch, sizes, triangular);
+        let choice =
+            self.live().context.kernels.choice(p.class(triangular), p.c.shape.batch, sizes, triangular);
         let splits = choice.splits.min(most_splits);
         self.encode_product(p, triangular, Choice { splits, ..choice })
     }
@@ -185,9 +186,9 @@ impl Gpu {
         let (m, n, _) = p.sizes();
         let splits = if p.c.shape.batch == 1 { choice.splits } else { 1 };
         let parts = Shape::new(splits, m, n);
-        if splits > 1 && parts.bytes() <= self.context.binding_limit() / 2 {
+        if splits > 1 && parts.bytes() <= self.live().context.binding_limit() / 2 {
             let scratch = self.allocate("parts of a product", parts)?;
-            return self.queue.record(flops, |recorder| {
+            return self.live().queue.record(flops, |recorder| {
                 if triangular {
                     let scratch = scratch.view();
                     syrk_split(recorder, p.alpha, &p.a, p.op_a, p.beta, &p.c, splits, &scratch)
@@ -196,7 +197,7 @@ impl Gpu {
                 }
             });
         }
-        self.queue.record(flops, |recorder| {
+        self.live().queue.record(flops, |recorder| {
             if triangular {
                 syrk(recorder, p.alpha, &p.a, p.op_a, p.beta, &p.c)
             } else {
@@ -218,7 +219,7 @@ impl Gpu {
         let batch = c.shape.batch;
         let flops = batch as u64 * (n * n) as u64 * k.max(1) as u64;
         let (x_fits, c_fits) = (self.bindings().hold(&x), self.bindings().hold(&c));
-        let too_long = flops > self.dispatch_flops;
+        let too_long = flops > self.live().dispatch_flops;
         let other = if op == Op::None { Op::Transpose } else { Op::None };
         let whole = Product { alpha, a: x, op_a: op, b: x, op_b: other, beta, c };
         if x_fits && c_fits && !too_long {

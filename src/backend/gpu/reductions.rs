@@ -60,7 +60,7 @@ impl Gpu {
         };
         for block in split(out.shape, &|block| self.holds(&sum.part(&source(block)), &block.of(out))) {
             let Sum { x, terms, root } = sum.part(&source(&block));
-            self.queue.record(2 * x.shape.len() as u64, |recorder| {
+            self.live().queue.record(2 * x.shape.len() as u64, |recorder| {
                 reduce_rows(recorder, &x, terms, chunk, root, &block.of(out))
             })?;
         }
@@ -92,7 +92,7 @@ impl Gpu {
         };
         for block in split(out.shape, &|block| self.holds(&sum.part(&source(block)), &block.of(out))) {
             let Sum { x, terms, root } = sum.part(&source(&block));
-            self.queue.record(2 * x.shape.len() as u64, |recorder| {
+            self.live().queue.record(2 * x.shape.len() as u64, |recorder| {
                 reduce_columns(recorder, &x, terms, chunk, root, &block.of(out))
             })?;
         }

@@ -132,20 +132,21 @@ fn candidates(batch: usize, [m, n, k]: [usize; 3], triangular: bool) -> Vec<Choi
 impl Gpu {
     /// How products were found to be best computed, in the order in which they were met.
     pub fn tuned(&self) -> Vec<Tuned> {
-        self.tuner.as_ref().map(|tuner| tuner.tuned.borrow().clone()).unwrap_or_default()
+        self.live().tuner.as_ref().map(|tuner| tuner.tuned.borrow().clone()).unwrap_or_default()
     }
 
     /// Times the ways to compute a product, if its class has not been met.
     pub(super) fn tune(&self, p: &Product<'_>, triangular: bool) -> Result<()> {
-        let Some(tuner) = &self.tuner else { return Ok(()) };
-        let kernels = &self.context.kernels;
+        let live = self.live();
+        let Some(tuner) = &live.tuner else { return Ok(()) };
+        let kernels = &live.context.kernels;
         let class = p.class(triangular);
         if matches!(kernels.products(), Products::Only(_)) || kernels.chosen(class).is_some() {
             return Ok(());
         }
         // what is queued must not be timed with it
-        self.queue.submit()?;
-        self.context.wait(None)?;
+        live.queue.submit()?;
+        live.context.wait(None)?;
         let packed = |shape: Shape| self.allocate("operands to time", shape);
         let (a, b, c) = (packed(p.a.shape)?, packed(p.b.shape)?, packed(p.c.shape)?);
         let sample = Product { a: a.view(), b: b.view(), c: c.view(), beta: 0.0, ..p.clone() };
@@ -171,8 +172,8 @@ impl Gpu {
         let timed = || -> Result<Duration> {
             let start = Instant::now();
             run()?;
-            self.queue.submit()?;
-            self.context.wait(None)?;
+            self.live().queue.submit()?;
+            self.live().context.wait(None)?;
             Ok(start.elapsed())
         };
         timed()?;

@@ -1,0 +1,33 @@
+// The sum over a workgroup through its subgroups, of any size: two operations of the hardware and one barrier.
+
+struct Thread {
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+    @builtin(subgroup_invocation_id) lane: u32,
+    @builtin(subgroup_size) lanes: u32,
+}
+
+var<workgroup> sums: array<f32, 256>;
+
+// The first lane of the first subgroup gets the sum of the values of all threads.
+fn workgroup_sum(value: f32, threads: u32, thread: Thread) -> f32 {
+    let sum = subgroupAdd(value);
+    if thread.lane == 0u {
+        sums[thread.subgroup] = sum;
+    }
+    workgroupBarrier();
+    var total = 0.0;
+    if thread.subgroup == 0u {
+        for (var i = thread.lane; i < thread.subgroups; i += thread.lanes) {
+            total += sums[i];
+        }
+    }
+    return subgroupAdd(total);
+}
+
+fn is_first(thread: Thread) -> bool {
+    return thread.subgroup == 0u && thread.lane == 0u;
+}

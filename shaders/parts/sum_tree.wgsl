@@ -1,0 +1,26 @@
+// The sum over a workgroup as a tree of fixed shape.
+
+struct Thread {
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+}
+
+var<workgroup> sums: array<f32, 256>;
+
+// The first thread gets the sum of the values of `threads` threads, a power of two.
+fn workgroup_sum(value: f32, threads: u32, thread: Thread) -> f32 {
+    let local = thread.local;
+    sums[local] = value;
+    for (var half = threads / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if local < half {
+            sums[local] += sums[local + half];
+        }
+    }
+    return sums[0];
+}
+
+fn is_first(thread: Thread) -> bool {
+    return thread.local == 0u;
+}
