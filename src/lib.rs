@@ -2,6 +2,8 @@
 #![warn(missing_docs)]
 
 pub mod backend;
+#[cfg(feature = "cli")]
+pub mod bench;
 #[cfg(feature = "merge")]
 pub mod calibration;
 #[cfg(feature = "merge")]

@@ -110,7 +110,7 @@ fn what_is_not_supported_yet_says_so() {
 fn a_search_of_alpha_needs_labelled_samples() {
     let family = Family::new();
     family.write("recipe.yaml", RECIPE.replace("alpha: 0.5", "alpha: {search: accuracy}"));
-    merge_refuses(&family, USAGE, &["parameters.alpha.search", "labelled", "models[0]", "`task`"]);
+    merge_refuses(&family, USAGE, &["`models[0].task`", "missing", "labelled"]);
 }
 
 #[test]
@@ -372,6 +372,20 @@ fn a_layer_without_calibration_is_named() {
         tensors.shift_remove(&format!("{FC1}.input"));
     });
     merge_refuses(&family, OTHER, &["calibration/cars.safetensors", "`cars`", FC1, "no inputs"]);
+}
+
+#[test]
+fn a_gram_matrix_without_its_mean_cannot_route() {
+    let family = Family::new();
+    family.write("recipe.yaml", RECIPE.replace("merge_method: esm", "merge_method: esm++"));
+    recalibrate(&family, |tensors, _| {
+        tensors.shift_remove(&format!("{FC1}.input"));
+        let gram: Vec<f32> =
+            (0..WIDTH * WIDTH).map(|i| if i % (WIDTH + 1) == 0 { 1.0 } else { 0.0 }).collect();
+        tensors.insert(format!("{FC1}.gram"), Tensor::float(Dtype::F32, &[WIDTH, WIDTH], &gram));
+    });
+    let words = ["calibration/cars.safetensors", "`cars`", FC1, "not their mean", ".mean", "routed_layers"];
+    merge_refuses(&family, OTHER, &words);
 }
 
 #[test]

@@ -1,101 +1,17 @@
-//! `capture`, `eval` and calibration inside a merge, through the program, on the tiny models of `model_goldens`.
+//! `capture` and calibration inside a merge, through the program, on the tiny models of `model_goldens`.
 
+#[path = "common/place.rs"]
+mod place;
 #[path = "common/synthetic.rs"]
 mod synthetic;
 
 use esmerge::backend::Dtype;
 use esmerge::calibration::{Calibration, Statistic};
 use esmerge::checkpoint::Stored;
+use place::{IDS, Place, golden, ids};
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
-use synthetic::{Numbers, Tensor, Tensors, read_tensors, write_tensors};
-
-fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/model_goldens").join(name)
-}
-
-/// A folder with models and samples.
-struct Place(tempfile::TempDir);
-
-impl Place {
-    fn new() -> Place {
-        Place(tempfile::tempdir().unwrap())
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.0.path().join(name)
-    }
-
-    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
-        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
-        fs::write(self.path(name), text).unwrap();
-    }
-
-    /// A copy of a golden model, its weights moved a little.
-    fn model(&self, name: &str, architecture: &str, seed: u64) {
-        let from = golden(architecture);
-        fs::create_dir_all(self.path(name)).unwrap();
-        for entry in fs::read_dir(&from).unwrap() {
-            let entry = entry.unwrap();
-            fs::copy(entry.path(), self.path(name).join(entry.file_name())).unwrap();
-        }
-        if seed > 0 {
-            let mut numbers = Numbers::new(seed);
-            let moved: Tensors = read_tensors(&from)
-                .into_iter()
-                .map(|(name, tensor)| {
-                    let values = tensor.values();
-                    let steps = numbers.take(values.len(), 0.02);
-                    let values: Vec<f32> = values.iter().zip(steps).map(|(v, s)| v + s).collect();
-                    (name, Tensor::float(Dtype::F32, &tensor.shape, &values))
-                })
-                .collect();
-            fs::remove_file(self.path(name).join("model.safetensors")).unwrap();
-            write_tensors(&self.path(name).join("model.safetensors"), &moved, &BTreeMap::new());
-        }
-    }
-
-    /// Token ids, one row a sample.
-    fn ids(&self, name: &str, rows: &[&[i32]]) {
-        let ids: Vec<u8> = rows.iter().flat_map(|r| r.iter().flat_map(|id| id.to_le_bytes())).collect();
-        let tensor = Tensor { dtype: Stored::I32, shape: vec![rows.len(), rows[0].len()], bytes: ids };
-        let tensors = Tensors::from([("input_ids".to_owned(), tensor)]);
-        write_tensors(&self.path(name), &tensors, &BTreeMap::new());
-    }
-
-    fn esmerge(&self, arguments: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_esmerge"))
-            .current_dir(self.0.path())
-            .env("ESMERGE_DEVICE", "cpu")
-            .args(arguments)
-            .output()
-            .unwrap()
-    }
-
-    fn succeeds(&self, arguments: &[&str]) -> String {
-        let output = self.esmerge(arguments);
-        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The program refuses with one error that has these words, and writes nothing.
-    fn refuses(&self, arguments: &[&str], words: &[&str]) {
-        let files = || fs::read_dir(self.0.path()).unwrap().count();
-        let before = files();
-        let output = self.esmerge(arguments);
-        let text = String::from_utf8(output.stderr).unwrap();
-        assert!(matches!(output.status.code(), Some(1 | 2)), "{text}");
-        assert_eq!(text.matches("error: ").count(), 1, "{text}");
-        for word in words {
-            assert!(text.contains(word), "`{word}` is not in: {text}");
-        }
-        assert_eq!(files(), before, "nothing is left behind");
-    }
-}
-
-const IDS: [&[i32]; 3] = [&[7, 30, 12, 5], &[20, 21, 6, 39], &[33, 9, 9, 14]];
+use synthetic::{Tensor, Tensors, read_tensors, write_tensors};
 
 #[test]
 fn a_merge_that_captures_gives_the_bytes_of_one_from_captured_files() {
@@ -163,6 +79,22 @@ fn a_captured_file_belongs_to_its_expert_and_names_what_shares_inputs() {
 }
 
 #[test]
+fn inputs_in_f16_are_those_in_f32_rounded() {
+    let place = Place::new();
+    place.model("a", "llama", 1);
+    place.ids("ids.safetensors", &IDS);
+    for (out, flag) in [("wide.safetensors", None), ("half.safetensors", Some("--f16"))] {
+        let arguments = ["capture", "a", "--data", "ids.safetensors", "-o", out, "-q"];
+        place.succeeds(&[&arguments[..], flag.as_slice()].concat());
+    }
+    let input = "layers.1.mlp.down_proj.weight.input";
+    let (wide, half) =
+        (read_tensors(&place.path("wide.safetensors")), read_tensors(&place.path("half.safetensors")));
+    assert_eq!((wide[input].dtype, half[input].dtype), (Stored::F32, Stored::F16));
+    assert_eq!(half[input], Tensor::float(Dtype::F16, &wide[input].shape, &wide[input].values()));
+}
+
+#[test]
 fn images_in_a_folder_are_captured_the_same_twice_and_otherwise_with_another_seed() {
     let place = Place::new();
     place.model("a", "clip", 1);
@@ -199,14 +131,10 @@ fn images_in_a_folder_are_captured_the_same_twice_and_otherwise_with_another_see
 fn a_task_is_evaluated_with_a_linear_head() {
     let place = Place::new();
     place.model("a", "bert", 0);
-    let ids: Vec<u8> = IDS.iter().flat_map(|r| r.iter().flat_map(|id| id.to_le_bytes())).collect();
     let weight: Vec<f32> = (0..32).map(|i| (i as f32).sin()).collect();
     let task = |labels: &[u8], classes: usize| {
         Tensors::from([
-            (
-                "test.input_ids".to_owned(),
-                Tensor { dtype: Stored::I32, shape: vec![3, 4], bytes: ids.clone() },
-            ),
+            ("test.input_ids".to_owned(), ids(&IDS)),
             ("test.labels".to_owned(), Tensor { dtype: Stored::U8, shape: vec![3], bytes: labels.to_vec() }),
             ("head.weight".to_owned(), Tensor::float(Dtype::F32, &[classes, 32 / classes], &weight)),
         ])
@@ -255,7 +183,7 @@ fn samples_that_do_not_fit_are_refused_by_name() {
     };
     capture("text", "texts.txt", &["tokenizer.json", "token ids"]);
     capture("images", "empty", &["empty", "no images", "png"]);
-    capture("images", "photos", &["broken.png", "cannot be", "replace it"]);
+    capture("images", "photos", &["broken.png", "not an image", "replace it"]);
     capture("images", "texts.txt", &["takes images"]);
     capture("text", "photos", &["reads text"]);
     capture("text", "absent", &["absent", "no such file"]);
@@ -268,6 +196,78 @@ fn samples_that_do_not_fit_are_refused_by_name() {
     capture("images", "foreign.safetensors", &["texts", "images"]);
     place.write("bad.safetensors", "not a safetensors file at all");
     capture("text", "bad.safetensors", &["bad.safetensors", "not a valid safetensors file"]);
+
+    let mut masked = Tensors::from([("input_ids".to_owned(), ids(&IDS))]);
+    masked.insert("attention_mask".to_owned(), ids(&[&[1, 1, 1, 0], &[0, 0, 0, 0], &[1, 0, 0, 0]]));
+    write_tensors(&place.path("masked.safetensors"), &masked, &BTreeMap::new());
+    capture("text", "masked.safetensors", &["sample 1", "all padding"]);
+    place.ids("negative.safetensors", &[&[3, -1]]);
+    capture("text", "negative.safetensors", &["`input_ids`", "negative"]);
+    let pixels = Tensor::float(Dtype::F32, &[1, 3, 5, 5], &[0.0; 75]);
+    let small = Tensors::from([("pixel_values".to_owned(), pixels)]);
+    write_tensors(&place.path("small.safetensors"), &small, &BTreeMap::new());
+    capture("images", "small.safetensors", &["5 x 5", "the model takes"]);
+    let other = Tensors::from([("weights".to_owned(), Tensor::float(Dtype::F32, &[1], &[0.0]))]);
+    write_tensors(&place.path("other.safetensors"), &other, &BTreeMap::new());
+    capture("text", "other.safetensors", &["no samples to calibrate with", "proxy.input_ids"]);
+}
+
+/// A tokenizer that knows whole words.
+const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
+    "pre_tokenizer": {"type": "Whitespace"}, "post_processor": null, "decoder": null,
+    "model": {"type": "WordLevel", "vocab": {"good": 3, "bad": 4, "film": 5, "[UNK]": 1}, "unk_token": "[UNK]"}}"#;
+
+#[test]
+fn texts_are_tokenised_and_lines_that_cannot_be_are_named() {
+    let place = Place::new();
+    place.model("text", "bert", 0);
+    place.write("text/tokenizer.json", TOKENIZER);
+    let capture = |data: &str, out: &str, more: &[&str]| {
+        place.succeeds(&[&["capture", "text", "--data", data, "-o", out, "-q"], more].concat());
+        fs::read(place.path(out)).unwrap()
+    };
+    place.write("texts.txt", "good film\n\nbad film unheard\n");
+    place.write("texts.jsonl", "{\"text\": \"good film\"}\n\"bad film unheard\"\n");
+    let from_text = capture("texts.txt", "a.safetensors", &[]);
+    assert!(from_text == capture("texts.jsonl", "b.safetensors", &[]), "a text is the same in a JSON line");
+    let cut = Calibration::open(&place.path("a.safetensors")).unwrap();
+    assert_eq!(cut.tokens("encoder.layer.0.attention.self.query.weight"), 5);
+    capture("texts.txt", "c.safetensors", &["--max-length", "2"]);
+    let cut = Calibration::open(&place.path("c.safetensors")).unwrap();
+    assert_eq!(cut.tokens("encoder.layer.0.attention.self.query.weight"), 4);
+
+    let refuses = |data: &str, words: &[&str]| {
+        place.refuses(&["capture", "text", "--data", data, "-o", "out.safetensors", "-q"], words);
+    };
+    place.write("empty.txt", "\n \n");
+    refuses("empty.txt", &["empty.txt", "no text"]);
+    place.write("broken.jsonl", "{\"text\": \"good\"}\n{\"text\": \n");
+    refuses("broken.jsonl", &["broken.jsonl", "line 2", "not valid JSON"]);
+    place.write("keys.jsonl", "{\"words\": \"good\"}\n");
+    refuses("keys.jsonl", &["keys.jsonl", "line 1", "no text", "sentence"]);
+    place.write("latin.txt", [0xe9, 0x0a]);
+    refuses("latin.txt", &["latin.txt", "UTF-8"]);
+    place.write("long.txt", "good ".repeat(40));
+    refuses("long.txt", &["40 tokens", "position table of 32"]);
+    place.write("text/tokenizer.json", "{\"model\": 1}");
+    refuses("texts.txt", &["tokenizer.json", "not a tokenizer"]);
+}
+
+#[test]
+fn a_preprocessor_that_cannot_be_read_is_named() {
+    let place = Place::new();
+    place.model("images", "clip", 0);
+    image::RgbImage::new(9, 9).save(place.path("a.png")).unwrap();
+    fs::create_dir(place.path("photos")).unwrap();
+    fs::rename(place.path("a.png"), place.path("photos/a.png")).unwrap();
+    place.write("images/preprocessor_config.json", "{");
+    let arguments = ["capture", "images", "--data", "photos", "-o", "out.safetensors", "-q"];
+    place.refuses(&arguments, &["preprocessor_config.json", "not valid JSON"]);
+    place.write(
+        "images/preprocessor_config.json",
+        "{\"size\": {\"shortest_edge\": 4}, \"do_center_crop\": false}",
+    );
+    place.refuses(&arguments, &["4 x 4", "the model takes"]);
 }
 
 #[test]
@@ -293,45 +293,4 @@ fn models_that_cannot_be_run_are_refused_by_name() {
     capture(&["config.json", "JSON"]);
     fs::remove_file(place.path("m/config.json")).unwrap();
     capture(&["config.json"]);
-}
-
-/// The snippet of docs/formats.md, where PyTorch and transformers are: it writes what `capture` writes.
-#[test]
-fn the_hooks_of_the_documentation_capture_the_same_inputs() {
-    let python = std::env::var("ESMERGE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let has_torch = Command::new(&python).args(["-c", "import torch, transformers"]).output();
-    if !has_torch.is_ok_and(|o| o.status.success()) {
-        println!("skipped: {python} has no torch and transformers (name another with ESMERGE_PYTHON)");
-        return;
-    }
-    let place = Place::new();
-    place.model("expert", "llama", 1);
-    place.ids("ids.safetensors", &IDS);
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/formats.md");
-    let docs = fs::read_to_string(docs).unwrap();
-    let snippet = docs.split("```python\n").nth(1).unwrap().split("```").next().unwrap();
-    let ids = format!("{IDS:?}");
-    let script = format!(
-        "import torch\nfrom transformers import AutoModel\nexpert = AutoModel.from_pretrained('expert').eval()\n\
-         samples = [dict(input_ids=torch.tensor([ids])) for ids in {ids}]\n{snippet}"
-    );
-    place.write("script.py", script);
-    let ran = Command::new(&python).arg("script.py").current_dir(place.0.path()).output().unwrap();
-    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
-    place.succeeds(&["capture", "expert", "--data", "ids.safetensors", "-o", "ours.safetensors", "-q"]);
-
-    let ours = Calibration::open(&place.path("ours.safetensors")).unwrap();
-    let theirs = Calibration::open(&place.path("cars.safetensors")).unwrap();
-    for weight in
-        ["layers.0.self_attn.k_proj.weight", "layers.1.mlp.down_proj.weight", "layers.1.mlp.up_proj.weight"]
-    {
-        let read = |file: &Calibration| -> Vec<f32> {
-            let (source, statistic) = file.source_of(weight).unwrap();
-            bytemuck::pod_collect_to_vec(&file.read(source, statistic).unwrap().bytes)
-        };
-        let (a, b) = (read(&ours), read(&theirs));
-        assert_eq!(a.len(), b.len(), "{weight}");
-        let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
-        assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() <= 2e-5 * largest), "{weight}");
-    }
 }

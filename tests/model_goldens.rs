@@ -1,4 +1,4 @@
-//! Every architecture against Hugging Face's transformers: tiny random models, run once by `model_goldens/generate.py`.
+//! Every architecture against Hugging Face's transformers, on every device: tiny random models, run once by `model_goldens/generate.py`.
 
 #[path = "common/devices.rs"]
 mod devices;
@@ -7,6 +7,7 @@ use esmerge::backend::layers::Layers;
 use esmerge::calibration::{Capture, MAX_SIZE};
 use esmerge::data::{ModelSource, Preprocessor, Task};
 use esmerge::model::NoTap;
+use libtest_mimic::{Arguments, Trial};
 use pollster::block_on;
 use std::path::PathBuf;
 
@@ -53,12 +54,18 @@ fn close(actual: &[f32], expected: &[f32], what: &str) {
     }
 }
 
-#[test]
-fn every_architecture_gives_the_features_and_inputs_of_transformers() {
-    for device in devices::for_each_device().iter().filter(|d| d.present()) {
+fn main() {
+    let mut trials = Vec::new();
+    for device in devices::for_each_device() {
         for architecture in ARCHITECTURES {
-            println!("{architecture} on {device}");
-            device.with(Golden(architecture));
+            let name = format!("{device}/{architecture}_gives_the_features_and_inputs_of_transformers");
+            let (absent, device) = (!device.present(), device.clone());
+            let claim = move || {
+                device.with(Golden(architecture));
+                Ok(())
+            };
+            trials.push(Trial::test(name, claim).with_ignored_flag(absent));
         }
     }
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }

@@ -182,7 +182,7 @@ dtype: float16
     .unwrap();
     assert_eq!(recipe.base_model, PathBuf::from("work/a"));
     assert_eq!(recipe.models.iter().map(|m| m.weight).collect::<Vec<_>>(), [1.0, 0.3]);
-    assert_eq!(recipe.method, Method::Linear { alpha: 1.0, normalize: true });
+    assert_eq!(recipe.method, Method::Linear { alpha: Alpha::Number(1.0), normalize: true });
     // mergekit's dtype is also the type of the output
     assert_eq!(recipe.out_dtype, Some(Dtype::F16));
     assert_eq!(recipe.notes.len(), 1);
@@ -210,7 +210,7 @@ out_dtype: float32
     .unwrap();
     let models: Vec<_> = recipe.models.iter().map(|m| (m.name.as_str(), m.weight)).collect();
     assert_eq!(models, [("a", 0.5), ("b", 0.2)]);
-    assert_eq!(recipe.method, Method::TaskArithmetic { alpha: 0.7, normalize: true });
+    assert_eq!(recipe.method, Method::TaskArithmetic { alpha: Alpha::Number(0.7), normalize: true });
     assert_eq!(recipe.out_dtype, Some(Dtype::F32));
 }
 

@@ -1,7 +1,7 @@
 //! Where the arithmetic happens.
 //!
 //! The mathematics of this crate (`linalg`, `method`, `model`) is written once, over the trait [`Backend`], and runs
-//! on two implementations: [`cpu`] and [`gpu`]. Both work on the same tensor: `batch x rows x cols`, f32, row-major.
+//! on two implementations: `cpu` and [`gpu`]. Both work on the same tensor: `batch x rows x cols`, f32, row-major.
 //! The batch holds the tasks of a merge (and layers of one shape), so that a layer with T tasks is one dispatch, not T.
 
 #[cfg(feature = "merge")]

@@ -1,7 +1,9 @@
 use super::device::{Device, DeviceChoice};
 use crate::backend::gpu::{Autotune, Config, cache_folder};
+use crate::bench::{Kernel, Size};
 use crate::data::Split;
 use crate::linalg::Accuracy;
+use crate::matrix::Dtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -17,8 +19,36 @@ Examples:
   esmerge eval merged/ --task cars.safetensors          accuracy on a task
   esmerge route merged/ --data photos/                  which expert of an ESM++ model each sample takes
   esmerge devices                                       what there is to compute on
+  esmerge bench --kernel gemm                           how fast that is
 
 Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other error.";
+
+const BENCH: &str = "\
+Two peaks are measured first, of multiply-adds and of a copy; the kernels are given as fractions of them.
+
+Kernels:
+  gemm, gemm-nt, gemm-tn           products, of either factor as it lies or transposed (t)   MxNxK, K is summed over
+  syrk, syrk-t                     X X^T of a matrix as it lies, or stored transposed        NxK
+  unpack, pack                     float16, bfloat16 to and from float32                     ROWSxCOLUMNS
+  axpby, copy_block, scale_rows, scale_columns, reduce_rows, reduce_columns, random_normal, layer_norm
+                                   element by element, and norms                             ROWSxCOLUMNS
+  inverse_cholesky, symmetric_eigen                                                          NxN
+  attention                        with heads of 64                                          SAMPLES:TOKENSxWIDTH
+  orthonormalize_rows              CholeskyQR of rows                                        ROWSxCOLUMNS
+  leading_eigenpairs               the K leading eigenvectors of X^T X, X of N x D           KxDxN
+  polar                            the polar factor                                          ROWSxCOLUMNS
+
+BATCH: before a size is for several matrices at once, such as 8:96x96. The last four are many kernels with a few
+read-backs, and timed by the host's clock; all others by the device's, where it has one.
+
+Examples:
+  esmerge bench --device gpu:llvmpipe
+  esmerge bench --kernel gemm,syrk --shape 1024x1024x1024,1024x1024
+  esmerge bench --kernel unpack --dtype bfloat16
+  esmerge bench --json now.json --compare before.json
+
+Exit code: 0 success; 1 a kernel has become slower by more than --tolerance, or any other error; 2 an error in the
+command line.";
 
 const RECIPE: &str = "\
 A recipe is a YAML file; its paths are relative to it:
@@ -62,6 +92,8 @@ pub(super) enum Command {
     Route(Route),
     /// List the devices there are to compute on
     Devices(Devices),
+    /// Measure the kernels against what the device can do
+    Bench(Bench),
 }
 
 #[derive(Debug, Args)]
@@ -160,6 +192,8 @@ Examples:
   esmerge eval merged/ --task tasks/*.safetensors
   esmerge eval merged/ --task tasks/*.safetensors --experts recipe.yaml      beside each task's own expert
   esmerge eval merged/ --task tasks/*.safetensors --routing prototype        with the experts of ESM++
+  esmerge eval base --task *.safetensors --json > base.json
+  esmerge eval merged/ --task *.safetensors --compare base.json              which is better, and how surely
   esmerge eval base+delta:merged.delta.safetensors --alpha 0.8 --task sst2.safetensors --split test[20%:]";
 
 #[derive(Debug, Args)]
@@ -176,6 +210,10 @@ pub(super) struct Eval {
     /// Another model to compare features with, on every task
     #[arg(long, value_name = "MODEL", conflicts_with = "experts")]
     pub against: Option<String>,
+    /// An earlier report (`--json`) on the same samples: adds the difference in accuracy, sample by sample, with its 95%
+    /// interval
+    #[arg(long, value_name = "REPORT")]
+    pub compare: Option<PathBuf>,
     /// Which samples: a split of the task files, or a part of one, such as test[:20%]
     #[arg(long, default_value = "test")]
     pub split: Split,
@@ -254,6 +292,36 @@ pub(super) struct Devices {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+#[command(after_help = BENCH)]
+pub(super) struct Bench {
+    /// auto (a hardware GPU, discrete before integrated, else the CPU), cpu, gpu, or gpu:NAME for the adapter whose name
+    /// contains NAME (software adapters are used only by name)
+    #[arg(long, env = "ESMERGE_DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// Kernels, instead of all
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub kernel: Vec<Kernel>,
+    /// Sizes, instead of each kernel's own
+    #[arg(long, value_name = "SIZE", value_delimiter = ',')]
+    pub shape: Vec<Size>,
+    /// Types of stored numbers, instead of all: float32, float16, bfloat16
+    #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = dtype)]
+    pub dtype: Vec<Dtype>,
+    /// Time to spend on each
+    #[arg(long, value_name = "S", default_value = "0.5", value_parser = positive)]
+    pub seconds: f64,
+    /// Write the times to this file
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Compare with times that --json wrote, by the fastest sample of each
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// How many percent slower is a regression
+    #[arg(long, value_name = "PERCENT", default_value = "10", value_parser = positive, requires = "compare")]
+    pub tolerance: f64,
+}
+
 /// Flags of every command that computes and writes a model.
 #[derive(Debug, Args)]
 pub(super) struct RunFlags {
@@ -293,6 +361,14 @@ fn finite(text: &str) -> Result<f64, String> {
         Ok(x) if x.is_finite() => Ok(x),
         _ => Err("a number is expected, such as 0.8".to_owned()),
     }
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    finite(text).and_then(|x| if x > 0.0 { Ok(x) } else { Err("it must be above 0".to_owned()) })
+}
+
+fn dtype(text: &str) -> Result<Dtype, String> {
+    Dtype::from_name(text).ok_or_else(|| "use float32, float16 or bfloat16".to_owned())
 }
 
 /// `5GB`, `500 MB`, `2GiB`, `1000000`.

@@ -1,7 +1,7 @@
 use super::args;
 use super::failure::Failure;
 use super::output;
-use crate::plan::{Experts, Family, Layer, Plan, Role};
+use crate::plan::{AlphaSearch, Experts, Family, Layer, Plan, Role, SearchSamples};
 use crate::report::{align_right, new_table, short_names};
 use indexmap::IndexMap;
 
@@ -69,6 +69,7 @@ fn table(plan: &Plan, family: &Family) -> String {
     }
     let mut table =
         new_table(["layers", "treatment", "tensors", "shape", "values", "alpha", "GFLOP", "memory"]);
+    let alpha = plan.search.as_ref().map_or(plan.alpha.to_string(), |_| "search".to_owned());
     let names = short_names(&rows.keys().map(|(name, _)| name.clone()).collect::<Vec<_>>());
     for (((_, role), row), name) in rows.into_iter().zip(names) {
         table.add_row(vec![
@@ -77,7 +78,7 @@ fn table(plan: &Plan, family: &Family) -> String {
             row.tensors.to_string(),
             row.shape,
             row.values.to_string(),
-            if row.alpha { plan.alpha.to_string() } else { String::new() },
+            if row.alpha { alpha.clone() } else { String::new() },
             format!("{:.2}", row.flops / 1e9),
             format!("{:.1} MiB", row.bytes as f64 / f64::from(1 << 20)),
         ]);
@@ -90,5 +91,15 @@ fn table(plan: &Plan, family: &Family) -> String {
         )
     };
     let costs = plan.experts.as_ref().map(costs).unwrap_or_default();
-    format!("{table}\n{} experts; GFLOP and memory are estimates{costs}", family.experts.len())
+    let search = plan.search.as_ref().map(search).unwrap_or_default();
+    format!("{table}\n{} experts; GFLOP and memory are estimates{costs}{search}", family.experts.len())
+}
+
+/// How alpha will be found.
+fn search(search: &AlphaSearch) -> String {
+    let on = search.on.iter().map(|on| match on {
+        SearchSamples::Labelled { task, split } => format!("\n  {split} of {}", task.display()),
+        SearchSamples::Proxies { data, samples } => format!("\n  {samples} samples of {}", data.display()),
+    });
+    format!("\nalpha is searched by {} on{}", search.by.name(), on.collect::<String>())
 }

@@ -5,7 +5,7 @@ use super::output;
 use crate::backend::layers::Layers;
 use crate::checkpoint::RouterFile;
 use crate::data::{ModelSource, Task};
-use crate::eval::{Evaluator, Features, Report, TaskReport, linear_cka, table};
+use crate::eval::{Earlier, Evaluator, Features, Report, TaskReport, linear_cka, table};
 use crate::recipe::{Overrides, Recipe, Source};
 use crate::routing::{self, Choice, Experts, Router, tables};
 use std::collections::HashMap;
@@ -23,6 +23,7 @@ pub(super) fn run(args: &args::Eval) -> Result<(), Failure> {
     }
     let tasks = args.task.iter().map(|path| Task::open(path)).collect::<Result<Vec<_>, _>>()?;
     let others = Others::open(args, &tasks)?;
+    let earlier = args.compare.as_deref().map(Earlier::open).transpose()?;
     let experts = experts(args, &model)?;
     let (device, note) = args.run.device.open()?;
     note.iter().for_each(|note| output::warning(note));
@@ -34,6 +35,10 @@ pub(super) fn run(args: &args::Eval) -> Result<(), Failure> {
         experts.as_ref(),
         args
     )))?;
+    let report = match &earlier {
+        Some(earlier) => report.compare(earlier)?,
+        None => report,
+    };
     if args.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else {
@@ -145,7 +150,7 @@ async fn evaluate<B: Layers>(
                 features
             }
         };
-        let mut result = TaskReport::new(&task.name, evaluator.accuracy(task, split, &features)?);
+        let mut result = TaskReport::new(&task.name, &evaluator.right(task, split, &features)?);
         let other = others.experts.get(&task.name).or(others.against.as_ref());
         if let Some(other) = other {
             let evaluator = Evaluator::new(backend, other)?;

@@ -1,4 +1,4 @@
-use crate::{backend, calibration, checkpoint, data, pipeline, plan, recipe};
+use crate::{backend, bench, calibration, checkpoint, data, pipeline, plan, recipe};
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -22,6 +22,11 @@ impl Failure {
     /// A command line that asks for what cannot be.
     pub fn usage(message: &str) -> Failure {
         Failure::new(message, USAGE)
+    }
+
+    /// Something that went wrong in the end.
+    pub fn other(message: &str) -> Failure {
+        Failure::new(message, OTHER)
     }
 
     /// Prints the error and gives the exit code.
@@ -48,7 +53,6 @@ impl From<pipeline::Error> for Failure {
     fn from(error: pipeline::Error) -> Failure {
         match error {
             pipeline::Error::Plan(error) => error.into(),
-            pipeline::Error::Search(_) => Failure::new(error, USAGE), // the recipe asks for what its files do not give
             other => Failure::new(other, OTHER),
         }
     }
@@ -75,6 +79,13 @@ impl From<calibration::Error> for Failure {
 impl From<backend::Error> for Failure {
     fn from(error: backend::Error) -> Failure {
         Failure::new(error, OTHER)
+    }
+}
+
+impl From<bench::Error> for Failure {
+    fn from(error: bench::Error) -> Failure {
+        let code = if matches!(error, bench::Error::Usage(_)) { USAGE } else { OTHER };
+        Failure::new(error, code)
     }
 }
 

@@ -1,6 +1,7 @@
 //! The command line: a thin skin over the library. Printing and blocking live here and nowhere else.
 
 mod args;
+mod bench;
 mod capture;
 mod device;
 mod devices;
@@ -28,6 +29,7 @@ pub fn main() -> ExitCode {
         Command::Eval(args) => eval::run(&args),
         Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
+        Command::Bench(args) => bench::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

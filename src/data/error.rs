@@ -45,6 +45,6 @@ pub(super) fn read_text(path: &Path) -> Result<String, Error> {
 }
 
 /// Reads a JSON file.
-pub(super) fn read_json(path: &Path) -> Result<serde_json::Value, Error> {
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, Error> {
     serde_json::from_str(&read_text(path)?).map_err(|e| Error::bad(path, format!("is not valid JSON: {e}")))
 }

@@ -13,6 +13,7 @@ mod task;
 mod text;
 
 pub use error::Error;
+pub(crate) use error::read_json;
 pub use preprocess::Preprocessor;
 pub use proxies::{Proxies, synthetic};
 pub use source::ModelSource;

@@ -1,8 +1,8 @@
 //! Proxies: the few unlabelled samples an expert is run on for calibration.
 
 use super::rng::Rng;
-use super::{Error, ModelSource, Preprocessor, Task, images, text};
-use crate::model::{Images, InputKind, Samples, Tokens};
+use super::{Error, ModelSource, Task, images, text};
+use crate::model::{Grid, Images, InputKind, Samples, Tokens};
 use std::path::Path;
 
 /// Which samples to take.
@@ -25,9 +25,9 @@ impl Proxies {
                 return Err(Error::bad(data, "there is no such file or folder of samples"));
             }
             _ if safetensors => self.tensors_of(data, model, inputs)?,
-            InputKind::Images { size, .. } if data.is_dir() => {
+            InputKind::Images { .. } if data.is_dir() => {
                 let images = images::from_folder(data, self.samples, self.seed)?;
-                Samples::Images(Preprocessor::open(model.folder(), model.config(), size)?.apply(images))
+                Samples::Images(model.preprocessor(inputs)?.apply(images))
             }
             InputKind::Images { .. } => {
                 let reason = "this model takes images; give a folder of them, or a safetensors file";
@@ -61,12 +61,7 @@ impl Proxies {
                  or the same without `proxy.`",
             ));
         };
-        let size = match inputs {
-            InputKind::Images { size, .. } => size,
-            InputKind::Text { .. } => 0,
-        };
-        let samples = task
-            .samples(split, 0..self.samples, || Preprocessor::open(model.folder(), model.config(), size))?;
+        let samples = task.samples(split, 0..self.samples, || model.preprocessor(inputs))?;
         Ok(match (samples, self.max_length) {
             (Samples::Text(texts), Some(length)) => {
                 Samples::Text(texts.into_iter().map(|t| cut(t, length)).collect())
@@ -89,7 +84,7 @@ const SYNTHETIC_LENGTH: usize = 64;
 pub fn synthetic(inputs: InputKind, samples: usize, seed: u64) -> Samples {
     let mut rng = Rng::new(seed);
     match inputs {
-        InputKind::Images { channels, size, .. } => {
+        InputKind::Images { grid: Grid { channels, image: size, .. }, .. } => {
             let n = samples * channels * size * size;
             let values = (0..n).map(|_| rng.normal()).collect();
             Samples::Images(Images { count: samples, channels, height: size, width: size, values })

@@ -1,11 +1,11 @@
 //! A model on disk as a source of weights: a checkpoint, or a base with deltas added in f32.
 
-use super::Error;
 use super::error::read_json;
+use super::{Error, Preprocessor};
 use crate::backend::Dtype;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaFile};
-use crate::model::{Config, Model, Stored, Weights, WeightsError};
+use crate::model::{Config, InputKind, Model, Stored, Weights, WeightsError};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -105,6 +105,15 @@ impl ModelSource {
     /// Its configuration.
     pub fn config(&self) -> &Value {
         &self.config
+    }
+
+    /// What makes raw images ready for it; asked for where it takes images.
+    pub fn preprocessor(&self, inputs: InputKind) -> Result<Preprocessor, Error> {
+        let size = match inputs {
+            InputKind::Images { grid, .. } => grid.image,
+            InputKind::Text { .. } => 0,
+        };
+        Preprocessor::open(self.folder(), &self.config, size)
     }
 
     /// The model, ready to run.

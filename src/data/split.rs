@@ -1,5 +1,6 @@
 //! Which part of a task: `test`, `val`, `test[:20%]`, `test[20%:]`, `test[:100]`.
 
+use serde::{Serialize, Serializer};
 use std::ops::Range;
 use std::str::FromStr;
 
@@ -52,6 +53,12 @@ impl std::fmt::Display for Split {
             (None, None) => f.write_str(&self.name),
             _ => write!(f, "{}[{}:{}]", self.name, bound(self.from), bound(self.to)),
         }
+    }
+}
+
+impl Serialize for Split {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -169,6 +169,15 @@ impl Task {
             .bad("it has neither `class_embeddings` nor `head.weight`, so nothing can be predicted".into()))
     }
 
+    /// The head must take features of the width that a model gives.
+    pub fn check_width(&self, head: &Head, model: &Path, d: usize) -> Result<(), Error> {
+        if head.width() == d {
+            return Ok(());
+        }
+        let (width, model) = (head.width(), model.display());
+        Err(self.bad(format!("its head takes features of {width} values, but {model} gives {d}")))
+    }
+
     /// A tensor of floats, and its shape.
     pub fn floats(&self, name: &str) -> Result<(Vec<f32>, Vec<usize>), Error> {
         let meta = self.file.meta(name)?;

@@ -23,24 +23,59 @@ impl Accuracy {
         wilson_interval(self.correct, self.samples)
     }
 
-    /// Of predictions against labels.
-    pub fn of(predictions: &[u32], labels: &[u32]) -> Accuracy {
-        let correct = predictions.iter().zip(labels).filter(|(p, l)| p == l).count();
-        Accuracy { correct, samples: labels.len() }
+    /// Of answers that are right or not.
+    pub fn of(right: &[bool]) -> Accuracy {
+        Accuracy { correct: right.iter().filter(|&&r| r).count(), samples: right.len() }
     }
 }
+
+/// The normal distribution is this many standard deviations wide at 95%, either way.
+pub(super) const Z95: f64 = 1.959_963_984_540_054;
 
 /// Wilson's score interval of a proportion at 95% (E. B. Wilson, JASA 22, 1927).
 pub fn wilson_interval(correct: usize, samples: usize) -> (f64, f64) {
     if samples == 0 {
         return (0.0, 1.0);
     }
-    let (z, n) = (1.959_963_984_540_054, samples as f64);
+    let (z, n) = (Z95, samples as f64);
     let p = correct as f64 / n;
     let centre = p + z * z / (2.0 * n);
     let half = z * (p * (1.0 - p) / n + z * z / (4.0 * n * n)).sqrt();
     let scale = 1.0 + z * z / n;
     (((centre - half) / scale).max(0.0), ((centre + half) / scale).min(1.0))
+}
+
+/// What a model gains over another on the same samples.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Difference {
+    /// Its share of right answers less the other's.
+    pub value: f64,
+    /// Half of the 95% interval.
+    pub margin: f64,
+}
+
+impl Difference {
+    /// Of two models' answers to the same questions, sample by sample: the mean of `d_i = a_i - b_i`, which is -1, 0 or 1,
+    /// with the normal interval `1.96 sqrt(var(d) / n)`. Samples that both get right, or both wrong, count for nothing in
+    /// the variance, so that it is much smaller than that of two independent tests.
+    pub fn paired(a: &[bool], b: &[bool]) -> Difference {
+        let n = a.len().min(b.len()).max(1) as f64;
+        let (won, lost) = a.iter().zip(b).fold((0.0, 0.0), |(won, lost), (&a, &b)| match (a, b) {
+            (true, false) => (won + 1.0, lost),
+            (false, true) => (won, lost + 1.0),
+            _ => (won, lost),
+        });
+        let value = (won - lost) / n;
+        let variance = ((won + lost) / n - value * value).max(0.0);
+        Difference { value, margin: Z95 * (variance / n).sqrt() }
+    }
+
+    /// The mean over tasks, their errors independent.
+    pub fn mean(tasks: &[Difference]) -> Difference {
+        let n = tasks.len().max(1) as f64;
+        let square = tasks.iter().map(|t| t.margin * t.margin).sum::<f64>();
+        Difference { value: tasks.iter().map(|t| t.value).sum::<f64>() / n, margin: square.sqrt() / n }
+    }
 }
 
 /// The class of the largest logit for each row of `features`; the first of equals. Dot products in f64.
@@ -86,6 +121,18 @@ mod tests {
         assert!((low - 0.2553).abs() < 5e-5 && (high - 0.3662).abs() < 5e-5, "{low} {high}");
         // none and all right: the ends, up to rounding
         assert!(wilson_interval(0, 10).0 < 1e-12 && wilson_interval(10, 10).1 > 1.0 - 1e-12);
+    }
+
+    #[test]
+    fn a_paired_difference_counts_the_samples_that_disagree() {
+        // 3 won, 1 lost of 10: mean 0.2, variance 0.4 - 0.04
+        let a = [true, true, true, false, true, true, true, false, false, false];
+        let b = [false, false, false, true, true, true, true, false, false, false];
+        let d = Difference::paired(&a, &b);
+        assert!((d.value - 0.2).abs() < 1e-12 && (d.margin - Z95 * 0.036f64.sqrt()).abs() < 1e-12, "{d:?}");
+        assert_eq!(Difference::paired(&a, &a), Difference { value: 0.0, margin: 0.0 });
+        let mean = Difference::mean(&[d, Difference { value: 0.0, margin: 0.0 }]);
+        assert!((mean.value - 0.1).abs() < 1e-12 && (mean.margin - d.margin / 2.0).abs() < 1e-12);
     }
 
     #[test]

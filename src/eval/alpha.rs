@@ -40,32 +40,58 @@ pub async fn golden_section<E>(
     Ok((best.unwrap_or(left), probes))
 }
 
-/// Alphas tried first, each about 1.45 times the one before: a measure may be flat far from its peak, where golden section
+/// Alphas tried first, each about [`STEP`] times the one before: a measure may be flat far from its peak, where golden section
 /// would be led astray.
 const COARSE: [f64; 9] = [0.2, 0.3, 0.45, 0.65, 0.95, 1.4, 2.0, 2.8, 4.0];
+
+/// From one alpha of the series to the next.
+const STEP: f64 = 1.45;
 
 /// How wide the bracket may be in the end, relative to the alpha.
 const WIDTH: f64 = 0.08;
 
-/// The alpha up to 4 at which a measure is largest: a coarse series, then golden section between the neighbours of its
-/// best. Gives the best probe and all of them in order.
+/// How far the series goes on while its end is its best.
+const LOWEST: f64 = 0.01;
+const HIGHEST: f64 = 20.0;
+
+/// The alpha at which a measure is largest: a coarse series, longer where its best is at an end, then golden section between
+/// the neighbours of its best. Gives the best probe and all of them in order.
 pub async fn peak<E>(mut f: impl AsyncFnMut(f64) -> Result<f64, E>) -> Result<(Probe, Vec<Probe>), E> {
-    let mut probes = Vec::new();
+    let mut coarse = Vec::new();
     for alpha in COARSE {
-        probes.push(Probe { alpha, value: f(alpha).await? });
+        coarse.push(Probe { alpha, value: f(alpha).await? });
     }
+    let mut tried = coarse.clone();
+    let best = loop {
+        let best = first_best(&coarse);
+        let (place, alpha) = match best {
+            0 => (0, coarse[0].alpha / STEP),
+            last if last + 1 == coarse.len() => (last + 1, coarse[last].alpha * STEP),
+            _ => break best,
+        };
+        if !(LOWEST..=HIGHEST).contains(&alpha) {
+            break best;
+        }
+        let probe = Probe { alpha, value: f(alpha).await? };
+        tried.push(probe);
+        coarse.insert(place, probe);
+    };
+    let low = best.checked_sub(1).map_or(0.0, |i| coarse[i].alpha);
+    let high = coarse[(best + 1).min(coarse.len() - 1)].alpha;
+    let (finer, probes) = golden_section((low, high), WIDTH * coarse[best].alpha, f).await?;
+    tried.extend(probes);
+    Ok((if finer.value > coarse[best].value { finer } else { coarse[best] }, tried))
+}
+
+/// The first of the largest.
+fn first_best(probes: &[Probe]) -> usize {
     let mut best = 0;
     for (i, probe) in probes.iter().enumerate() {
         if probe.value > probes[best].value {
             best = i;
         }
     }
-    let low = best.checked_sub(1).map_or(0.0, |i| COARSE[i]);
-    let high = COARSE[(best + 1).min(COARSE.len() - 1)];
-    let (finer, tried) = golden_section((low, high), WIDTH * COARSE[best], f).await?;
-    let coarse = probes[best];
-    probes.extend(tried);
-    Ok((if finer.value > coarse.value { finer } else { coarse }, probes))
+    best
 }
 
 #[cfg(test)]
@@ -74,11 +100,11 @@ mod tests {
 
     #[test]
     fn a_peak_is_found_between_flat_tails() {
-        for at in [0.5, 1.3, 3.4] {
+        for at in [0.03, 0.5, 1.3, 3.4, 11.0] {
             let f = async |x: f64| Ok::<f64, ()>((1.0 - (x / at).ln().powi(2)).max(0.3));
             let (best, probes) = pollster::block_on(peak(f)).unwrap();
             assert!((best.alpha / at - 1.0).abs() < 0.08, "{at}: {best:?}");
-            assert!(probes.len() < 20);
+            assert!(probes.len() < 24);
         }
     }
 

@@ -3,12 +3,14 @@
 mod accuracy;
 mod alpha;
 mod cka;
+mod earlier;
 mod report;
 mod run;
 
-pub use accuracy::{Accuracy, predict, wilson_interval};
+pub use accuracy::{Accuracy, Difference, predict, wilson_interval};
 pub use alpha::{Probe, golden_section, peak};
 pub use cka::linear_cka;
+pub use earlier::Earlier;
 #[cfg(feature = "cli")]
 pub use report::table;
 pub use report::{Report, TaskReport};

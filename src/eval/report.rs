@@ -1,6 +1,8 @@
 //! What an evaluation found.
 
-use super::{Accuracy, Probe};
+use super::accuracy::{Difference, Z95};
+use super::{Accuracy, Earlier};
+use crate::data::Error;
 use crate::routing;
 use serde::Serialize;
 
@@ -28,9 +30,12 @@ pub struct Report {
     /// Where samples were routed to, for a model of ESM++.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub routing: Option<routing::Report>,
-    /// The alphas that a search tried.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub probes: Vec<Probe>,
+    /// The model of an earlier report that this one is compared with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub compared_with: Option<String>,
+    /// Mean gain over it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<Difference>,
 }
 
 /// One task.
@@ -50,14 +55,20 @@ pub struct TaskReport {
     /// `value / expert`
     #[serde(skip_serializing_if = "Option::is_none")]
     pub normalized: Option<f64>,
+    /// One character a sample: 1 where the answer is right, else 0.
+    pub answers: String,
+    /// Gain over an earlier report, sample by sample.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub difference: Option<Difference>,
     /// Centred linear CKA of the features with the expert's, or those of the model compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cka: Option<f64>,
 }
 
 impl TaskReport {
-    /// From an accuracy.
-    pub fn new(task: &str, accuracy: Accuracy) -> TaskReport {
+    /// From answers that are right or not.
+    pub fn new(task: &str, right: &[bool]) -> TaskReport {
+        let accuracy = Accuracy::of(right);
         let (value, interval) = (accuracy.value(), accuracy.interval());
         TaskReport {
             task: task.to_owned(),
@@ -66,6 +77,8 @@ impl TaskReport {
             interval,
             expert: None,
             normalized: None,
+            answers: right.iter().map(|&r| if r { '1' } else { '0' }).collect(),
+            difference: None,
             cka: None,
         }
     }
@@ -79,6 +92,19 @@ impl TaskReport {
 }
 
 impl Report {
+    /// Compares with an earlier report on the same samples.
+    pub fn compare(mut self, earlier: &Earlier) -> Result<Report, Error> {
+        for task in &mut self.tasks {
+            let before = earlier.answers(&task.task, &self.split, task.accuracy.samples)?;
+            let now: Vec<bool> = task.answers.bytes().map(|b| b == b'1').collect();
+            task.difference = Some(Difference::paired(&now, &before));
+        }
+        let differences: Vec<Difference> = self.tasks.iter().filter_map(|t| t.difference).collect();
+        self.difference = Some(Difference::mean(&differences));
+        self.compared_with = Some(earlier.model.clone());
+        Ok(self)
+    }
+
     /// Forms the averages.
     pub fn with_averages(mut self) -> Report {
         let n = self.tasks.len().max(1) as f64;
@@ -89,7 +115,7 @@ impl Report {
         };
         (self.normalized_average, self.cka_average) = (all(|t| t.normalized), all(|t| t.cka));
         let variance = |t: &TaskReport| t.value * (1.0 - t.value) / t.accuracy.samples.max(1) as f64;
-        self.average_margin = 1.96 * self.tasks.iter().map(variance).sum::<f64>().sqrt() / n;
+        self.average_margin = Z95 * self.tasks.iter().map(variance).sum::<f64>().sqrt() / n;
         self
     }
 }
@@ -101,13 +127,18 @@ pub fn table(report: &Report) -> String {
     let percent = |v: f64| format!("{:.1}", 100.0 * v);
     let optional = |v: Option<f64>| v.map(percent).unwrap_or_default();
     let cka = |v: Option<f64>| v.map(|v| format!("{v:.4}")).unwrap_or_default();
-    let mut table = new_table(["task", "samples", "accuracy", "95% interval", "expert", "normalised", "CKA"]);
+    let difference = |d: Option<Difference>| {
+        d.map(|d| format!("{:+.1} ± {:.1}", 100.0 * d.value, 100.0 * d.margin)).unwrap_or_default()
+    };
+    let heads = ["task", "samples", "accuracy", "95% interval", "difference", "expert", "normalised", "CKA"];
+    let mut table = new_table(heads);
     for task in &report.tasks {
         table.add_row(vec![
             task.task.clone(),
             task.accuracy.samples.to_string(),
             percent(task.value),
             format!("{} to {}", percent(task.interval.0), percent(task.interval.1)),
+            difference(task.difference),
             optional(task.expert),
             optional(task.normalized),
             cka(task.cka),
@@ -122,11 +153,12 @@ pub fn table(report: &Report) -> String {
             String::new(),
             percent(report.average),
             format!("{} to {}", percent(low), percent(high)),
+            difference(report.difference),
             optional(experts),
             optional(report.normalized_average),
             cka(report.cka_average),
         ]);
     }
-    align_right(&mut table, &[1, 2, 4, 5, 6]);
+    align_right(&mut table, &[1, 2, 4, 5, 6, 7]);
     table.to_string()
 }

@@ -2,7 +2,7 @@
 
 use super::accuracy::{Accuracy, predict};
 use crate::backend::layers::Layers;
-use crate::data::{Error, ModelSource, Preprocessor, Split, Task};
+use crate::data::{Error, ModelSource, Split, Task};
 use crate::model::{InputKind, Model, NoTap, Pooling, Samples, Tap};
 use std::ops::Range;
 
@@ -47,16 +47,11 @@ impl<'a, B: Layers> Evaluator<'a, B> {
         split: &Split,
         tap: &mut impl Tap<B>,
     ) -> Result<Features, Error> {
-        let range = split.range(task.len(&split.name)?);
-        if range.is_empty() {
-            return Err(Error::bad(task.path(), format!("the split {split} holds no samples")));
-        }
         let pooling = task.pooling()?;
-        let mut values = Vec::new();
-        let (samples, wave) = (range.len(), self.wave(task, split, range.clone())?);
-        for start in range.clone().step_by(wave) {
-            let samples = self.samples(task, split, start..range.end.min(start + wave))?;
-            let run = self.model.run(&samples, pooling, tap).await;
+        let (mut values, mut samples) = (Vec::new(), 0);
+        for wave in self.waves(task, split)? {
+            samples += wave.len();
+            let run = self.model.run(&self.samples(task, split, wave)?, pooling, tap).await;
             values.extend(run.map_err(Error::model(self.source.path()))?);
         }
         Ok(Features { values, samples })
@@ -67,33 +62,33 @@ impl<'a, B: Layers> Evaluator<'a, B> {
         self.model.run(samples, pooling, &mut NoTap).await.map_err(Error::model(self.source.path()))
     }
 
-    /// Accuracy of the predictions that a task's head makes of features.
-    pub fn accuracy(&self, task: &Task, split: &Split, features: &Features) -> Result<Accuracy, Error> {
+    /// Which samples of a split the task's head gets right from their features.
+    pub fn right(&self, task: &Task, split: &Split, features: &Features) -> Result<Vec<bool>, Error> {
         let range = split.range(task.len(&split.name)?);
         let head = task.head()?;
-        let d = features.values.len() / features.samples.max(1);
-        if head.width() != d {
-            return Err(Error::bad(
-                task.path(),
-                format!(
-                    "its head takes features of {} values, but {} gives {d}",
-                    head.width(),
-                    self.source.path().display()
-                ),
-            ));
-        }
+        task.check_width(&head, self.source.path(), features.values.len() / features.samples.max(1))?;
         let labels = task.labels(&split.name, range, head.classes())?;
-        Ok(Accuracy::of(&predict(&head, &features.values), &labels))
+        Ok(predict(&head, &features.values).iter().zip(&labels).map(|(p, l)| p == l).collect())
+    }
+
+    /// Accuracy of the predictions that a task's head makes of features.
+    pub fn accuracy(&self, task: &Task, split: &Split, features: &Features) -> Result<Accuracy, Error> {
+        Ok(Accuracy::of(&self.right(task, split, features)?))
     }
 
     /// The samples of a split, prepared for this model.
     pub fn samples(&self, task: &Task, split: &Split, range: Range<usize>) -> Result<Samples, Error> {
-        let size = match self.inputs() {
-            InputKind::Images { size, .. } => size,
-            InputKind::Text { .. } => 0,
-        };
-        let preprocessor = || Preprocessor::open(self.source.folder(), self.source.config(), size);
-        task.samples(&split.name, range, preprocessor)
+        task.samples(&split.name, range, || self.source.preprocessor(self.inputs()))
+    }
+
+    /// A split's samples in order, in ranges whose hidden states are small.
+    pub fn waves(&self, task: &Task, split: &Split) -> Result<Vec<Range<usize>>, Error> {
+        let range = split.range(task.len(&split.name)?);
+        if range.is_empty() {
+            return Err(Error::bad(task.path(), format!("the split {split} holds no samples")));
+        }
+        let wave = self.wave(task, split, range.clone())?;
+        Ok(range.clone().step_by(wave).map(|start| start..range.end.min(start + wave)).collect())
     }
 
     /// How many samples go together, judged by the first.

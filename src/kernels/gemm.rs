@@ -294,7 +294,7 @@ fn encode_part(recorder: &mut Recorder<'_>, tile: Tile, p: &Product<'_>) -> Resu
     let tile = if p.triangular { tile.for_triangle() } else { tile };
     let g = &p.gemm;
     let [m, n, k] = p.sizes();
-    let vec4 = tile != Tile::Direct && k > 0 && g.a.is_aligned() && g.b.is_aligned();
+    let vec4 = k > 0 && g.a.is_aligned() && g.b.is_aligned();
     let (shader, entry) = tile.shader(vec4);
     let tiles = tile.count(m, n, p.triangular);
     let [x, y, _] = recorder.grid(p.name, tiles as u64, 1)?;

@@ -127,7 +127,16 @@ impl Kernels {
 
     /// Starts a compute pass that kernels encode into. Drop the recorder before the encoder is submitted.
     pub fn record<'a>(&'a self, encoder: &'a mut wgpu::CommandEncoder) -> Recorder<'a> {
-        Recorder::with_own_params(self, encoder)
+        Recorder::with_own_params(self, encoder, None)
+    }
+
+    /// Like [`record`](Kernels::record), with the device writing down when the pass begins and ends.
+    pub fn record_timed<'a>(
+        &'a self,
+        encoder: &'a mut wgpu::CommandEncoder,
+        timestamps: wgpu::ComputePassTimestampWrites<'_>,
+    ) -> Recorder<'a> {
+        Recorder::with_own_params(self, encoder, Some(timestamps))
     }
 
     /// Like [`record`](Kernels::record), with parameters that outlive the pass.

@@ -51,8 +51,13 @@ impl<'a> Recorder<'a> {
         Recorder { kernels, pass, params: Owner::Caller(params) }
     }
 
-    pub(super) fn with_own_params(kernels: &'a Kernels, encoder: &'a mut wgpu::CommandEncoder) -> Self {
-        let pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
+    pub(super) fn with_own_params(
+        kernels: &'a Kernels,
+        encoder: &'a mut wgpu::CommandEncoder,
+        timestamp_writes: Option<wgpu::ComputePassTimestampWrites<'_>>,
+    ) -> Self {
+        let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
+        let pass = encoder.begin_compute_pass(&descriptor);
         Recorder { kernels, pass, params: Owner::Own(Parameters::new(kernels.device())) }
     }
 

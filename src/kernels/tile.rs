@@ -1,7 +1,7 @@
 //! How a product is shared out among threads, and which way suits which shape.
 
 use super::library::Shader;
-use super::library::shaders::{GEMM, GEMM_DIRECT, GEMM_VEC4};
+use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC4};
 use crate::matrix::{Dtype, Op};
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// A way to share out a product: the tile of the result that a workgroup makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Tile {
-    /// 64 x 64 from registers alone, 16 x 8 a thread: for software adapters.
+    /// 64 x 64 from registers alone, 16 x 16 a thread where rows are whole vec4s, else 16 x 8: for software adapters.
     Direct,
     /// 32 x 32, 4 x 4 a thread: many workgroups of a small result.
     Small,
@@ -53,6 +53,7 @@ impl Tile {
     /// Where its shader is.
     pub(super) fn shader(self, vec4: bool) -> (&'static Shader, &'static str) {
         match self {
+            Tile::Direct if vec4 => (&GEMM_BLOCKS, "gemm_blocks"),
             Tile::Direct => (&GEMM_DIRECT, "gemm_direct"),
             Tile::Large => (if vec4 { &GEMM_VEC4 } else { &GEMM }, "gemm_large"),
             _ => (if vec4 { &GEMM_VEC4 } else { &GEMM }, "gemm_tiled"),

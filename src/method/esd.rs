@@ -36,7 +36,7 @@ impl<T> Inputs<T> {
     }
 
     /// The largest rank the covariance of task `t` can have.
-    fn rank(&self, t: usize, d_out: usize, d_in: usize) -> usize {
+    pub(super) fn rank(&self, t: usize, d_out: usize, d_in: usize) -> usize {
         match self {
             Inputs::Activations { tokens, .. } | Inputs::Gram { tokens, .. } => {
                 tokens[t].min(d_out).min(d_in)

@@ -1,15 +1,16 @@
 //! Essential Subspace Merging: the static merge of one layer (paper 1, section 3; paper 2, section 3).
 
 use super::esd::{EssentialSubspace, Inputs, code_padded_norm, essential_subspace};
-use super::{EsmOptions, Fusion, Scale, Solver, TaskNorm, join_batches};
+use super::{Decomposition, EsmOptions, Fusion, Scale, Solver, TaskNorm, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{polar, qr_rows};
 
-/// Rank-r factors `dW_t ~ E_t A_t` of T tasks, `A_t = E_t^T dW_t`.
+/// Rank-r factors `dW_t ~ E_t A_t` of T tasks, `A_t = E_t^T dW_t`. Where the inputs show `m < r` directions at most, the
+/// others, rows of zeros, are left out.
 pub struct TaskFactors<T> {
-    /// Bases `E_t^T` (`T x r x d_out`), eigenvalues and the energy they keep.
+    /// Bases `E_t^T` (`T x m x d_out`), r eigenvalues each, and the energy they keep.
     pub subspace: EssentialSubspace<T>,
-    /// `A_t`, `T x r x d_in`.
+    /// `A_t`, `T x m x d_in`.
     pub projected: T,
     /// `n_t`, by the norm that the options name.
     pub task_norms: Vec<f64>,
@@ -17,9 +18,9 @@ pub struct TaskFactors<T> {
 
 /// The two concatenations, scaled.
 pub struct Concatenation<T> {
-    /// `E_cat^T`, `1 x rT x d_out`.
+    /// `E_cat^T`, `1 x mT x d_out`; the `(r - m) T` null directions are left out.
     pub e_cat: T,
-    /// `A_cat`, `1 x rT x d_in`, after all scalings.
+    /// `A_cat`, `1 x mT x d_in`, after all scalings.
     pub a_cat: T,
     /// `w_t`, r for each task.
     pub weights: Vec<Vec<f64>>,
@@ -65,7 +66,13 @@ pub async fn task_factors<B: Backend>(
     options: &EsmOptions,
     solver: Solver,
 ) -> Result<TaskFactors<B::Tensor>> {
-    let subspace = essential_subspace(backend, deltas, inputs, options.decomposition, rank, solver).await?;
+    let found = match options.fusion {
+        Fusion::Qr => rank, // whether it makes rows or columns orthonormal hangs on the number of rows
+        _ => directions(deltas.shape(), inputs, options.decomposition, rank),
+    };
+    let mut subspace =
+        essential_subspace(backend, deltas, inputs, options.decomposition, found, solver).await?;
+    subspace.eigenvalues.iter_mut().for_each(|values| values.resize(rank, 0.0));
     let projected = backend.matmul(&subspace.basis, Op::None, deltas, Op::None)?;
     let task_norms = match options.inter_task_norm {
         TaskNorm::Full => frobenius_norms(backend, deltas).await?,
@@ -81,6 +88,16 @@ pub async fn task_factors<B: Backend>(
         }
     };
     Ok(TaskFactors { subspace, projected, task_norms })
+}
+
+/// The most directions that any task's inputs can show, at most `rank`: few tokens, or few input dimensions, leave the rest
+/// null.
+fn directions<T>(deltas: Shape, inputs: &Inputs<T>, decomposition: Decomposition, rank: usize) -> usize {
+    let most = |t| match decomposition {
+        Decomposition::Esd => inputs.rank(t, deltas.rows, deltas.cols),
+        Decomposition::Svd => deltas.rows.min(deltas.cols),
+    };
+    (0..deltas.batch).map(most).max().unwrap_or(rank).clamp(1, rank.max(1))
 }
 
 /// Puts together the factors of the same layer for several groups of tasks, in order.
@@ -115,9 +132,10 @@ pub async fn merge_factors<B: Backend>(
 ) -> Result<EsmLayer<B::Tensor>> {
     let energy_retention = factors.subspace.energy_retention.clone();
     let task_norms = factors.task_norms.clone();
+    let directions = factors.subspace.eigenvalues.iter().map(Vec::len).sum();
     let cat = concatenate(backend, factors, options)?;
-    let e = orthogonalize(backend, cat.e_cat, options, solver).await?;
-    let a = orthogonalize(backend, cat.a_cat, options, solver).await?;
+    let e = orthogonalize(backend, cat.e_cat, directions, options, solver).await?;
+    let a = orthogonalize(backend, cat.a_cat, directions, options, solver).await?;
     let gain = (options.gain * e.mean_sigma * a.mean_sigma) as f32;
     let mut delta = backend.zeros(Shape::matrix(e.factor.shape().cols, a.factor.shape().cols))?;
     backend.gemm(gain, &e.factor, Op::Transpose, &a.factor, Op::None, 0.0, &mut delta)?;
@@ -144,20 +162,21 @@ pub fn concatenate<B: Backend>(
 ) -> Result<Concatenation<B::Tensor>> {
     let TaskFactors { subspace, mut projected, task_norms } = factors;
     let EssentialSubspace { mut basis, eigenvalues, .. } = subspace;
-    let Shape { batch: tasks, rows: r, cols: d_out } = basis.shape();
+    let Shape { batch: tasks, rows: found, cols: d_out } = basis.shape();
     let d_in = projected.shape().cols;
     let weights: Vec<Vec<f64>> =
         eigenvalues.iter().map(|l| eigenvalue_weights(l, options.eigen_weight_power)).collect();
     let task_scales = Scale::of(options.inter_task, &task_norms);
 
-    let column = |values: Vec<f32>| backend.upload(Shape::new(tasks, r, 1), &values);
-    backend.scale_rows(&mut basis, &column(weights.iter().flatten().map(|&w| w as f32).collect())?)?;
-    let both =
-        weights.iter().zip(&task_scales).flat_map(|(w, &s)| w.iter().map(move |w| (w * s) as f32)).collect();
+    let column = |values: Vec<f32>| backend.upload(Shape::new(tasks, found, 1), &values);
+    let own = weights.iter().flat_map(|w| w[..found].iter().map(|&w| w as f32)).collect();
+    backend.scale_rows(&mut basis, &column(own)?)?;
+    let both = weights.iter().zip(&task_scales);
+    let both = both.flat_map(|(w, &s)| w[..found].iter().map(move |w| (w * s) as f32)).collect();
     backend.scale_rows(&mut projected, &column(both)?)?;
 
-    let e_cat = basis.reshape(Shape::matrix(tasks * r, d_out))?;
-    let mut a_cat = projected.reshape(Shape::matrix(tasks * r, d_in))?;
+    let e_cat = basis.reshape(Shape::matrix(tasks * found, d_out))?;
+    let mut a_cat = projected.reshape(Shape::matrix(tasks * found, d_in))?;
     let column_scales = match options.inter_dimension {
         Some(scale) => Some(inter_dimension_scaling(backend, &mut a_cat, scale)?),
         None => None,
@@ -184,17 +203,19 @@ struct Orthogonalized<T> {
     rank_deficient: bool,
 }
 
-/// `polar(M)` and `mean(S)` over the thin dimension (or what `fusion` asks for); `m` is one matrix.
+/// `polar(M)` and `mean(S)` over the thin dimension (or what `fusion` asks for); `m` is one matrix, of `directions` rows with
+/// those that are null and left out.
 async fn orthogonalize<B: Backend>(
     backend: &B,
     m: B::Tensor,
+    directions: usize,
     options: &EsmOptions,
     solver: Solver,
 ) -> Result<Orthogonalized<B::Tensor>> {
     if options.fusion == Fusion::Concat {
         return Ok(Orthogonalized { factor: m, mean_sigma: 1.0, rank_deficient: false });
     }
-    let thin = m.shape().rows.min(m.shape().cols) as f64;
+    let thin = directions.min(m.shape().cols) as f64;
     let nearest = polar(backend, &m, solver.accuracy).await?;
     let mean_sigma = if options.mean_sigma { nearest.nuclear_norms[0] / thin } else { 1.0 };
     let factor = match options.fusion {

@@ -28,14 +28,15 @@ pub struct Solver {
     pub stream: u32,
 }
 
-/// One tensor of all batches, in order.
+/// One tensor of all batches, in order; where one has fewer rows than another, rows of zeros follow.
 fn join_batches<B: Backend>(backend: &B, mut parts: Vec<B::Tensor>) -> Result<B::Tensor> {
     if parts.len() == 1 {
         return Ok(parts.remove(0));
     }
     let total = parts.iter().map(|p| p.shape().batch).sum();
     let first = parts.first().map_or(Shape::new(0, 0, 0), Tensor::shape);
-    let mut joined = backend.zeros(Shape { batch: total, ..first })?;
+    let most = parts.iter().map(|p| p.shape().rows).max().unwrap_or(0);
+    let mut joined = backend.zeros(Shape { batch: total, rows: most, ..first })?;
     let mut at = 0;
     for part in &parts {
         let Shape { batch, rows, cols } = part.shape();

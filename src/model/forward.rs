@@ -1,6 +1,6 @@
 //! Samples through a model, block by block.
 
-use super::architectures::{self, Architecture};
+use super::architectures::{self, Architecture, Grid};
 use super::{Block, Config, Error, Pooling, Result, Samples, Weights};
 use crate::backend::layers::Layers;
 use std::ops::Range;
@@ -80,6 +80,11 @@ impl<'a, B: Layers> Model<'a, B> {
     /// Width of the hidden state.
     pub fn hidden_size(&self) -> usize {
         self.architecture.hidden_size()
+    }
+
+    /// Width of a feature vector.
+    pub fn feature_size(&self) -> usize {
+        self.architecture.feature_size()
     }
 
     /// Embeds the samples: the hidden state before the first block.
@@ -212,11 +217,30 @@ pub enum InputKind {
     },
     /// Images.
     Images {
-        /// Colours.
-        channels: usize,
-        /// Rows and columns of pixels.
-        size: usize,
+        /// Their size, and that of a patch.
+        grid: Grid,
         /// Tokens that one image becomes.
         tokens: usize,
     },
+}
+
+impl InputKind {
+    /// Refuses samples of another kind, or past the model's limits.
+    pub fn admit(&self, samples: &Samples) -> Result<()> {
+        match *self {
+            InputKind::Images { grid, .. } => grid.check(samples.images()?),
+            InputKind::Text { vocabulary, longest } => {
+                let texts = samples.texts()?;
+                let lengths: Vec<usize> = texts.iter().map(|t| t.ids.len()).collect();
+                architectures::check_lengths(&lengths, longest.unwrap_or(usize::MAX))?;
+                match texts.iter().flat_map(|t| &t.ids).find(|&&id| id as usize >= vocabulary) {
+                    None => Ok(()),
+                    Some(id) => Err(Error::Samples(format!(
+                        "a sample holds the id {id}, but the model's vocabulary has only {vocabulary} rows; was it made \
+                         by another tokenizer?"
+                    ))),
+                }
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ mod forward;
 mod samples;
 mod weights;
 
-pub use architectures::{Architecture, SUPPORTED};
+pub use architectures::{Architecture, Grid, SUPPORTED};
 pub use block::{Block, FeedForward, Linear, Norm, Order, Qkv, SelfAttention};
 pub use config::Config;
 pub use error::{Error, Result};

@@ -5,25 +5,16 @@ use super::{Error, Job};
 use crate::backend::layers::Layers;
 use crate::calibration::{Capture, Captured, MAX_SIZE};
 use crate::data::{self, ModelSource};
-use crate::plan::{Layer, Role};
-use crate::recipe::Source;
+use crate::plan::{Layer, Role, expert_source};
 use std::collections::HashSet;
 
 /// The models to run: those of experts whose calibration is data.
 pub(super) fn sources<B>(job: &Job<'_, B>) -> Result<Vec<Option<ModelSource>>, Error> {
     let source = |t: usize| match job.family.experts[t].proxies {
         None => Ok(None),
-        Some(_) => expert(job, t).map(Some),
+        Some(_) => Ok(Some(expert_source(job.recipe, t)?)),
     };
     (0..job.family.experts.len()).map(source).collect()
-}
-
-/// An expert as a model to run.
-pub(super) fn expert<B>(job: &Job<'_, B>, t: usize) -> Result<ModelSource, Error> {
-    Ok(match &job.recipe.models[t].source {
-        Source::Checkpoint(path) => ModelSource::checkpoint(path)?,
-        Source::Delta(path) => ModelSource::with_delta(&job.recipe.base_model, path)?,
-    })
 }
 
 /// The running experts, and the inputs of the block they have reached.

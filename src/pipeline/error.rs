@@ -28,9 +28,6 @@ pub enum Error {
         /// The layer.
         layer: String,
     },
-    /// A search for alpha lacks something to search by.
-    #[error("parameters.alpha.search: {0}")]
-    Search(String),
     /// The device failed.
     #[error("merging `{layer}`: {source}")]
     Device {

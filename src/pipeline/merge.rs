@@ -53,12 +53,12 @@ pub async fn merge<B: Layers>(
         }
     }
     check_fingerprints(family)?;
-    progress.start(work(&job, options.keep_delta.is_some() || job.search().is_some()));
+    progress.start(work(&job, options.keep_delta.is_some() || plan.search.is_some()));
 
     let mut rounding = vec![Rounding::default(); family.experts.len()];
     let spilled = spill(&job, &output, options, &mut rounding, progress).await?;
     let betas = betas(&job, &spilled.outcomes);
-    let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas).await? {
+    let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas, progress).await? {
         None => (plan.clone(), None),
         Some((alpha, search)) => (Plan { alpha, ..plan.clone() }, Some(search)),
     };

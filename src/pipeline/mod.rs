@@ -25,10 +25,9 @@ pub use merge::{Options, merge};
 pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
 
-use crate::data::Split;
 use crate::method::EsmOptions;
 use crate::plan::{Family, Plan};
-use crate::recipe::{Alpha, Method, Recipe, Search};
+use crate::recipe::{Method, Recipe};
 
 /// Everything that the steps of a merge share.
 struct Job<'a, B> {
@@ -42,17 +41,6 @@ impl<B> Job<'_, B> {
     fn esm_options(&self) -> Option<&EsmOptions> {
         match &self.recipe.method {
             Method::Esm(esm) => Some(&esm.options),
-            _ => None,
-        }
-    }
-
-    /// How alpha is searched, if it is.
-    fn search(&self) -> Option<(Search, Option<&Split>)> {
-        match &self.recipe.method {
-            Method::Esm(esm) => match &esm.alpha {
-                Alpha::Search { by, split } => Some((*by, split.as_ref())),
-                Alpha::Number(_) => None,
-            },
             _ => None,
         }
     }

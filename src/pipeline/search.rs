@@ -1,123 +1,121 @@
 //! Alpha found by running the merged model: on labelled samples by its accuracy, or without labels by how far its
 //! features have moved the way the experts' did.
 
-use super::{Error, Job, capture};
+use super::{Error, Job, Progress};
 use crate::backend::Dtype;
 use crate::backend::layers::Layers;
 use crate::checkpoint::DeltaWriter;
 use crate::data::{self, Head, ModelSource, Proxies, Split, Task};
-use crate::eval::{Accuracy, Evaluator, linear_cka, peak, predict};
+use crate::eval::{Evaluator, linear_cka, peak, predict};
 use crate::model::{Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
-use crate::recipe::{Calibration, Search};
-use crate::report::AlphaSearch;
+use crate::plan::{SearchSamples, expert_source};
+use crate::report;
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
+use std::path::Path;
 
-/// Alpha by the recipe's search; none if the recipe has a number.
+/// Alpha by the plan's search; none if the recipe has a number.
 pub(super) async fn alpha<B: Layers>(
     job: &Job<'_, B>,
     deltas: &DeltaWriter,
     betas: &[f64],
-) -> Result<Option<(f64, AlphaSearch)>, Error> {
-    let Some((by, split)) = job.search() else { return Ok(None) };
+    progress: &mut dyn Progress,
+) -> Result<Option<(f64, report::AlphaSearch)>, Error> {
+    let Some(search) = &job.plan.search else { return Ok(None) };
     let base = ModelSource::checkpoint(&job.recipe.base_model)?;
-    let mut tasks = Vec::new();
-    for t in 0..job.family.experts.len() {
-        tasks.push(match by {
-            Search::Accuracy => labelled(job, &base, t, split)?,
-            Search::Consistency => unlabelled(job, &base, t).await?,
+    let evaluator = Evaluator::new(job.backend, &base)?;
+    let mut exercises = Vec::new();
+    for (t, on) in search.on.iter().enumerate() {
+        exercises.push(match on {
+            SearchSamples::Labelled { task, split } => labelled(&evaluator, task, split)?,
+            SearchSamples::Proxies { data, samples } => {
+                unlabelled(job, &evaluator, t, data, *samples).await?
+            }
         });
     }
     let mut candidate = Candidate { base: &base, deltas, factors: factors(job, betas), alpha: 0.0 };
-    embed_once(job, &candidate, &mut tasks)?;
+    embed_once(job, &candidate, &evaluator, &mut exercises)?;
     let (best, probes) = peak(async |alpha| {
+        progress.layer(&format!("alpha {alpha:.3}"));
         candidate.alpha = alpha;
-        value(job, &candidate, &tasks).await
+        value(job, &candidate, &evaluator, &exercises).await
     })
     .await?;
-    let by = match by {
-        Search::Accuracy => "accuracy",
-        Search::Consistency => "consistency",
-    };
-    Ok(Some((best.alpha, AlphaSearch { by, probes })))
+    Ok(Some((best.alpha, report::AlphaSearch { by: search.by.name(), probes })))
 }
 
 /// What the merged model is run on for one expert's task.
 struct Exercise<B: Layers> {
-    samples: Samples,
+    source: Source,
     pooling: Option<Pooling>,
     goal: Goal,
-    /// The embedded samples, where alpha does not change the embedding.
-    embedded: Option<Hidden<B>>,
+    /// The embedded samples, where alpha does not change the embedding and there is room for them.
+    embedded: Option<Vec<Hidden<B>>>,
+}
+
+/// Where the samples are.
+enum Source {
+    /// In a file, read wave by wave.
+    Task { task: Task, split: Split, waves: Vec<Range<usize>> },
+    /// Here: a few.
+    Held(Samples),
 }
 
 enum Goal {
     /// Predict the labels.
     Labels { head: Head, labels: Vec<u32> },
     /// Move the unit features from the base's as the expert did.
-    Shift { base: Vec<f64>, shift: Vec<f64> },
+    Shift { samples: usize, base: Vec<f64>, shift: Vec<f64> },
 }
 
-fn labelled<B: Layers>(
-    job: &Job<'_, B>,
-    base: &ModelSource,
-    t: usize,
-    split: Option<&Split>,
-) -> Result<Exercise<B>, Error> {
-    let model = &job.recipe.models[t];
-    let Some(path) = &model.task else {
-        return Err(Error::Search(format!(
-            "`accuracy` needs labelled samples; give models[{t}] a `task` file"
-        )));
-    };
+impl<B: Layers> Exercise<B> {
+    fn waves(&self) -> usize {
+        match &self.source {
+            Source::Task { waves, .. } => waves.len(),
+            Source::Held(_) => 1,
+        }
+    }
+
+    fn samples(&self, evaluator: &Evaluator<B>, wave: usize) -> Result<Cow<'_, Samples>, data::Error> {
+        match &self.source {
+            Source::Task { task, split, waves } => {
+                evaluator.samples(task, split, waves[wave].clone()).map(Cow::Owned)
+            }
+            Source::Held(samples) => Ok(Cow::Borrowed(samples)),
+        }
+    }
+}
+
+fn labelled<B: Layers>(evaluator: &Evaluator<B>, path: &Path, split: &Split) -> Result<Exercise<B>, Error> {
     let task = Task::open(path)?;
-    let split = match split {
-        Some(split) => split.clone(),
-        None if task.has("val") => Split::whole("val"),
-        None => {
-            return Err(Error::Search(format!(
-                "{} has no split `val`; name the samples to choose alpha on, such as `split: test[:20%]`, and report the \
-                 others",
-                path.display()
-            )));
-        }
-    };
-    let evaluator = Evaluator::new(job.backend, base)?;
-    let range = split.range(task.len(&split.name)?);
-    let samples = evaluator.samples(&task, &split, range.clone())?;
     let head = task.head()?;
-    let labels = task.labels(&split.name, range, head.classes())?;
-    Ok(Exercise { samples, pooling: task.pooling()?, goal: Goal::Labels { head, labels }, embedded: None })
+    let labels = task.labels(&split.name, split.range(task.len(&split.name)?), head.classes())?;
+    let (pooling, waves) = (task.pooling()?, evaluator.waves(&task, split)?);
+    let source = Source::Task { task, split: split.clone(), waves };
+    Ok(Exercise { source, pooling, goal: Goal::Labels { head, labels }, embedded: None })
 }
 
-async fn unlabelled<B: Layers>(job: &Job<'_, B>, base: &ModelSource, t: usize) -> Result<Exercise<B>, Error> {
-    let model = &job.recipe.models[t];
-    let (path, samples) = match (&model.calibration, &model.task) {
-        (Calibration::Data { data, samples }, _) => (data, *samples),
-        (_, Some(task)) => (task, PROXIES),
-        _ => {
-            return Err(Error::Search(format!(
-                "`consistency` needs samples; give models[{t}] `calibration: {{data: PATH}}` or a `task` file with proxies"
-            )));
-        }
-    };
-    let expert = capture::expert(job, t)?;
-    let evaluator = Evaluator::new(job.backend, &expert)?;
+async fn unlabelled<B: Layers>(
+    job: &Job<'_, B>,
+    of_base: &Evaluator<'_, B>,
+    t: usize,
+    data: &Path,
+    samples: usize,
+) -> Result<Exercise<B>, Error> {
+    let expert = expert_source(job.recipe, t)?;
+    let of_expert = Evaluator::new(job.backend, &expert)?;
     let choice = Proxies { samples, seed: job.recipe.seed, max_length: None };
-    let samples = choice.read(path, &expert, evaluator.inputs())?;
-    let pooling = match Task::open(path) {
+    let samples = choice.read(data, &expert, of_expert.inputs())?;
+    let pooling = match Task::open(data) {
         Ok(task) => task.pooling()?,
         Err(_) => None, // a folder or a text
     };
-    let of_base = Evaluator::new(job.backend, base)?.run(&samples, pooling).await?;
-    let of_expert = evaluator.run(&samples, pooling).await?;
-    let base = unit_rows(&of_base, samples.len());
-    let shift = minus(unit_rows(&of_expert, samples.len()), &base);
-    Ok(Exercise { samples, pooling, goal: Goal::Shift { base, shift }, embedded: None })
+    let base = unit_rows(&of_base.run(&samples, pooling).await?, samples.len());
+    let shift = minus(unit_rows(&of_expert.run(&samples, pooling).await?, samples.len()), &base);
+    let goal = Goal::Shift { samples: samples.len(), base, shift };
+    Ok(Exercise { source: Source::Held(samples), pooling, goal, embedded: None })
 }
-
-/// Proxies of a task whose expert was calibrated otherwise.
-const PROXIES: usize = 32;
 
 /// What multiplies each tensor's delta: a factor, and whether alpha does too.
 fn factors<'a, B>(job: &Job<'a, B>, betas: &[f64]) -> HashMap<&'a str, (f64, bool)> {
@@ -154,11 +152,13 @@ impl Weights for Candidate<'_> {
 /// Hidden states kept for all alphas may take this much, in bytes.
 const EMBEDDED_BYTES: usize = 512 << 20;
 
-/// Where alpha multiplies nothing outside the blocks, the samples are embedded once for all alphas.
+/// Where alpha multiplies nothing outside the blocks, the samples are embedded once for all alphas, as long as there is
+/// room.
 fn embed_once<B: Layers>(
     job: &Job<'_, B>,
     candidate: &Candidate<'_>,
-    tasks: &mut [Exercise<B>],
+    evaluator: &Evaluator<B>,
+    exercises: &mut [Exercise<B>],
 ) -> Result<(), Error> {
     if job.plan.layers.iter().any(|l| l.scaled && l.block().is_none()) {
         return Ok(());
@@ -166,13 +166,18 @@ fn embed_once<B: Layers>(
     let model = model(job, candidate)?;
     let failed = data::Error::model(&job.recipe.base_model);
     let mut bytes = 0;
-    for task in tasks {
-        let tokens: usize = model.tokens(&task.samples).map_err(&failed)?.iter().sum();
-        bytes += 4 * tokens * model.hidden_size();
-        if bytes > EMBEDDED_BYTES {
-            break;
+    for exercise in exercises {
+        let mut embedded = Vec::new();
+        for wave in 0..exercise.waves() {
+            let samples = exercise.samples(evaluator, wave)?;
+            let tokens: usize = model.tokens(&samples).map_err(&failed)?.iter().sum();
+            bytes += 4 * tokens * model.hidden_size();
+            if bytes > EMBEDDED_BYTES {
+                return Ok(());
+            }
+            embedded.push(model.embed(&samples).map_err(&failed)?);
         }
-        task.embedded = Some(model.embed(&task.samples).map_err(&failed)?);
+        exercise.embedded = Some(embedded);
     }
     Ok(())
 }
@@ -187,26 +192,33 @@ fn model<'c, B: Layers>(job: &Job<'c, B>, candidate: &'c Candidate<'_>) -> Resul
 async fn value<B: Layers>(
     job: &Job<'_, B>,
     candidate: &Candidate<'_>,
-    tasks: &[Exercise<B>],
+    evaluator: &Evaluator<'_, B>,
+    exercises: &[Exercise<B>],
 ) -> Result<f64, Error> {
     let model = model(job, candidate)?;
     let failed = data::Error::model(&job.recipe.base_model);
     let mut sum = 0.0;
-    for task in tasks {
-        let features = match &task.embedded {
-            Some(embedded) => model.run_embedded(embedded, task.pooling, &mut NoTap).await,
-            None => model.run(&task.samples, task.pooling, &mut NoTap).await,
-        };
-        let features = features.map_err(&failed)?;
-        sum += match &task.goal {
-            Goal::Labels { head, labels } => Accuracy::of(&predict(head, &features), labels).value(),
-            Goal::Shift { base, shift } => {
-                let n = task.samples.len();
-                linear_cka(&minus(unit_rows(&features, n), base), shift, n).unwrap_or(0.0)
+    for exercise in exercises {
+        let mut features = Vec::new();
+        for wave in 0..exercise.waves() {
+            let of_wave = match &exercise.embedded {
+                Some(embedded) => model.run_embedded(&embedded[wave], exercise.pooling, &mut NoTap).await,
+                None => model.run(&*exercise.samples(evaluator, wave)?, exercise.pooling, &mut NoTap).await,
+            };
+            features.extend(of_wave.map_err(&failed)?);
+        }
+        sum += match &exercise.goal {
+            Goal::Labels { head, labels } => {
+                let right = predict(head, &features).iter().zip(labels).filter(|(p, l)| p == l).count();
+                right as f64 / labels.len().max(1) as f64
+            }
+            Goal::Shift { samples, base, shift } => {
+                let moved = minus(unit_rows(&features, *samples), base);
+                linear_cka(&moved, shift, *samples).unwrap_or(0.0)
             }
         };
     }
-    Ok(sum / tasks.len().max(1) as f64)
+    Ok(sum / exercises.len().max(1) as f64)
 }
 
 /// Rows of unit length, as a cosine head sees them.

@@ -29,7 +29,7 @@ pub(super) async fn spill<B: Layers>(
     rounding: &mut [Rounding],
     progress: &mut dyn Progress,
 ) -> Result<Spilled, Error> {
-    let keep = options.keep_delta.is_some() || job.search().is_some();
+    let keep = options.keep_delta.is_some() || job.plan.search.is_some();
     let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, keep)).flat_map(|l| &l.parts);
     let tensors = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
     // The kept file is created where it will stay, since only a rename within one folder is atomic.

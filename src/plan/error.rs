@@ -1,4 +1,4 @@
-use crate::{calibration, checkpoint, recipe};
+use crate::{calibration, checkpoint, data, recipe};
 use std::path::PathBuf;
 
 /// Why a recipe cannot be carried out on the models it names.
@@ -14,6 +14,9 @@ pub enum Error {
     /// A calibration file cannot be used.
     #[error(transparent)]
     Calibration(#[from] calibration::Error),
+    /// A model that has to be run, or the samples it is to be run on, cannot be used.
+    #[error(transparent)]
+    Data(#[from] data::Error),
     /// The recipe names a calibration file that is not there.
     #[error("the calibration file {} does not exist; check the path in the recipe, or capture it again", path.display())]
     NoCalibrationFile {

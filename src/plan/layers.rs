@@ -4,6 +4,7 @@ use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
 use super::names::{kind_of_layer, projection};
 use super::roles::{Architecture, Rules, Ruling, is_transposed};
+use super::samples::{alpha_search, check_proxies};
 use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
 use crate::calibration::Statistic;
 use crate::checkpoint::TensorMeta;
@@ -30,20 +31,17 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     }
     let layers = planner.layers(&rules)?;
     let experts = planner.experts(&rules)?;
+    check_proxies(recipe, family)?;
+    let search = alpha_search(recipe)?;
     warnings.extend(recipe.notes.iter().cloned());
-    Ok(Plan { layers, experts, sum: sum(recipe), alpha, warnings })
+    Ok(Plan { layers, experts, sum: sum(recipe), alpha, search, warnings })
 }
 
 /// The number given; 1 until a search has found another.
 fn alpha(recipe: &Recipe) -> f64 {
-    match &recipe.method {
-        Method::Linear { alpha, .. } | Method::TaskArithmetic { alpha, .. } | Method::TsvM { alpha } => {
-            *alpha
-        }
-        Method::Esm(esm) => match esm.alpha {
-            Alpha::Number(alpha) => alpha,
-            Alpha::Search { .. } => 1.0,
-        },
+    match recipe.method.alpha() {
+        Alpha::Number(alpha) => *alpha,
+        Alpha::Search { .. } => 1.0,
     }
 }
 

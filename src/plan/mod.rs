@@ -11,6 +11,7 @@ mod layers;
 mod names;
 mod roles;
 mod routed;
+mod samples;
 
 pub use cost::Cost;
 pub use error::Error;
@@ -19,6 +20,7 @@ pub use layers::plan;
 pub use names::kind_of_layer;
 pub use roles::Role;
 pub use routed::{Experts, Routed};
+pub use samples::{AlphaSearch, SearchSamples, expert_source};
 
 use serde::Serialize;
 
@@ -35,8 +37,11 @@ pub struct Plan {
     pub experts: Option<Experts>,
     /// Weights of the sum for [`Role::Sum`].
     pub sum: Sum,
-    /// Factor of the merged deltas where `scaled` says so.
+    /// Factor of the merged deltas where `scaled` says so; 1 until a search has found another.
     pub alpha: f64,
+    /// The search for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub search: Option<AlphaSearch>,
     /// What the user should know before the merge starts.
     pub warnings: Vec<String>,
 }

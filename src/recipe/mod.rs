@@ -101,21 +101,21 @@ pub enum Method {
     /// `W0 + alpha sum c_t dW_t / sum c`, without the division if not `normalize`.
     Linear {
         /// Factor of the merged delta, 1 by default.
-        alpha: f64,
+        alpha: Alpha,
         /// Whether the weights are divided by their sum.
         normalize: bool,
     },
     /// `W0 + alpha sum c_t dW_t`, the weights divided by their sum if `normalize`.
     TaskArithmetic {
-        /// Lambda.
-        alpha: f64,
+        /// Lambda, 1 by default.
+        alpha: Alpha,
         /// Whether the weights are divided by their sum.
         normalize: bool,
     },
     /// TSV-M on matrices, the average elsewhere.
     TsvM {
         /// Factor of the merged delta, 1 by default.
-        alpha: f64,
+        alpha: Alpha,
     },
 }
 
@@ -131,6 +131,16 @@ impl Method {
             Method::Linear { .. } => "linear",
             Method::TaskArithmetic { .. } => "task_arithmetic",
             Method::TsvM { .. } => "tsv_m",
+        }
+    }
+
+    /// The coefficient of the merged delta.
+    pub fn alpha(&self) -> &Alpha {
+        match self {
+            Method::Esm(esm) => &esm.alpha,
+            Method::Linear { alpha, .. } | Method::TaskArithmetic { alpha, .. } | Method::TsvM { alpha } => {
+                alpha
+            }
         }
     }
 
@@ -198,6 +208,16 @@ pub enum Search {
     Accuracy,
     /// Agreement with the experts' features.
     Consistency,
+}
+
+impl Search {
+    /// Its name in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Search::Accuracy => "accuracy",
+            Search::Consistency => "consistency",
+        }
+    }
 }
 
 /// How many directions each task gets in a layer.

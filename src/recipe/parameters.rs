@@ -59,20 +59,24 @@ pub(super) fn method(
     missing: impl Fn(&str, &str) -> Error,
 ) -> Result<Method, Error> {
     let get = |key: &str| parameters.and_then(|p| p.get(key));
-    let number = |key: &str| get(key).map(|c| c.number()).transpose();
     let boolean = |key: &str| get(key).map(|c| c.boolean()).transpose();
-    let factor = || Ok::<f64, Error>(overrides.alpha.or(number("alpha")?).unwrap_or(1.0));
+    let factor = |key: &str| match (overrides.alpha, get(key)) {
+        (Some(number), _) => Ok(Alpha::Number(number)),
+        (None, Some(c)) => alpha(c),
+        (None, None) => Ok(Alpha::Number(1.0)),
+    };
     Ok(match name {
-        "linear" => Method::Linear { alpha: factor()?, normalize: boolean("normalize")?.unwrap_or(true) },
+        "linear" => {
+            Method::Linear { alpha: factor("alpha")?, normalize: boolean("normalize")?.unwrap_or(true) }
+        }
         "task_arithmetic" => {
             if let (Some(_), Some(lambda)) = (get("alpha"), get("lambda")) {
                 return Err(lambda.error("`alpha` and `lambda` are the same thing here; give one of them"));
             }
-            let lambda = number("lambda")?;
-            let alpha = overrides.alpha.or(lambda).map_or_else(factor, Ok)?;
+            let alpha = factor(if get("lambda").is_some() { "lambda" } else { "alpha" })?;
             Method::TaskArithmetic { alpha, normalize: boolean("normalize")?.unwrap_or(false) }
         }
-        "tsv_m" => Method::TsvM { alpha: factor()? },
+        "tsv_m" => Method::TsvM { alpha: factor("alpha")? },
         "esm++" => {
             let mut esm = esm(parameters, "esm_rank", overrides, missing)?;
             esm.experts = Some(experts(parameters)?);

@@ -148,8 +148,11 @@ async fn concatenations<B: Backend>(
     actual: &mut Actual,
 ) -> Result<()> {
     for (name, factor) in [("e", &cat.e_cat), ("c", &cat.a_cat)] {
-        actual.insert(key(&format!("{name}_sigma")), singular_values(backend, factor).await?.remove(0));
         let columns = factor.shape().cols;
+        // the null directions that are left out have singular values too: 0
+        let mut sigma = singular_values(backend, factor).await?.remove(0);
+        sigma.resize(cat.weights.iter().map(Vec::len).sum::<usize>().min(columns), 0.0);
+        actual.insert(key(&format!("{name}_sigma")), sigma);
         let rows = wide(backend, factor).await?;
         let mut gram = vec![0f64; columns * columns];
         for row in rows.chunks(columns) {

@@ -35,7 +35,7 @@ impl Context {
     pub async fn open(adapter: &wgpu::Adapter, config: &Config) -> Result<Self> {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("esmerge"),
-            required_features: adapter.features() & Kernels::optional_features(),
+            required_features: adapter.features() & (Kernels::optional_features() | config.features),
             required_limits: limits(adapter, config),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()

@@ -45,6 +45,8 @@ pub struct Config {
     pub checks: Checks,
     /// How products are computed; by default as suits the adapter's type.
     pub products: Option<Products>,
+    /// Features to ask for where the adapter has them. The backend needs none.
+    pub features: wgpu::Features,
     /// Whether products are timed to find how each class of them is best computed, instead of taking the built-in table's
     /// word.
     pub autotune: Option<Autotune>,
@@ -69,6 +71,7 @@ impl Default for Config {
             limits: None,
             checks: Checks::default(),
             products: None,
+            features: wgpu::Features::empty(),
             autotune: None,
             subgroups: true,
             dispatch_flops: 10_000_000_000,
@@ -170,6 +173,24 @@ impl Gpu {
     /// Whether sums go through subgroup operations.
     pub fn subgroups(&self) -> bool {
         self.live().context.kernels.subgroups()
+    }
+
+    /// The device's queue, for commands that go past the backend's own.
+    #[cfg(feature = "cli")]
+    pub(crate) fn queue(&self) -> wgpu::Queue {
+        self.live().context.queue.clone()
+    }
+
+    /// Does something with the kernels of the device.
+    #[cfg(feature = "cli")]
+    pub(crate) fn with_kernels<R>(&self, run: impl FnOnce(&crate::kernels::Kernels) -> R) -> R {
+        run(&self.live().context.kernels)
+    }
+
+    /// Waits until all that was submitted is done, and says what went wrong.
+    #[cfg(feature = "cli")]
+    pub(crate) fn wait(&self) -> Result<()> {
+        self.live().context.wait(None)
     }
 
     /// The command buffers submitted so far.

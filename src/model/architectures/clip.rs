@@ -19,6 +19,8 @@ pub struct Clip {
     wide: usize,
     heads: usize,
     projection: usize,
+    /// Width of a feature: that of the projection, or of the hidden state where there is none.
+    features: usize,
     activation: Activation,
     epsilon: f32,
 }
@@ -31,6 +33,8 @@ enum Naming {
 }
 
 const HUGGING_FACE: [&str; 2] = ["", "vision_model."];
+/// Hugging Face keeps it beside the tower, not inside.
+const PROJECTION: &str = "visual_projection.weight";
 const OPEN: [&str; 4] = ["visual.", "model.visual.", "module.visual.", ""];
 
 impl Clip {
@@ -55,6 +59,7 @@ impl Clip {
             wide: config.size("intermediate_size")?,
             heads: config.heads(hidden)?.0,
             projection,
+            features: if weights.shape(PROJECTION).is_some() { projection } else { hidden },
             activation: config.activation("hidden_act", "quick_gelu")?,
             epsilon: config.number_or("layer_norm_eps", 1e-5)? as f32,
         })
@@ -102,6 +107,7 @@ impl Clip {
             wide,
             heads,
             projection,
+            features: if projection > 0 { projection } else { hidden },
             activation: if quick { Activation::QuickGelu } else { Activation::Gelu },
             epsilon: 1e-5,
         })
@@ -150,13 +156,16 @@ impl<B: Layers> Architecture<B> for Clip {
         self.hidden
     }
 
+    fn feature_size(&self) -> usize {
+        self.features
+    }
+
     fn widest(&self) -> usize {
         self.wide.max(3 * self.hidden)
     }
 
     fn inputs(&self) -> InputKind {
-        let Grid { channels, image, .. } = self.grid;
-        InputKind::Images { channels, size: image, tokens: self.grid.patches() + 1 }
+        InputKind::Images { grid: self.grid, tokens: self.grid.patches() + 1 }
     }
 
     fn embed(&self, backend: &B, weights: &dyn Weights, samples: &Samples) -> Result<Part<B>> {
@@ -240,12 +249,11 @@ impl<B: Layers> Architecture<B> for Clip {
             let projection = load.matrix("proj", self.hidden, self.projection)?;
             return Ok(backend.matmul(&class, Op::None, &projection, Op::None)?);
         }
-        // beside the tower, not inside
         let outer = Loader::new(backend, weights, "");
-        if !outer.has("visual_projection.weight") {
+        if !outer.has(PROJECTION) {
             return Ok(class);
         }
-        let projection = outer.matrix("visual_projection.weight", self.projection, self.hidden)?;
+        let projection = outer.matrix(PROJECTION, self.projection, self.hidden)?;
         Ok(backend.matmul(&class, Op::None, &projection, Op::Transpose)?)
     }
 }

@@ -7,6 +7,8 @@ mod rope;
 mod vision;
 mod vit;
 
+pub use vision::Grid;
+
 use super::forward::InputKind;
 use super::{Block, Config, Error, Part, Pooling, Result, Samples, Weights};
 use crate::backend::layers::Layers;
@@ -22,6 +24,11 @@ pub trait Architecture<B: Layers> {
 
     /// Width of the hidden state.
     fn hidden_size(&self) -> usize;
+
+    /// Width of a feature vector.
+    fn feature_size(&self) -> usize {
+        self.hidden_size()
+    }
 
     /// The most columns of any intermediate result, which decides how many samples go together.
     fn widest(&self) -> usize;
@@ -79,7 +86,7 @@ fn pool<B: Layers>(backend: &B, x: &B::Tensor, part: &Part<B>, pooling: Pooling)
 }
 
 /// Refuses texts longer than the model's position table.
-fn check_lengths(lengths: &[usize], longest: usize) -> Result<()> {
+pub(super) fn check_lengths(lengths: &[usize], longest: usize) -> Result<()> {
     match lengths.iter().position(|&n| n > longest) {
         None => Ok(()),
         Some(i) => Err(Error::Samples(format!(

@@ -6,15 +6,19 @@ use crate::backend::{Op, Shape, Tensor};
 use std::rc::Rc;
 
 /// The grid of patches.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grid {
+    /// Colours.
     pub channels: usize,
+    /// Rows and columns of pixels.
     pub image: usize,
+    /// Rows and columns of a patch.
     pub patch: usize,
 }
 
 impl Grid {
-    pub fn new(config: Config<'_>) -> Result<Grid> {
+    /// From a configuration.
+    pub(super) fn new(config: Config<'_>) -> Result<Grid> {
         let grid = Grid {
             channels: config.size_or("num_channels", 3)?,
             image: config.size("image_size")?,
@@ -29,12 +33,13 @@ impl Grid {
         Ok(grid)
     }
 
+    /// Patches of an image.
     pub fn patches(self) -> usize {
         (self.image / self.patch).pow(2)
     }
 
     /// Images must give the model's grid of patches; pixels past the last whole patch are not looked at.
-    fn check(self, images: &Images) -> Result<()> {
+    pub(in crate::model) fn check(self, images: &Images) -> Result<()> {
         let side = self.image / self.patch;
         let grid = (images.channels, images.height / self.patch, images.width / self.patch);
         if grid == (self.channels, side, side) {

@@ -53,8 +53,7 @@ impl<B: Layers> Architecture<B> for Vit {
     }
 
     fn inputs(&self) -> InputKind {
-        let Grid { channels, image, .. } = self.grid;
-        InputKind::Images { channels, size: image, tokens: self.grid.patches() + 1 }
+        InputKind::Images { grid: self.grid, tokens: self.grid.patches() + 1 }
     }
 
     fn embed(&self, backend: &B, weights: &dyn Weights, samples: &Samples) -> Result<Part<B>> {

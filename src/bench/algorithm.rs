@@ -1,0 +1,28 @@
+//! What is made of many kernels, over any backend.
+
+use super::case::HEAD;
+use super::{Case, Kernel, Size};
+use crate::backend::layers::{Attention, Layers};
+use crate::backend::{self, Op, Tensor};
+use crate::linalg::{Accuracy, SymmetricProduct, leading_eigenpairs, orthonormalize_rows, polar};
+
+/// Runs one. What it leaves is thrown away; the device may still be at work when this returns.
+pub(super) async fn run<B: Layers>(backend: &B, case: &Case, x: &B::Tensor) -> backend::Result<()> {
+    let Size { batch, rows, cols, depth } = case.size;
+    match case.kernel {
+        Kernel::Attention => {
+            let segments = backend.segments(&vec![rows; batch])?;
+            let (heads, scale) = (cols / HEAD, 1.0 / (HEAD as f32).sqrt());
+            let kind = Attention { heads, key_heads: heads, causal: false, window: None, scale };
+            backend.attention(x, x, x, &segments, kind).map(drop)
+        }
+        Kernel::OrthonormalizeRows => orthonormalize_rows(backend, backend.duplicate(x)?, 2).map(drop),
+        Kernel::LeadingEigenpairs => {
+            let c = SymmetricProduct::Factor { x, op: Op::Transpose };
+            let ranks = vec![cols.min(depth.unwrap_or(cols)); x.shape().batch];
+            leading_eigenpairs(backend, c, rows, &ranks, Accuracy::Balanced, (1, 1)).await.map(drop)
+        }
+        Kernel::Polar => polar(backend, x, Accuracy::Balanced).await.map(drop),
+        _ => Ok(()), // a kernel of its own
+    }
+}

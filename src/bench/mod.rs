@@ -1,0 +1,115 @@
+//! How fast the kernels are, as a fraction of what the device can do.
+//!
+//! Two peaks are measured first: multiply-adds and a copy, written in the same language and run on the same device as the
+//! kernels. Every kernel's arithmetic and memory traffic is then given as a fraction of them. On an adapter that can, the
+//! device itself writes down when a pass begins and ends; elsewhere it is the host's clock around a submission and the
+//! wait for it, with so many runs in it that the submission does not count. Algorithms, which are many kernels and read
+//! some results back, are always timed by the host.
+
+mod algorithm;
+mod case;
+mod compare;
+mod cpu;
+mod cpu_peak;
+mod error;
+mod gpu;
+mod operands;
+mod report;
+mod sampling;
+
+pub use case::{Case, Kernel, Size};
+pub use compare::{Comparison, compare};
+pub use error::Error;
+pub use report::{Measurement, Peak, Report};
+pub use sampling::Times;
+
+use crate::backend::cpu::Cpu;
+use crate::backend::gpu::Gpu;
+use crate::matrix::Dtype;
+use cpu::OnCpu;
+use gpu::OnGpu;
+
+/// Result of a measurement.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Which cases to measure; nothing chosen is everything.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Kernels.
+    pub kernels: Vec<Kernel>,
+    /// Shapes, in place of each kernel's own.
+    pub sizes: Vec<Size>,
+    /// Stored types.
+    pub dtypes: Vec<Dtype>,
+}
+
+/// A device that can be measured.
+pub enum Device<'a> {
+    /// The CPU backend.
+    Cpu(&'a Cpu),
+    /// An adapter, opened with [`features`].
+    Gpu(&'a Gpu),
+}
+
+/// What an adapter is asked for if it has it, so that it keeps the time itself.
+pub fn features() -> wgpu::Features {
+    wgpu::Features::TIMESTAMP_QUERY
+}
+
+/// Measures the peaks and then every case, `seconds` long each or for three samples. `next` is told what comes next.
+///
+/// # Errors
+/// If a chosen size does not fit any chosen kernel, or the device fails.
+pub async fn run(
+    device: Device<'_>,
+    selection: &Selection,
+    seconds: f64,
+    next: &mut dyn FnMut(&str),
+) -> Result<Report> {
+    match device {
+        Device::Cpu(cpu) => measure(&mut OnCpu::new(cpu), selection, seconds, next).await,
+        Device::Gpu(gpu) => measure(&mut OnGpu::new(gpu), selection, seconds, next).await,
+    }
+}
+
+/// A device under measurement.
+#[allow(async_fn_in_trait)] // futures are driven on the calling thread
+trait Subject {
+    /// Adapter and driver.
+    fn name(&self) -> String;
+
+    /// Who keeps the time of kernels; that of algorithms is the host's.
+    fn clock(&self) -> &'static str;
+
+    /// The least that a sample of a case should last, in seconds.
+    fn resolution(&self, case: &Case) -> f64;
+
+    async fn peak(&mut self, seconds: f64) -> Result<Peak>;
+
+    /// Gets the operands of a case ready.
+    async fn prepare(&mut self, case: &Case) -> Result<()>;
+
+    /// Runs the case that is ready so many times; the seconds that took.
+    async fn time(&mut self, repetitions: usize) -> Result<f64>;
+}
+
+async fn measure(
+    subject: &mut impl Subject,
+    selection: &Selection,
+    seconds: f64,
+    next: &mut dyn FnMut(&str),
+) -> Result<Report> {
+    let chosen = case::choose(selection)?;
+    next("the peaks");
+    let peak = subject.peak(seconds).await?;
+    // Without a wish for a size, what would run for long even at the peak is left out.
+    let affordable = |case: &&Case| !selection.sizes.is_empty() || case.is_affordable(peak);
+    let mut results = Vec::new();
+    for case in chosen.iter().filter(affordable) {
+        next(&case.to_string());
+        subject.prepare(case).await?;
+        let times = sampling::sample(subject, case, seconds).await?;
+        results.push(Measurement::new(case, times));
+    }
+    Ok(Report::new(subject.name(), subject.clock(), peak, results))
+}

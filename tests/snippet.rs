@@ -1,0 +1,123 @@
+//! The PyTorch hooks of docs/formats.md, taken out of the document and run: they write what `capture` writes, and it merges.
+//!
+//! `ESMERGE_PYTHON` names a Python with torch and transformers; without one the trial is ignored, by name.
+
+#[path = "common/place.rs"]
+mod place;
+#[path = "common/synthetic.rs"]
+mod synthetic;
+
+use esmerge::calibration::Calibration;
+use libtest_mimic::{Arguments, Trial};
+use place::{IDS, Place};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use synthetic::read_tensors;
+
+fn main() {
+    let python = python();
+    let note = match &python {
+        Ok(_) => String::new(),
+        Err(reason) => format!(" [{reason}]"),
+    };
+    let ignored = python.is_err();
+    let run = move || {
+        python.as_deref().iter().for_each(|python| the_hooks_write_what_capture_writes(python));
+        Ok(())
+    };
+    let trials = vec![
+        Trial::test(format!("the_hooks_write_what_capture_writes_and_it_merges{note}"), run)
+            .with_ignored_flag(ignored),
+        Trial::test("the_hooks_need_nothing_but_torch", || {
+            the_hooks_need_nothing_but_torch();
+            Ok(())
+        }),
+    ];
+    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+}
+
+/// A Python that can run the hooks on a model of transformers, or why there is none.
+fn python() -> Result<String, &'static str> {
+    let python = std::env::var("ESMERGE_PYTHON").map_err(|_| "ESMERGE_PYTHON is not set")?;
+    let found = Command::new(&python).args(["-c", "import torch, transformers"]).output();
+    match found {
+        Ok(output) if output.status.success() => Ok(python),
+        _ => Err("ESMERGE_PYTHON has no torch and transformers"),
+    }
+}
+
+fn snippet() -> String {
+    let docs = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/formats.md")).unwrap();
+    let after = docs.split_once("```python\n").unwrap().1;
+    after.split_once("```").unwrap().0.to_owned()
+}
+
+fn the_hooks_need_nothing_but_torch() {
+    let snippet = snippet();
+    let imports: Vec<&str> = snippet.lines().filter(|line| line.contains("import ")).collect();
+    assert_eq!(imports, ["import json, struct, torch"]);
+}
+
+fn the_hooks_write_what_capture_writes(python: &str) {
+    let place = Place::new();
+    place.model("base", "llama", 0);
+    place.ids("ids.safetensors", &IDS);
+    for (expert, seed) in [("a", 1), ("b", 2)] {
+        place.model(expert, "llama", seed);
+        let script = format!(
+            "import torch\nfrom transformers import AutoModel\nexpert = AutoModel.from_pretrained('{expert}').eval()\n\
+             samples = [dict(input_ids=torch.tensor([ids])) for ids in {IDS:?}]\n{}",
+            snippet()
+        );
+        place.write("script.py", script);
+        let ran = Command::new(python).arg("script.py").current_dir(place.0.path()).output().unwrap();
+        assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
+        fs::rename(place.path("cars.safetensors"), place.path(&format!("{expert}-hooks.safetensors")))
+            .unwrap();
+        let ours = format!("{expert}-ours.safetensors");
+        place.succeeds(&["capture", expert, "--data", "ids.safetensors", "-o", &ours, "-q"]);
+    }
+    same_inputs(&place);
+    same_merge(&place);
+}
+
+fn same_inputs(place: &Place) {
+    let ours = Calibration::open(&place.path("a-ours.safetensors")).unwrap();
+    let theirs = Calibration::open(&place.path("a-hooks.safetensors")).unwrap();
+    for weight in ["self_attn.k_proj", "self_attn.o_proj", "mlp.down_proj", "mlp.up_proj"] {
+        let weight = format!("layers.1.{weight}.weight");
+        let read = |file: &Calibration| -> Vec<f32> {
+            let (source, statistic) = file.source_of(&weight).unwrap();
+            bytemuck::pod_collect_to_vec(&file.read(source, statistic).unwrap().bytes)
+        };
+        close(&read(&ours), &read(&theirs), 2e-5, &weight);
+    }
+}
+
+/// Tokens that differ by rounding alone give models that do, too.
+fn same_merge(place: &Place) {
+    let merged = |by: &str| {
+        let expert = |e: &str| format!("  - {{model: {e}, calibration: {e}-{by}.safetensors}}\n");
+        let recipe = format!(
+            "merge_method: esm\nbase_model: base\nmodels:\n{}{}parameters: {{alpha: 1, accuracy: exact}}\n",
+            expert("a"),
+            expert("b")
+        );
+        place.write(&format!("{by}.yaml"), recipe);
+        place.succeeds(&["merge", &format!("{by}.yaml"), by, "-q"]);
+        read_tensors(&place.path(by))
+    };
+    let (ours, theirs) = (merged("ours"), merged("hooks"));
+    assert!(ours.keys().eq(theirs.keys()));
+    for (name, tensor) in &ours {
+        close(&tensor.values(), &theirs[name].values(), 1e-3, name);
+    }
+}
+
+fn close(a: &[f32], b: &[f32], tolerance: f32, what: &str) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    let largest = b.iter().fold(0f32, |m, v| m.max(v.abs()));
+    let worst = a.iter().zip(b).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    assert!(worst <= tolerance * largest, "{what}: off by {worst:e} of {largest}");
+}
