@@ -30,3 +30,5 @@ pub mod plan;
 pub mod recipe;
 #[cfg(feature = "merge")]
 pub mod report;
+#[cfg(feature = "merge")]
+pub mod routing;

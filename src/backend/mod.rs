@@ -140,6 +140,10 @@ pub trait Backend {
         Ok(c)
     }
 
+    /// A linear layer: `x op(w)` as a new tensor, both single matrices. The bits of a row do not depend on how many rows
+    /// there are, which [`gemm`](Backend::gemm) does not promise.
+    fn linear(&self, x: &Self::Tensor, w: &Self::Tensor, op_w: Op) -> Result<Self::Tensor>;
+
     /// Symmetric rank-k update `c = alpha op(x) op(x)^T + beta c`, the whole of `c` stored, exactly symmetric.
     /// With `Op::Transpose`, `x` a slab of tokens and `beta = 1` it accumulates the covariance `X^T X`.
     fn syrk(&self, alpha: f32, x: &Self::Tensor, op: Op, beta: f32, c: &mut Self::Tensor) -> Result<()>;

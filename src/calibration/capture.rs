@@ -3,7 +3,7 @@
 use super::Entry;
 use crate::backend::layers::Layers;
 use crate::backend::{Backend, Shape, Tensor};
-use crate::model::{Hidden, Model, Result, Samples, Tap};
+use crate::model::{Hidden, Model, Part, Result, Samples, Tap};
 
 /// An expert on its way through its samples. Each call of [`next_block`](Capture::next_block) gives the inputs of one
 /// more block; no more than one block's inputs are in memory.
@@ -63,7 +63,7 @@ impl<'a, B: Layers> Capture<'a, B> {
         let as_gram = self.grams(&block.inputs());
         let mut tap =
             Collector { backend: self.backend, wanted: &wanted, as_gram: &as_gram, layers: Vec::new() };
-        self.model.apply_block(&block, &mut self.hidden, &mut tap)?;
+        self.model.apply_block(&block, &mut self.hidden, &mut tap).await?;
         drop(block);
         self.next += 1;
         let mut captured = Vec::new();
@@ -74,8 +74,8 @@ impl<'a, B: Layers> Capture<'a, B> {
     }
 
     /// Runs the next block and looks at nothing.
-    pub fn skip_block(&mut self) -> Result<()> {
-        self.model.block(self.next, &mut self.hidden, &mut crate::model::NoTap)?;
+    pub async fn skip_block(&mut self) -> Result<()> {
+        self.model.block(self.next, &mut self.hidden, &mut crate::model::NoTap).await?;
         self.next += 1;
         Ok(())
     }
@@ -126,7 +126,7 @@ enum Statistic<B: Backend> {
 }
 
 impl<B: Layers> Tap<B> for Collector<'_, B> {
-    fn input(&mut self, weights: &[&str], x: &B::Tensor) -> Result<()> {
+    async fn input(&mut self, weights: &[&str], x: &B::Tensor, _part: &Part<B>) -> Result<()> {
         if !weights.iter().any(|w| (self.wanted)(w)) {
             return Ok(());
         }

@@ -1,6 +1,6 @@
 use super::{Error, FORMAT};
 use crate::backend::Dtype;
-use crate::checkpoint::{Checkpoint, TensorFile, TensorMeta, fingerprint};
+use crate::checkpoint::{Checkpoint, TensorFile, TensorMeta, fingerprint, widen};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -232,15 +232,6 @@ impl Calibration {
                 ),
             )),
         }
-    }
-}
-
-/// Little-endian values as f32.
-fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
-    match dtype {
-        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
-        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
-        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
     }
 }
 

@@ -79,6 +79,14 @@ pub enum Error {
         /// Why not, and what to do.
         reason: String,
     },
+    /// The settings of an adapter cannot be used.
+    #[error("{}: {reason}", path.display())]
+    BadAdapter {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
     /// A file that should be an `esmerge-router-1` file is not one.
     #[error("{}: {reason}", path.display())]
     BadRouter {

@@ -1,6 +1,9 @@
 //! LoRA adapters as PEFT keeps them: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
-use super::{Error, Stored, TensorSpec, TensorWriter};
+use super::scan::widen;
+use super::{Error, Stored, TensorFile, TensorSpec, TensorWriter};
+use crate::backend::Dtype;
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
 use std::fs;
@@ -81,6 +84,67 @@ impl LoraWriter {
     /// Flushes the file to the disk.
     pub fn finish(self) -> Result<(), Error> {
         self.writer.finish()
+    }
+}
+
+/// An adapter, opened: only such whose factors apply as they are, `W + B A`.
+#[derive(Clone, Debug)]
+pub struct LoraFile {
+    file: TensorFile,
+}
+
+#[derive(Deserialize)]
+struct Settings {
+    r: usize,
+    lora_alpha: f64,
+    #[serde(default)]
+    rank_pattern: BTreeMap<String, f64>,
+    #[serde(default)]
+    alpha_pattern: BTreeMap<String, f64>,
+    #[serde(default)]
+    use_dora: bool,
+}
+
+impl LoraFile {
+    /// Opens the adapter in a folder.
+    pub fn open(folder: &Path) -> Result<LoraFile, Error> {
+        let (settings, weights) = (folder.join(ADAPTER_CONFIG), folder.join(ADAPTER_WEIGHTS));
+        for path in [&settings, &weights] {
+            if !path.is_file() {
+                let hint = "an adapter is a folder with adapter_config.json and adapter_model.safetensors";
+                return Err(Error::NotFound { path: path.clone(), hint });
+            }
+        }
+        let bad = |reason: String| Error::BadAdapter { path: settings.clone(), reason };
+        let text = fs::read(&settings).map_err(Error::io("read", &settings))?;
+        let read: Settings = serde_json::from_slice(&text)
+            .map_err(|e| bad(format!("it is not the configuration of a LoRA adapter ({e})")))?;
+        if read.lora_alpha != read.r as f64 || read.rank_pattern != read.alpha_pattern || read.use_dora {
+            return Err(bad(
+                "only adapters that apply without a factor are read here: lora_alpha = r, alpha_pattern = rank_pattern, \
+                 no DoRA"
+                    .to_owned(),
+            ));
+        }
+        Ok(LoraFile { file: TensorFile::open(&weights)? })
+    }
+
+    /// Where the factors lie.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Rows and columns of a factor, if the file has it.
+    pub fn shape(&self, key: &str) -> Option<(usize, usize)> {
+        let meta = self.file.tensors().get(key)?;
+        meta.matrix().filter(|_| meta.float().is_some())
+    }
+
+    /// The values of a factor.
+    pub fn read(&self, key: &str) -> Result<Vec<f32>, Error> {
+        let meta = self.file.meta(key)?;
+        let bytes = self.file.read_values(key, 0..meta.elements())?;
+        Ok(widen(meta.float().unwrap_or(Dtype::F32), &bytes))
     }
 }
 

@@ -106,6 +106,11 @@ impl RouterFile {
         Ok(router)
     }
 
+    /// Where the file lies.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// What the file says beside the prototypes.
     pub fn meta(&self) -> &RouterMeta {
         &self.meta
@@ -122,6 +127,11 @@ impl RouterFile {
             return Some(weight);
         }
         self.meta.aliases.get(weight).map(String::as_str)
+    }
+
+    /// The dimensions of the prototypes stored under `weight`, if there are any.
+    pub fn inputs(&self, weight: &str) -> Option<usize> {
+        self.file.tensors().get(&key(weight))?.shape.last().copied()
     }
 
     /// The prototypes stored under `weight`, `tasks x d_in`.

@@ -32,6 +32,15 @@ fn find<const N: usize>(
     Some((index, if fraction == 0 { "an infinity" } else { "NaN" }))
 }
 
+/// Little-endian values as f32.
+pub fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
+    match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| half::f16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|b| half::bf16::from_le_bytes(*b).to_f32()).collect(),
+    }
+}
+
 /// `sum ulp(w)^2` over 16-bit values: twelve times the expected squared error that rounding to this type left in them.
 /// Zero for float32, whose rounding is no concern here.
 pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8]) -> f64 {

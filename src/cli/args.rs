@@ -4,7 +4,7 @@ use crate::bench::{Kernel, Size};
 use crate::data::Split;
 use crate::linalg::Accuracy;
 use crate::matrix::Dtype;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
@@ -17,6 +17,7 @@ Examples:
   esmerge capture models/cars --data photos/ -o cars.safetensors
                                                         the inputs of an expert's layers, for ESM
   esmerge eval merged/ --task cars.safetensors          accuracy on a task
+  esmerge route merged/ --data photos/                  which expert of an ESM++ model each sample takes
   esmerge devices                                       what there is to compute on
   esmerge bench --kernel gemm                           how fast that is
 
@@ -87,6 +88,8 @@ pub(super) enum Command {
     Capture(Capture),
     /// Measure a model's accuracy on tasks
     Eval(Eval),
+    /// Say which expert of an ESM++ model each sample takes, layer by layer and by vote
+    Route(Route),
     /// List the devices there are to compute on
     Devices(Devices),
     /// Measure the kernels against what the device can do
@@ -188,6 +191,7 @@ or `test.pixel_values`; `test.labels`), and `class_embeddings` or `head.weight` 
 Examples:
   esmerge eval merged/ --task tasks/*.safetensors
   esmerge eval merged/ --task tasks/*.safetensors --experts recipe.yaml      beside each task's own expert
+  esmerge eval merged/ --task tasks/*.safetensors --routing prototype        with the experts of ESM++
   esmerge eval base --task *.safetensors --json > base.json
   esmerge eval merged/ --task *.safetensors --compare base.json              which is better, and how surely
   esmerge eval base+delta:merged.delta.safetensors --alpha 0.8 --task sst2.safetensors --split test[20%:]";
@@ -213,12 +217,59 @@ pub(super) struct Eval {
     /// Which samples: a split of the task files, or a part of one, such as test[:20%]
     #[arg(long, default_value = "test")]
     pub split: Split,
+    /// How samples reach the low-rank experts of an ESM++ model: each layer takes the one with the nearest prototype, or
+    /// the one named like the task, or none
+    #[arg(long, value_enum, default_value = "none")]
+    pub routing: Routing,
     /// Factor of the deltas of BASE+delta:FILE; for deltas that a merge kept, its alpha
     #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     pub alpha: Option<f64>,
     #[command(flatten)]
     pub run: DeviceFlags,
     /// Print the report as JSON, in place of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How samples reach the experts of ESM++.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Routing {
+    Prototype,
+    Oracle,
+    None,
+}
+
+const ROUTE: &str = "\
+Samples may be
+  a folder of images            resized and normalised by the model's preprocessor_config.json
+  a text file, or JSON lines    one sample a line (JSON: under `text`), by the model's tokenizer.json
+  a safetensors file            `input_ids` and `attention_mask`, or `pixel_values`; a split of a task file by --split
+
+Examples:
+  esmerge route merged/ --data photos/
+  esmerge route merged/ --data requests.jsonl --json
+  esmerge route merged/ --data tasks/cars.safetensors --split test[:100]";
+
+#[derive(Debug, Args)]
+#[command(after_help = ROUTE)]
+pub(super) struct Route {
+    /// The folder of a model made by merge_method esm++
+    pub model: String,
+    /// The samples
+    #[arg(long, value_name = "PATH")]
+    pub data: PathBuf,
+    /// A split of a task file, or a part of one, such as test[:20%]
+    #[arg(long, conflicts_with_all = ["samples", "max_length"])]
+    pub split: Option<Split>,
+    /// At most so many samples, chosen at random from a folder or text file [default: all]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: Option<u32>,
+    /// Cut texts to so many tokens
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_length: Option<u32>,
+    #[command(flatten)]
+    pub run: DeviceFlags,
+    /// Print one JSON object a sample, in place of the table
     #[arg(long)]
     pub json: bool,
 }

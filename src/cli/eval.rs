@@ -1,11 +1,13 @@
-use super::args;
+use super::args::{self, Routing};
 use super::device::on_device;
 use super::failure::Failure;
 use super::output;
 use crate::backend::layers::Layers;
+use crate::checkpoint::RouterFile;
 use crate::data::{ModelSource, Task};
 use crate::eval::{Earlier, Evaluator, Features, Report, TaskReport, linear_cka, table};
 use crate::recipe::{Overrides, Recipe, Source};
+use crate::routing::{self, Choice, Experts, Router, tables};
 use std::collections::HashMap;
 
 /// `esmerge eval`
@@ -22,10 +24,17 @@ pub(super) fn run(args: &args::Eval) -> Result<(), Failure> {
     let tasks = args.task.iter().map(|path| Task::open(path)).collect::<Result<Vec<_>, _>>()?;
     let others = Others::open(args, &tasks)?;
     let earlier = args.compare.as_deref().map(Earlier::open).transpose()?;
+    let experts = experts(args, &model)?;
     let (device, note) = args.run.device.open()?;
     note.iter().for_each(|note| output::warning(note));
-    let report =
-        on_device!(&device, |backend| pollster::block_on(evaluate(backend, &model, &tasks, &others, args)))?;
+    let report = on_device!(&device, |backend| pollster::block_on(evaluate(
+        backend,
+        &model,
+        &tasks,
+        &others,
+        experts.as_ref(),
+        args
+    )))?;
     let report = match &earlier {
         Some(earlier) => report.compare(earlier)?,
         None => report,
@@ -34,8 +43,40 @@ pub(super) fn run(args: &args::Eval) -> Result<(), Failure> {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else {
         output::print(&table(&report));
+        report.routing.iter().for_each(|routing| output::print(&format!("\n{}", tables(routing))));
     }
     Ok(())
+}
+
+/// The experts that samples are routed to.
+fn experts(args: &args::Eval, model: &ModelSource) -> Result<Option<Experts>, Failure> {
+    let folder = model.folder().unwrap_or(model.path());
+    match args.routing {
+        Routing::None => {
+            if RouterFile::is_in(folder) && !args.run.quiet {
+                output::say(
+                    "the merged weights alone are measured; --routing prototype adds the model's experts",
+                );
+            }
+            Ok(None)
+        }
+        _ => Ok(Some(Experts::open(folder)?)),
+    }
+}
+
+/// How the samples of a task are routed.
+fn choice(routing: Routing, experts: &Experts, task: &Task) -> Result<Choice, Failure> {
+    if routing != Routing::Oracle {
+        return Ok(Choice::Prototype);
+    }
+    experts.tasks().iter().position(|name| *name == task.name).map(Choice::Oracle).ok_or_else(|| {
+        Failure::usage(&format!(
+            "--routing oracle needs an expert named `{}` like the task {}; the model has {}",
+            task.name,
+            task.path().display(),
+            experts.tasks().join(", ")
+        ))
+    })
 }
 
 /// The models that a task's result is held against.
@@ -82,6 +123,7 @@ async fn evaluate<B: Layers>(
     model: &ModelSource,
     tasks: &[Task],
     others: &Others,
+    experts: Option<&Experts>,
     args: &args::Eval,
 ) -> Result<Report, Failure> {
     let split = &args.split;
@@ -92,11 +134,22 @@ async fn evaluate<B: Layers>(
         split: split.to_string(),
         ..Report::default()
     };
+    let name = if args.routing == Routing::Oracle { "oracle" } else { "prototype" };
+    report.routing = experts.map(|e| routing::Report::new(name, e.tasks(), e.cost()));
     for task in tasks {
         if !args.run.quiet {
             output::say(&task.name);
         }
-        let features = evaluator.features(task, split).await?;
+        let features = match experts {
+            None => evaluator.features(task, split).await?,
+            Some(experts) => {
+                let mut router = Router::new(backend, experts, choice(args.routing, experts, task)?);
+                let features = evaluator.features_through(task, split, &mut router).await?;
+                let decisions = router.finish()?;
+                report.routing.iter_mut().for_each(|r| r.add(&task.name, &decisions));
+                features
+            }
+        };
         let mut result = TaskReport::new(&task.name, &evaluator.right(task, split, &features)?);
         let other = others.experts.get(&task.name).or(others.against.as_ref());
         if let Some(other) = other {

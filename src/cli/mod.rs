@@ -12,6 +12,7 @@ mod merge;
 mod output;
 mod progress;
 mod rescale;
+mod route;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -26,6 +27,7 @@ pub fn main() -> ExitCode {
         Command::Rescale(args) => rescale::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
     };

@@ -3,6 +3,7 @@
 use super::accuracy::{Difference, Z95};
 use super::{Accuracy, Earlier};
 use crate::data::Error;
+use crate::routing;
 use serde::Serialize;
 
 /// The whole.
@@ -26,6 +27,9 @@ pub struct Report {
     pub cka_average: Option<f64>,
     /// Half of the 95% interval of the average, the tasks' errors independent.
     pub average_margin: f64,
+    /// Where samples were routed to, for a model of ESM++.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routing: Option<routing::Report>,
     /// The model of an earlier report that this one is compared with.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub compared_with: Option<String>,

@@ -3,7 +3,7 @@
 use super::accuracy::{Accuracy, predict};
 use crate::backend::layers::Layers;
 use crate::data::{Error, ModelSource, Split, Task};
-use crate::model::{InputKind, Model, NoTap, Pooling, Samples};
+use crate::model::{InputKind, Model, NoTap, Pooling, Samples, Tap};
 use std::ops::Range;
 
 /// Features of the samples of a task.
@@ -37,11 +37,22 @@ impl<'a, B: Layers> Evaluator<'a, B> {
 
     /// Features of a split's samples, a wave at a time.
     pub async fn features(&self, task: &Task, split: &Split) -> Result<Features, Error> {
+        self.features_through(task, split, &mut NoTap).await
+    }
+
+    /// The same, with something standing in the forward pass.
+    pub async fn features_through(
+        &self,
+        task: &Task,
+        split: &Split,
+        tap: &mut impl Tap<B>,
+    ) -> Result<Features, Error> {
         let pooling = task.pooling()?;
         let (mut values, mut samples) = (Vec::new(), 0);
         for wave in self.waves(task, split)? {
             samples += wave.len();
-            values.extend(self.run(&self.samples(task, split, wave)?, pooling).await?);
+            let run = self.model.run(&self.samples(task, split, wave)?, pooling, tap).await;
+            values.extend(run.map_err(Error::model(self.source.path()))?);
         }
         Ok(Features { values, samples })
     }

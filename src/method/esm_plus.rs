@@ -45,15 +45,16 @@ impl ResidualBase {
 
 /// `R_t G_t R_t^T` decomposed: `B_t` its `r` leading eigenvectors, `A_t = B_t^T R_t`; no weighting, scaling or
 /// orthogonalisation. `residuals` is `T x d_out x d_in`, `R_t = W_t - W_merged` (or `W_t - W_0`); `inputs` are those of the
-/// experts themselves.
+/// experts themselves. [`Decomposition::Svd`] gives the truncated SVD of `R_t`, to compare with.
 pub async fn low_rank_experts<B: Backend>(
     backend: &B,
     residuals: &B::Tensor,
     inputs: &Inputs<B::Tensor>,
+    decomposition: Decomposition,
     r: usize,
     solver: Solver,
 ) -> Result<LowRankExperts<B::Tensor>> {
-    let subspace = essential_subspace(backend, residuals, inputs, Decomposition::Esd, r, solver).await?;
+    let subspace = essential_subspace(backend, residuals, inputs, decomposition, r, solver).await?;
     let a = backend.matmul(&subspace.basis, Op::None, residuals, Op::None)?;
     Ok(LowRankExperts {
         b: subspace.basis,
@@ -73,6 +74,7 @@ pub fn prototypes<B: Backend>(backend: &B, x: &B::Tensor, tokens: &[usize]) -> R
 }
 
 /// Cosines between the token means of S samples (`1 x S x d_in`) and the prototypes of T tasks (`1 x T x d_in`): `1 x S x T`.
+/// Every sample is a product of its own, whose sums are formed in the same order however many samples come along.
 pub fn cosine_scores<B: Backend>(
     backend: &B,
     mut means: B::Tensor,
@@ -82,7 +84,9 @@ pub fn cosine_scores<B: Backend>(
         let norms = backend.row_norms(rows)?;
         backend.divide_rows(rows, &norms)?;
     }
-    backend.matmul(&means, Op::None, &prototypes, Op::Transpose)
+    let (samples, tasks, d_in) = (means.shape().rows, prototypes.shape().rows, means.shape().cols);
+    let each = means.reshape(Shape::new(samples, 1, d_in))?;
+    backend.matmul(&each, Op::None, &prototypes, Op::Transpose)?.reshape(Shape::matrix(samples, tasks))
 }
 
 /// `t* = argmax_t` of each row of `scores` (`S x T`, row-major); the first of equal ones.
@@ -91,8 +95,25 @@ pub fn route(scores: &[f32], tasks: usize) -> Vec<usize> {
     scores.chunks(tasks.max(1)).map(first_best).collect()
 }
 
+/// `x A_t^T`, the narrow half of an expert: `x` is `1 x n x d_in`, `a` holds `A_t` of all tasks, `T x r x d_in`.
+pub fn narrow<B: Backend>(backend: &B, a: &B::Tensor, task: usize, x: &B::Tensor) -> Result<B::Tensor> {
+    backend.linear(x, &of_task(backend, a, task)?, Op::Transpose)
+}
+
+/// `y += (x A_t^T) B_t^T`, the wide half: `thin` is what [`narrow`] gave, `b` holds `B_t^T` of all tasks, `T x r x d_out`.
+pub fn add_wide<B: Backend>(
+    backend: &B,
+    b: &B::Tensor,
+    task: usize,
+    thin: &B::Tensor,
+    y: &mut B::Tensor,
+) -> Result<()> {
+    let restored = backend.linear(thin, &of_task(backend, b, task)?, Op::None)?;
+    backend.axpby(1.0, &restored, 1.0, y)
+}
+
 /// Adds what expert `t` restores to the outputs of some samples: `y += (x A_t^T) B_t^T`, never forming `B_t A_t`. `x` is
-/// `S x L x d_in`, `y` is `S x L x d_out`; all samples took the same expert.
+/// `1 x n x d_in`, `y` is `1 x n x d_out`; all samples took the same expert.
 pub fn add_expert<B: Backend>(
     backend: &B,
     experts: &LowRankExperts<B::Tensor>,
@@ -100,9 +121,10 @@ pub fn add_expert<B: Backend>(
     x: &B::Tensor,
     y: &mut B::Tensor,
 ) -> Result<()> {
-    let r = experts.a.shape().rows;
-    let a = backend.slice(&experts.a, task..task + 1, 0..r, 0..experts.a.shape().cols)?;
-    let b = backend.slice(&experts.b, task..task + 1, 0..r, 0..experts.b.shape().cols)?;
-    let thin = backend.matmul(x, Op::None, &a, Op::Transpose)?;
-    backend.gemm(1.0, &thin, Op::None, &b, Op::None, 1.0, y)
+    add_wide(backend, &experts.b, task, &narrow(backend, &experts.a, task, x)?, y)
+}
+
+fn of_task<B: Backend>(backend: &B, factors: &B::Tensor, task: usize) -> Result<B::Tensor> {
+    let Shape { rows, cols, .. } = factors.shape();
+    backend.slice(factors, task..task + 1, 0..rows, 0..cols)
 }

@@ -15,12 +15,13 @@ pub struct Linear<B: Backend> {
 }
 
 impl<B: Layers> Linear<B> {
-    /// Applied to every row of `x`.
-    pub fn apply(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
-        let mut y = backend.matmul(x, Op::None, &self.weight, Op::Transpose)?;
+    /// Applied to every row of `x`, and shown to the tap.
+    pub fn apply(&self, backend: &B, x: &B::Tensor, tap: &mut impl Tap<B>) -> Result<B::Tensor> {
+        let mut y = backend.linear(x, &self.weight, Op::Transpose)?;
         if let Some(bias) = &self.bias {
             backend.add_bias(&mut y, bias)?;
         }
+        tap.output(&self.name, &mut y)?;
         Ok(y)
     }
 }
@@ -64,16 +65,22 @@ pub enum Qkv<B: Backend> {
 }
 
 impl<B: Layers> Qkv<B> {
-    fn apply(&self, backend: &B, x: &B::Tensor, tap: &mut dyn Tap<B>) -> Result<[B::Tensor; 3]> {
+    async fn apply(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        part: &Part<B>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<[B::Tensor; 3]> {
         match self {
             Qkv::Separate(layers) => {
-                tap.input(&layers.each_ref().map(|l| l.name.as_str()), x)?;
+                tap.input(&layers.each_ref().map(|l| l.name.as_str()), x, part).await?;
                 let [q, k, v] = layers;
-                Ok([q.apply(backend, x)?, k.apply(backend, x)?, v.apply(backend, x)?])
+                Ok([q.apply(backend, x, tap)?, k.apply(backend, x, tap)?, v.apply(backend, x, tap)?])
             }
             Qkv::Fused(layer) => {
-                tap.input(&[&layer.name], x)?;
-                let y = layer.apply(backend, x)?;
+                tap.input(&[&layer.name], x, part).await?;
+                let y = layer.apply(backend, x, tap)?;
                 let Shape { rows, cols, .. } = y.shape();
                 let third = |i: usize| backend.slice(&y, 0..1, 0..rows, i * cols / 3..(i + 1) * cols / 3);
                 Ok([third(0)?, third(1)?, third(2)?])
@@ -93,16 +100,22 @@ pub struct SelfAttention<B: Backend> {
 }
 
 impl<B: Layers> SelfAttention<B> {
-    fn apply(&self, backend: &B, x: &B::Tensor, part: &Part<B>, tap: &mut dyn Tap<B>) -> Result<B::Tensor> {
-        let [mut q, mut k, v] = self.qkv.apply(backend, x, tap)?;
+    async fn apply(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        part: &Part<B>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<B::Tensor> {
+        let [mut q, mut k, v] = self.qkv.apply(backend, x, part, tap).await?;
         if let Some([cos, sin]) = part.rotary.as_deref() {
             backend.rotary(&mut q, cos, sin)?;
             backend.rotary(&mut k, cos, sin)?;
         }
         let heads = backend.attention(&q, &k, &v, &part.segments, self.attention)?;
         drop((q, k, v));
-        tap.input(&[&self.out.name], &heads)?;
-        self.out.apply(backend, &heads)
+        tap.input(&[&self.out.name], &heads, part).await?;
+        self.out.apply(backend, &heads, tap)
     }
 }
 
@@ -131,23 +144,29 @@ pub enum FeedForward<B: Backend> {
 }
 
 impl<B: Layers> FeedForward<B> {
-    fn apply(&self, backend: &B, x: &B::Tensor, tap: &mut dyn Tap<B>) -> Result<B::Tensor> {
+    async fn apply(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        part: &Part<B>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<B::Tensor> {
         let (wide, down) = match self {
             FeedForward::Plain { up, down, activation } => {
-                tap.input(&[&up.name], x)?;
-                let mut wide = up.apply(backend, x)?;
+                tap.input(&[&up.name], x, part).await?;
+                let mut wide = up.apply(backend, x, tap)?;
                 backend.activate(&mut wide, *activation)?;
                 (wide, down)
             }
             FeedForward::Gated { gate, up, down, activation } => {
-                tap.input(&[&gate.name, &up.name], x)?;
-                let mut wide = gate.apply(backend, x)?;
-                backend.activate_gated(&mut wide, &up.apply(backend, x)?, *activation)?;
+                tap.input(&[&gate.name, &up.name], x, part).await?;
+                let mut wide = gate.apply(backend, x, tap)?;
+                backend.activate_gated(&mut wide, &up.apply(backend, x, tap)?, *activation)?;
                 (wide, down)
             }
         };
-        tap.input(&[&down.name], &wide)?;
-        down.apply(backend, &wide)
+        tap.input(&[&down.name], &wide, part).await?;
+        down.apply(backend, &wide, tap)
     }
 }
 
@@ -190,28 +209,28 @@ impl<B: Layers> Block<B> {
     }
 
     /// The hidden state after the block. `tap` sees the input of every linear layer.
-    pub fn apply(
+    pub async fn apply(
         &self,
         backend: &B,
         hidden: &B::Tensor,
         part: &Part<B>,
-        tap: &mut dyn Tap<B>,
+        tap: &mut impl Tap<B>,
     ) -> Result<B::Tensor> {
         match self.order {
             Order::NormFirst => {
                 let normed = self.attention_norm.apply(backend, hidden)?;
-                let mut x = self.attention.apply(backend, &normed, part, tap)?;
+                let mut x = self.attention.apply(backend, &normed, part, tap).await?;
                 backend.add(hidden, &mut x)?;
                 let normed = self.feed_forward_norm.apply(backend, &x)?;
-                let mut y = self.feed_forward.apply(backend, &normed, tap)?;
+                let mut y = self.feed_forward.apply(backend, &normed, part, tap).await?;
                 backend.add(&x, &mut y)?;
                 Ok(y)
             }
             Order::NormLast => {
-                let mut x = self.attention.apply(backend, hidden, part, tap)?;
+                let mut x = self.attention.apply(backend, hidden, part, tap).await?;
                 backend.add(hidden, &mut x)?;
                 let x = self.attention_norm.apply(backend, &x)?;
-                let mut y = self.feed_forward.apply(backend, &x, tap)?;
+                let mut y = self.feed_forward.apply(backend, &x, part, tap).await?;
                 backend.add(&x, &mut y)?;
                 self.feed_forward_norm.apply(backend, &y)
             }

@@ -2,22 +2,34 @@
 
 use super::architectures::{self, Architecture, Grid};
 use super::{Block, Config, Error, Pooling, Result, Samples, Weights};
-use crate::backend::Backend;
 use crate::backend::layers::Layers;
 use std::ops::Range;
 use std::rc::Rc;
 
-/// Looks at what enters linear layers.
-pub trait Tap<B: Backend> {
-    /// `x` (`1 x tokens x d_in`, no padding) enters the layers of these weights, which share it.
-    fn input(&mut self, weights: &[&str], x: &B::Tensor) -> Result<()>;
+/// Stands where tokens enter and leave the linear layers of the blocks.
+#[allow(async_fn_in_trait)] // driven on the calling thread, like every future here
+pub trait Tap<B: Layers> {
+    /// All samples, part by part, will now pass block `index`.
+    fn enter_block(&mut self, index: usize) {
+        let _ = index;
+    }
+
+    /// `x` (`1 x tokens x d_in`, no padding) enters the layers of these weights, which share it; `part` says which tokens
+    /// are whose.
+    async fn input(&mut self, weights: &[&str], x: &B::Tensor, part: &Part<B>) -> Result<()>;
+
+    /// `y` (`1 x tokens x d_out`) leaves the layer of a weight, and may be changed.
+    fn output(&mut self, weight: &str, y: &mut B::Tensor) -> Result<()> {
+        let _ = (weight, y);
+        Ok(())
+    }
 }
 
 /// Looks at nothing.
 pub struct NoTap;
 
-impl<B: Backend> Tap<B> for NoTap {
-    fn input(&mut self, _weights: &[&str], _x: &B::Tensor) -> Result<()> {
+impl<B: Layers> Tap<B> for NoTap {
+    async fn input(&mut self, _weights: &[&str], _x: &B::Tensor, _part: &Part<B>) -> Result<()> {
         Ok(())
     }
 }
@@ -85,8 +97,9 @@ impl<'a, B: Layers> Model<'a, B> {
     }
 
     /// Sends the hidden state through block `index`, whose weights are read, used for all parts and dropped.
-    pub fn block(&self, index: usize, hidden: &mut Hidden<B>, tap: &mut dyn Tap<B>) -> Result<()> {
-        self.apply_block(&self.load_block(index)?, hidden, tap)
+    pub async fn block(&self, index: usize, hidden: &mut Hidden<B>, tap: &mut impl Tap<B>) -> Result<()> {
+        tap.enter_block(index);
+        self.apply_block(&self.load_block(index)?, hidden, tap).await
     }
 
     /// The weights of block `index` on the device.
@@ -95,9 +108,14 @@ impl<'a, B: Layers> Model<'a, B> {
     }
 
     /// Sends the hidden state through a block that is loaded.
-    pub fn apply_block(&self, block: &Block<B>, hidden: &mut Hidden<B>, tap: &mut dyn Tap<B>) -> Result<()> {
+    pub async fn apply_block(
+        &self,
+        block: &Block<B>,
+        hidden: &mut Hidden<B>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<()> {
         for part in &mut hidden.parts {
-            part.hidden = block.apply(self.backend, &part.hidden, part, tap)?;
+            part.hidden = block.apply(self.backend, &part.hidden, part, tap).await?;
         }
         Ok(())
     }
@@ -117,7 +135,7 @@ impl<'a, B: Layers> Model<'a, B> {
         &self,
         samples: &Samples,
         pooling: Option<Pooling>,
-        tap: &mut dyn Tap<B>,
+        tap: &mut impl Tap<B>,
     ) -> Result<Vec<f32>> {
         let mut hidden = self.embed(samples)?;
         self.run_blocks(&mut hidden, pooling, tap).await
@@ -128,7 +146,7 @@ impl<'a, B: Layers> Model<'a, B> {
         &self,
         embedded: &Hidden<B>,
         pooling: Option<Pooling>,
-        tap: &mut dyn Tap<B>,
+        tap: &mut impl Tap<B>,
     ) -> Result<Vec<f32>> {
         let copy = |part: &Part<B>| -> Result<Part<B>> {
             Ok(Part {
@@ -146,10 +164,10 @@ impl<'a, B: Layers> Model<'a, B> {
         &self,
         hidden: &mut Hidden<B>,
         pooling: Option<Pooling>,
-        tap: &mut dyn Tap<B>,
+        tap: &mut impl Tap<B>,
     ) -> Result<Vec<f32>> {
         for index in 0..self.blocks() {
-            self.block(index, hidden, tap)?;
+            self.block(index, hidden, tap).await?;
         }
         self.features(hidden, pooling).await
     }

@@ -6,7 +6,7 @@
 use super::decompose::task_groups;
 use super::inputs::layer_inputs;
 use super::rounding::Rounding;
-use super::spill::layer_bytes;
+use super::spill::{layer_bytes, try_again};
 use super::weights::{layer_deltas, layer_weights};
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
@@ -14,8 +14,8 @@ use crate::calibration::Captured;
 use crate::checkpoint::{
     ADAPTERS, Checkpoint, LoraWeight, LoraWriter, OutputDir, RouterMeta, RouterWriter, first_not_finite,
 };
-use crate::method::Solver;
 use crate::method::esm_plus::low_rank_experts;
+use crate::method::{Decomposition, Solver};
 use crate::plan::{Experts, Layer, Routed};
 use std::ops::Range;
 
@@ -35,17 +35,19 @@ pub(super) async fn write_experts<B: Backend>(
     let mut router =
         RouterWriter::create(output.path(), &own_prototypes(experts), &router_meta(job, experts))?;
     let mut energy_retention = Vec::with_capacity(experts.layers.len());
-    let captured = files_only(job);
     for (i, routed) in experts.layers.iter().enumerate() {
         let layer = &routed.layer;
         progress.layer(&format!("{} (experts)", layer.name));
-        let mut kept = Vec::new();
-        for tasks in task_groups(&job.family.experts, &captured, layer, job.backend.max_tensor_bytes()) {
-            // numbers of their own: those of the merge end where the plan's layers do
-            let stream = (job.plan.layers.len() + i) as u32;
-            kept.extend(write_layer(job, &merged, layer, tasks, stream, &mut adapters).await?);
-        }
-        energy_retention.push(kept);
+        // numbers of their own: those of the merge end where the plan's layers do
+        let stream = (job.plan.layers.len() + i) as u32;
+        let factors = loop {
+            match layer_experts(job, &merged, layer, stream).await {
+                Ok(factors) => break factors,
+                Err(error) => try_again(job, error, progress).await?,
+            }
+        };
+        factors.write(layer, &mut adapters)?;
+        energy_retention.push(factors.energy_retention);
         if has_own_prototypes(routed) {
             router.write(&prototypes(job, layer)?)?;
         }
@@ -61,37 +63,59 @@ fn files_only<B>(job: &Job<'_, B>) -> Vec<Vec<Captured>> {
     job.family.experts.iter().map(|_| Vec::new()).collect()
 }
 
-/// The experts of one layer for some tasks, each into its adapter.
-async fn write_layer<B: Backend>(
+/// The experts of one layer, for all tasks.
+#[derive(Default)]
+struct Factors {
+    /// `A_t`, `T x r x d_in`.
+    a: Vec<f32>,
+    /// `B_t^T`, `T x r x d_out`.
+    b: Vec<f32>,
+    energy_retention: Vec<f64>,
+}
+
+/// Decomposes the residuals of a layer, in groups of tasks that fit the device.
+async fn layer_experts<B: Backend>(
     job: &Job<'_, B>,
     merged: &Checkpoint,
     layer: &Layer,
-    tasks: Range<usize>,
     stream: u32,
-    adapters: &mut [LoraWriter],
-) -> Result<Vec<f64>, Error> {
+) -> Result<Factors, Error> {
     let device = || Error::device(&layer.name);
-    let residuals = residuals(job, merged, layer, tasks.clone()).await?;
-    let inputs = layer_inputs(job.backend, job.family, &files_only(job), layer, tasks.clone())?;
     let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, stream };
-    let experts = low_rank_experts(job.backend, &residuals, &inputs, layer.rank, solver).await;
-    let experts = experts.map_err(device())?;
-    let a = job.backend.download(&experts.a).await.map_err(device())?;
-    let b = job.backend.download(&experts.b).await.map_err(device())?;
-    for values in [&a, &b] {
-        if let Some((index, value)) = first_not_finite(Dtype::F32, bytemuck::cast_slice(values)) {
-            return Err(Error::NotFinite { layer: layer.name.clone(), index, value });
-        }
+    let decomposition = job.recipe.method.experts().map_or(Decomposition::Esd, |e| e.decomposition);
+    let captured = files_only(job);
+    let mut factors = Factors::default();
+    for tasks in task_groups(&job.family.experts, &captured, layer, job.backend.max_tensor_bytes()) {
+        let residuals = residuals(job, merged, layer, tasks.clone()).await?;
+        let inputs = layer_inputs(job.backend, job.family, &captured, layer, tasks)?;
+        let experts =
+            low_rank_experts(job.backend, &residuals, &inputs, decomposition, layer.rank, solver).await;
+        let experts = experts.map_err(device())?;
+        factors.a.extend(job.backend.download(&experts.a).await.map_err(device())?);
+        factors.b.extend(job.backend.download(&experts.b).await.map_err(device())?);
+        factors.energy_retention.extend(experts.energy_retention);
     }
-    let (a, b) = (a.chunks(layer.rank * layer.d_in), b.chunks(layer.rank * layer.d_out));
-    for ((a, b), task) in a.zip(b).zip(tasks) {
-        let mut row = 0;
-        for part in &layer.parts {
-            adapters[task].write(a, &columns_as_rows(b, layer, row..row + part.rows))?;
-            row += part.rows;
+    Ok(factors)
+}
+
+impl Factors {
+    /// Appends the experts to the adapters of their tasks, the weights of a stack each with its rows.
+    fn write(&self, layer: &Layer, adapters: &mut [LoraWriter]) -> Result<(), Error> {
+        for values in [&self.a, &self.b] {
+            if let Some((index, value)) = first_not_finite(Dtype::F32, bytemuck::cast_slice(values)) {
+                return Err(Error::NotFinite { layer: layer.name.clone(), index, value });
+            }
         }
+        let (a, b) = (self.a.chunks(layer.rank * layer.d_in), self.b.chunks(layer.rank * layer.d_out));
+        for ((a, b), adapter) in a.zip(b).zip(adapters) {
+            let mut row = 0;
+            for part in &layer.parts {
+                adapter.write(a, &columns_as_rows(b, layer, row..row + part.rows))?;
+                row += part.rows;
+            }
+        }
+        Ok(())
     }
-    Ok(experts.energy_retention)
 }
 
 /// `R_t = W_t - W_merged = dW_t + (W_0 - W_merged)`, `T x d_out x d_in`.

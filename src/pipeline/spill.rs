@@ -87,7 +87,7 @@ pub(super) async fn spill<B: Layers>(
 }
 
 /// The error, unless the device is ready for another try.
-async fn try_again<B: Backend>(
+pub(super) async fn try_again<B: Backend>(
     job: &Job<'_, B>,
     error: Error,
     progress: &mut dyn Progress,

@@ -1,6 +1,7 @@
 //! The layers that ESM++ gives low-rank experts, and what those cost whoever serves the model.
 
 use super::layers::Planner;
+use super::names::block_index;
 use super::roles::Rules;
 use super::{Error, Layer, Part, Role};
 use crate::checkpoint::module_of;
@@ -17,7 +18,7 @@ pub struct Experts {
     /// What residuals are taken against.
     #[serde(serialize_with = "by_name")]
     pub residual_base: ResidualBase,
-    /// The routed layers, in the order of the base's files.
+    /// The routed layers, block by block.
     pub layers: Vec<Routed>,
     /// Parameters of the experts of one task, `sum r (d_out + d_in)`. A stack of q, k and v has one `A`.
     pub parameters: usize,
@@ -50,7 +51,9 @@ impl Planner<'_> {
         let wanted = |name: &str| self.family.base.get(name).is_some_and(|meta| rules.is_routed(name, meta));
         let mut layers: Vec<Routed> = Vec::new();
         let mut known = HashMap::new();
-        for (name, parts) in self.entries(|name, _| wanted(name)) {
+        let mut entries = self.entries(|name, _| wanted(name));
+        entries.sort_by_key(|(name, _)| block_index(name)); // stable
+        for (name, parts) in entries {
             if parts.iter().all(|part| wanted(&part.name)) {
                 let layer = self.routed_layer(name, parts)?;
                 let prototypes = self.prototypes(&layer, &mut known)?;

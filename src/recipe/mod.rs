@@ -16,7 +16,7 @@ use crate::backend::Dtype;
 use crate::data::Split;
 use crate::linalg::Accuracy;
 use crate::method::esm_plus::ResidualBase;
-use crate::method::{AlphaScope, EsmOptions, Preset, esd};
+use crate::method::{AlphaScope, Decomposition, EsmOptions, Preset, esd};
 use std::path::{Path, PathBuf};
 
 /// A recipe, complete and checked; paths are relative to nothing but the working directory any more.
@@ -181,6 +181,8 @@ pub struct Experts {
     pub rank: usize,
     /// What residuals are taken against.
     pub residual_base: ResidualBase,
+    /// Where the directions of an expert come from.
+    pub decomposition: Decomposition,
     /// Patterns of the names of the routed layers' weights; by architecture if `None`.
     pub routed_layers: Option<Vec<String>>,
 }

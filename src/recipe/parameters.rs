@@ -27,7 +27,9 @@ const ESM: [&str; 14] = [
 ];
 
 /// What ESM++ takes beside: there `rank` is the experts', and `esm_rank` takes the place of ESM's.
-const ESM_PLUS: [&str; 3] = ["esm_rank", "residual_base", "routed_layers"];
+const ESM_PLUS: [&str; 4] = ["esm_rank", "residual_base", "expert_decomposition", "routed_layers"];
+
+const DECOMPOSITIONS: [(&str, Decomposition); 2] = [("esd", Decomposition::Esd), ("svd", Decomposition::Svd)];
 
 /// Directions of an expert where a recipe does not say.
 const EXPERT_RANK: usize = 8;
@@ -92,6 +94,10 @@ fn experts(parameters: Option<&Mapping>) -> Result<Experts, Error> {
             .map(|c| c.choice(&ResidualBase::NAMES))
             .transpose()?
             .unwrap_or_default(),
+        decomposition: get("expert_decomposition")
+            .map(|c| c.choice(&DECOMPOSITIONS))
+            .transpose()?
+            .unwrap_or_default(),
         routed_layers: get("routed_layers").map(layers).transpose()?,
     })
 }
@@ -116,9 +122,7 @@ fn esm(
     let get = |key: &str| parameters.and_then(|p| p.get(key));
     let preset = get("preset").map(|c| c.choice(&Preset::NAMES)).transpose()?.unwrap_or_default();
     let mut options = preset.options();
-    set(&mut options.decomposition, get("decomposition"), |c| {
-        c.choice(&[("esd", Decomposition::Esd), ("svd", Decomposition::Svd)])
-    })?;
+    set(&mut options.decomposition, get("decomposition"), |c| c.choice(&DECOMPOSITIONS))?;
     set(&mut options.fusion, get("fusion"), |c| {
         c.choice(&[("polar", Fusion::Polar), ("qr", Fusion::Qr), ("concat", Fusion::Concat)])
     })?;

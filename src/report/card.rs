@@ -59,7 +59,7 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
 /// What the experts are, what they cost, and how to use them.
 fn write_experts(card: &mut String, report: &Report, experts: &ExpertsReport) -> std::fmt::Result {
     let served = match experts.residual_base.as_str() {
-        "pretrained" => "the base, whose weights the routed layers of this model keep",
+        "pretrained" => "the base (whose weights the routed layers of this model keep)",
         _ => "this model",
     };
     writeln!(

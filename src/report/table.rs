@@ -41,10 +41,10 @@ fn experts_line(experts: &ExpertsReport) -> String {
 }
 
 /// An empty table in the style of all tables here.
-pub fn new_table<const N: usize>(header: [&str; N]) -> Table {
+pub fn new_table<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Table {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.to_vec());
+    table.set_header(header.into_iter().map(Into::into).collect::<Vec<String>>());
     table
 }
 

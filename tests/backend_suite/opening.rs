@@ -109,7 +109,7 @@ fn lost(device: &Device) {
     assert!(matches!(gpu.zeros(Shape::matrix(2, 2)).err(), Some(Error::DeviceLost(_))), "{first:?}");
     assert!(pollster::block_on(gpu.download(&x)).is_err());
     // and it can be opened again, for work that starts anew
-    let error = first.err().expect("an error");
+    let error = first.expect_err("an error");
     assert!(pollster::block_on(gpu.recover(&error)));
     let y = gpu.upload(Shape::matrix(2, 2), &[2.0; 4]).expect("memory");
     assert_eq!(pollster::block_on(gpu.download(&y)), Ok(vec![2.0; 4]));

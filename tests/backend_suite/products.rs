@@ -69,6 +69,35 @@ claims! {
         Ok(())
     }
 
+    // what the choices of a router rest on
+    async fn rows_of_a_linear_layer_do_not_depend_on_how_many_there_are(backend) {
+        for (n, k) in [(8, 64), (8, 384), (64, 8), (192, 64), (100, 600), (400, 1100)] {
+            let (a, b) = (Matrix::random(150, k, 3), Matrix::random(n, k, 4));
+            for op in [Op::Transpose, Op::None] {
+                let w = upload_one(backend, &if op == Op::None { b.transposed() } else { b.clone() })?;
+                let whole = backend.linear(&upload_one(backend, &a)?, &w, op)?;
+                assert_product(
+                    &download(backend, &whole).await?[0],
+                    1.0,
+                    &a,
+                    &b.transposed(),
+                    0.0,
+                    &Matrix::from_fn(150, n, |_, _| 0.0),
+                    &format!("{n} columns of {k}"),
+                );
+                let whole = backend.download(&whole).await?;
+                for (start, rows) in [(0, 97), (53, 97), (31, 50), (9, 7), (70, 2), (33, 1), (149, 1)] {
+                    let some = Matrix::from_fn(rows, k, |i, j| a.at(start + i, j));
+                    let part = backend.linear(&upload_one(backend, &some)?, &w, op)?;
+                    let part = backend.download(&part).await?;
+                    let expected = &whole[start * n..(start + rows) * n];
+                    assert!(part == expected, "{rows} rows from {start} of 150, {n} columns of {k}, {op:?}");
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn long_batches_of_small_matrices_are_multiplied(backend) {
         let a: Vec<_> = (0..700).map(|i| Matrix::random(2, 3, 10 + i)).collect();
         let b: Vec<_> = (0..700).map(|i| Matrix::random(3, 1, 20 + i)).collect();

@@ -5,8 +5,8 @@ use crate::compare::Actual;
 use crate::esm::{inputs, wide};
 use esmerge::backend::{Backend, Op, Result, Shape, Tensor};
 use esmerge::linalg::Accuracy;
-use esmerge::method::Solver;
 use esmerge::method::esm_plus::{add_expert, cosine_scores, low_rank_experts, prototypes, route};
+use esmerge::method::{Decomposition, Solver};
 
 pub async fn compute<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
     let mut actual = Actual::new();
@@ -18,8 +18,15 @@ pub async fn compute<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<
         let merged = case.upload(backend, &format!("merged/{weight}"))?;
         let mut residuals = case.stacked(backend, "expert", weight, d_out, d_in)?;
         backend.axpby(-1.0, &merged, 1.0, &mut residuals)?;
-        let experts =
-            low_rank_experts(backend, &residuals, &inputs(backend, case, weight)?, rank, exact).await?;
+        let experts = low_rank_experts(
+            backend,
+            &residuals,
+            &inputs(backend, case, weight)?,
+            Decomposition::Esd,
+            rank,
+            exact,
+        )
+        .await?;
 
         let products =
             wide(backend, &backend.matmul(&experts.b, Op::Transpose, &experts.a, Op::None)?).await?;

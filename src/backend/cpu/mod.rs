@@ -141,6 +141,18 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn linear(&self, x: &CpuTensor, w: &CpuTensor, op_w: Op) -> Result<CpuTensor> {
+        let (k, n) = op_w.apply(w.shape);
+        let single = x.shape.batch == 1 && w.shape.batch == 1;
+        require(single && x.shape.cols == k, "linear", &[x.shape, w.shape])?;
+        if x.shape.rows != 1 {
+            return self.matmul(x, Op::None, w, op_w);
+        }
+        // a single row would be taken for a vector, whose products are summed in another order
+        let twice = CpuTensor::new(Shape::matrix(2, k), x.values.repeat(2));
+        self.slice(&self.matmul(&twice, Op::None, w, op_w)?, 0..1, 0..1, 0..n)
+    }
+
     fn syrk(&self, alpha: f32, x: &CpuTensor, op: Op, beta: f32, c: &mut CpuTensor) -> Result<()> {
         let n = op.apply(x.shape).0;
         require(c.shape == Shape::new(x.shape.batch, n, n), "syrk", &[x.shape, c.shape])?;

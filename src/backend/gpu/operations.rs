@@ -258,6 +258,19 @@ impl Backend for Gpu {
         Ok(c)
     }
 
+    fn linear(&self, x: &GpuTensor, w: &GpuTensor, op_w: Op) -> Result<GpuTensor> {
+        let (k, n) = op_w.apply(w.shape);
+        let single = x.shape.batch == 1 && w.shape.batch == 1;
+        require(single && x.shape.cols == k, "linear", &[x.shape, w.shape])?;
+        let c = self.allocate("a product", Shape::matrix(x.shape.rows, n))?;
+        if !c.shape.is_empty() {
+            let (a, b) = (x.view(), w.view());
+            let (op_a, alpha, beta) = (Op::None, 1.0, 0.0);
+            self.product_in_order(&Product { alpha, a, op_a, b, op_b: op_w, beta, c: c.view() })?;
+        }
+        Ok(c)
+    }
+
     fn syrk(&self, alpha: f32, x: &GpuTensor, op: Op, beta: f32, c: &mut GpuTensor) -> Result<()> {
         let n = op.apply(x.shape).0;
         require(c.shape == Shape::new(x.shape.batch, n, n), "syrk", &[x.shape, c.shape])?;

@@ -71,6 +71,10 @@ impl<'a> Product<'a> {
                 return Some(longest_stride(view, down, across)).filter(|&d| self.len(d) > 1);
             }
         }
+        // By depth alone: how a row's sum is formed must not depend on how many rows and columns there are.
+        if k > SLAB && (2 * TILE * TILE * k) as u64 > flops {
+            return Some(K);
+        }
         if self.flops() <= flops {
             return None;
         }
@@ -78,7 +82,7 @@ impl<'a> Product<'a> {
             return Some(Batch);
         }
         // In the direction that leaves the most reuse.
-        if m.max(n) > TILE { Some(if m >= n { M } else { N }) } else { (k > SLAB).then_some(K) }
+        (m.max(n) > TILE).then_some(if m >= n { M } else { N })
     }
 
     fn len(&self, direction: Direction) -> usize {
@@ -148,19 +152,32 @@ fn cols_of<'a>(x: View<'a>, op: Op, range: Range<usize>) -> View<'a> {
 impl Gpu {
     /// Queues a product, in parts if need be.
     pub(super) fn product(&self, p: &Product<'_>) -> Result<()> {
+        self.in_parts(p, usize::MAX)
+    }
+
+    /// The same with every sum formed in the order of its depth, however few tiles there are: the bits of a row do not depend
+    /// on how many rows come along.
+    pub(super) fn product_in_order(&self, p: &Product<'_>) -> Result<()> {
+        self.in_parts(p, 1)
+    }
+
+    fn in_parts(&self, p: &Product<'_>, most_splits: usize) -> Result<()> {
         match p.cut(self.bindings(), self.live().dispatch_flops) {
-            Some(direction) => p.halves(direction).iter().try_for_each(|half| self.product(half)),
-            None => self.encode_chosen(p, false),
+            Some(direction) => {
+                p.halves(direction).iter().try_for_each(|half| self.in_parts(half, most_splits))
+            }
+            None => self.encode_chosen(p, false, most_splits),
         }
     }
 
     /// Queues a product that needs no cutting, in the way that its class is best computed.
-    fn encode_chosen(&self, p: &Product<'_>, triangular: bool) -> Result<()> {
+    fn encode_chosen(&self, p: &Product<'_>, triangular: bool, most_splits: usize) -> Result<()> {
         self.tune(p, triangular)?;
         let sizes = p.sizes().into();
         let choice =
             self.live().context.kernels.choice(p.class(triangular), p.c.shape.batch, sizes, triangular);
-        self.encode_product(p, triangular, choice)
+        let splits = choice.splits.min(most_splits);
+        self.encode_product(p, triangular, Choice { splits, ..choice })
     }
 
     /// Queues a product in this way; the tile is the kernels' affair.
@@ -206,7 +223,7 @@ impl Gpu {
         let other = if op == Op::None { Op::Transpose } else { Op::None };
         let whole = Product { alpha, a: x, op_a: op, b: x, op_b: other, beta, c };
         if x_fits && c_fits && !too_long {
-            return self.encode_chosen(&whole, true);
+            return self.encode_chosen(&whole, true, usize::MAX);
         }
         if batch > 1 {
             let (first, second) = halves(&(0..batch), 1);
@@ -220,7 +237,7 @@ impl Gpu {
             return self.symmetric_product(alpha, cols_of(x, op, second), op, 1.0, c);
         }
         if n == 1 {
-            return self.encode_chosen(&whole, true);
+            return self.encode_chosen(&whole, true, usize::MAX);
         }
         self.symmetric_quarters(alpha, x, op, beta, c)
     }

@@ -77,7 +77,7 @@ pub fn embed<B: Layers>(
     let pixels = Shape::new(count * images.channels, images.height, images.width);
     let pixels = backend.upload(pixels, &images.values)?;
     let columns = backend.patches(&pixels, grid.channels, grid.patch)?;
-    let mut embedded = backend.matmul(&columns, Op::None, &embedding.patches, Op::Transpose)?;
+    let mut embedded = backend.linear(&columns, &embedding.patches, Op::Transpose)?;
     if let Some(bias) = &embedding.bias {
         backend.add_bias(&mut embedded, bias)?;
     }
