@@ -201,7 +201,13 @@ pub trait Backend {
     /// `8 n 2^-24` it is lifted to that value and the column of `L` below it is set to 0 (the adaptive shift: what is
     /// left there is rounding noise, which would grow from one lifted pivot to the next), so that `w` stays finite; a
     /// zero on the diagonal of `g` gives a zero row and column of `w`.
-    fn inverse_cholesky(&self, g: &Self::Tensor) -> Result<Self::Tensor>;
+    fn inverse_cholesky(&self, g: &Self::Tensor) -> Result<Self::Tensor> {
+        self.inverse_cholesky_above(g, crate::kernels::gram_pivot(g.shape().rows))
+    }
+
+    /// [`inverse_cholesky`](Backend::inverse_cholesky) with pivots lifted only below `smallest`, for matrices known to be
+    /// better conditioned than a Gram matrix may be.
+    fn inverse_cholesky_above(&self, g: &Self::Tensor, smallest: f32) -> Result<Self::Tensor>;
 
     /// Eigenvalues, descending (`batch x 1 x n`), and eigenvectors as ROWS (`batch x n x n`) of symmetric matrices.
     /// Accurate to a few f32 roundings of the largest eigenvalue; meant for `n <= 256` (parallel Jacobi on a GPU).

@@ -179,7 +179,13 @@ impl Ready {
             Kernel::InverseCholesky => {
                 let [work, column, row, inverse] = self.scratch()?;
                 let scratch = CholeskyScratch { work, column, row, inverse };
-                kernels::inverse_cholesky(recorder, &x_view, &scratch, &out_view)
+                kernels::inverse_cholesky(
+                    recorder,
+                    &x_view,
+                    &scratch,
+                    &out_view,
+                    kernels::gram_pivot(x_view.shape.rows),
+                )
             }
             Kernel::SymmetricEigen => {
                 let [work, rotations, polished, values, rotated] = self.scratch()?;

@@ -50,8 +50,8 @@ impl CholeskyScratch<'_> {
 }
 
 /// The lower triangular `w` with `w g w^T = I` for symmetric positive (semi-)definite `g`: with `S = diag(g)^(-1/2)` and
-/// `L L^T = S g S`, `w = L^(-1) S`. Pivots below `8 n 2^-24` are lifted to it, and the
-/// column of `L` below them is zero; a zero on the diagonal of `g` gives a
+/// `L L^T = S g S`, `w = L^(-1) S`. Pivots below `smallest` are lifted to it, and the column of `L` below them is zero:
+/// [`gram_pivot`] for Gram matrices, less where `g` is known to be well conditioned. A zero on the diagonal of `g` gives a
 /// zero row and column of `w`.
 ///
 /// Blocked: a diagonal block of 32 is factored and inverted in one workgroup, the rest are products.
@@ -63,6 +63,7 @@ pub fn inverse_cholesky(
     g: &View<'_>,
     scratch: &CholeskyScratch<'_>,
     w: &View<'_>,
+    smallest: f32,
 ) -> Result<()> {
     let Shape { rows: n, cols, .. } = g.shape;
     require(n == cols && w.shape == g.shape, NAME, || format!("g is {}, w is {}", g.shape, w.shape))?;
@@ -70,7 +71,12 @@ pub fn inverse_cholesky(
         return Ok(());
     }
     equilibrate(recorder, g, scratch, w)?;
-    (0..n).step_by(CHOLESKY_BLOCK).try_for_each(|first| eliminate(recorder, g, scratch, w, first))
+    (0..n).step_by(CHOLESKY_BLOCK).try_for_each(|first| eliminate(recorder, g, scratch, w, first, smallest))
+}
+
+/// The pivot below which a Gram matrix of `n` unit vectors in f32 shows its rounding and nothing else: `8 n 2^-24`.
+pub fn gram_pivot(n: usize) -> f32 {
+    8.0 * n as f32 * f32::EPSILON / 2.0
 }
 
 /// The first step of [`inverse_cholesky`].
@@ -80,7 +86,7 @@ pub(crate) fn equilibrate(
     scratch: &CholeskyScratch<'_>,
     w: &View<'_>,
 ) -> Result<()> {
-    step(recorder, "equilibrate", g, scratch, w, 0..0)
+    step(recorder, "equilibrate", g, scratch, w, 0..0, 0.0)
 }
 
 /// The step of [`inverse_cholesky`] that finishes the block of rows at `first` and takes it out of the rows below.
@@ -90,11 +96,12 @@ pub(crate) fn eliminate(
     scratch: &CholeskyScratch<'_>,
     w: &View<'_>,
     first: usize,
+    smallest: f32,
 ) -> Result<()> {
     let Shape { batch, rows: n, .. } = g.shape;
     let end = n.min(first + CHOLESKY_BLOCK);
     let (block, below) = (first..end, end..n);
-    step(recorder, "factor", g, scratch, w, block.clone())?;
+    step(recorder, "factor", g, scratch, w, block.clone(), smallest)?;
     let both = View::packed(scratch.inverse, Shape::new(batch, 2 * CHOLESKY_BLOCK, CHOLESKY_BLOCK))
         .cols(0..block.len());
     let inverse = both.rows(0..block.len());
@@ -123,6 +130,7 @@ fn step(
     scratch: &CholeskyScratch<'_>,
     w: &View<'_>,
     block: std::ops::Range<usize>,
+    smallest: f32,
 ) -> Result<()> {
     let Shape { batch, rows: n, .. } = g.shape;
     let factor = entry == "factor";
@@ -150,7 +158,7 @@ fn step(
             w_batch_stride: w.batch_stride as u32,
             first: block.start as u32,
             size: block.len() as u32,
-            smallest: 8.0 * n as f32 * f32::EPSILON / 2.0,
+            smallest,
         },
         windows: if factor { &diagonal } else { &all },
         groups,

@@ -37,17 +37,15 @@ pub(crate) struct Effort {
     pub oversampling: f64,
     /// Applications of the operator to the random block.
     pub iterations: usize,
-    /// Steps of the polar iteration.
-    pub polar_steps: usize,
 }
 
 impl Accuracy {
     /// Its settings; [`Accuracy::Exact`] does not iterate for eigenvectors.
     pub(crate) fn effort(self) -> Effort {
         match self {
-            Accuracy::Exact => Effort { oversampling: 1.0, iterations: 8, polar_steps: 14 },
-            Accuracy::Balanced => Effort { oversampling: 0.5, iterations: 4, polar_steps: 12 },
-            Accuracy::Fast => Effort { oversampling: 0.25, iterations: 2, polar_steps: 10 },
+            Accuracy::Exact => Effort { oversampling: 1.0, iterations: 8 },
+            Accuracy::Balanced => Effort { oversampling: 0.5, iterations: 4 },
+            Accuracy::Fast => Effort { oversampling: 0.25, iterations: 2 },
         }
     }
 }

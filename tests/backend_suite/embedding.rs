@@ -372,7 +372,7 @@ fn inverse_cholesky(rig: &Rig) {
         let (from, to) = (rig.operand(shape, Some(&g)), rig.operand(shape, None));
         let [work, column, row, inverse] = CholeskyScratch::lens(batch, n).map(|len| rig.scratch(len));
         let scratch = CholeskyScratch { work: &work, column: &column, row: &row, inverse: &inverse };
-        rig.run(|r| kernels::inverse_cholesky(r, &from.view(), &scratch, &to.view()));
+        rig.run(|r| kernels::inverse_cholesky(r, &from.view(), &scratch, &to.view(), kernels::gram_pivot(n)));
         rig.checked(&to, "inverse_cholesky");
         rig.unchanged(&from);
     }

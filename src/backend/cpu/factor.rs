@@ -1,7 +1,7 @@
 //! `inverse_cholesky` and `symmetric_eigen`.
 
 use super::parallel::for_each_matrix;
-use super::{CpuTensor, Error, Result, Shape, dense};
+use super::{CpuTensor, Error, Result, Shape, dense, memory};
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_inverse::invert_lower_triangular;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
@@ -11,12 +11,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// Order of the diagonal blocks that are factored one column at a time.
 const BLOCK: usize = 32;
 
-pub fn inverse_cholesky(g: &CpuTensor) -> Result<CpuTensor> {
+pub fn inverse_cholesky(g: &CpuTensor, smallest: f32) -> Result<CpuTensor> {
     let n = g.shape.rows;
-    let mut values = vec![0f32; g.shape.len()];
+    let mut values = memory::zeros(g.shape.len());
     let failed = AtomicBool::new(false);
     for_each_matrix(&mut values, n * n, n * n * n, |i, w, par| {
-        if !inverse_cholesky_of(g.matrix(i), n, w, par) {
+        if !inverse_cholesky_of(g.matrix(i), n, smallest, w, par) {
             failed.store(true, Ordering::Relaxed);
         }
     });
@@ -27,16 +27,22 @@ pub fn inverse_cholesky(g: &CpuTensor) -> Result<CpuTensor> {
 }
 
 /// `w = L^(-1) S` for `L L^T = S g S`, pivots lifted; false if the result is not finite.
-fn inverse_cholesky_of(g: &[f32], n: usize, w: &mut [f32], par: Par) -> bool {
+fn inverse_cholesky_of(g: &[f32], n: usize, smallest: f32, w: &mut [f32], par: Par) -> bool {
     let s: Vec<f32> =
         (0..n).map(|i| if g[i * n + i] > 0.0 { g[i * n + i].sqrt().recip() } else { 0.0 }).collect();
-    let mut l = Mat::from_fn(n, n, |i, j| if i == j { 1.0 } else { s[i] * g[i * n + j] * s[j] });
-    cholesky_with_lifted_pivots(l.as_mut(), 8.0 * n as f32 * 2f32.powi(-24), par);
+    // faer's matrices lie by columns; g is symmetric, and its rows are read as they lie
+    let mut l = Mat::from_fn(n, n, |i, j| if i == j { 1.0 } else { s[i] * g[j * n + i] * s[j] });
+    cholesky_with_lifted_pivots(l.as_mut(), smallest, par);
     let mut inverse = Mat::<f32>::zeros(n, n);
     invert_lower_triangular(inverse.as_mut(), l.as_ref(), par);
-    for i in 0..n {
-        if s[i] > 0.0 {
-            (0..=i).for_each(|j| w[i * n + j] = inverse[(i, j)] * s[j]);
+    for first_row in (0..n).step_by(BLOCK) {
+        let rows = first_row..n.min(first_row + BLOCK);
+        for (j, &scale) in s.iter().enumerate().take(rows.end) {
+            for i in rows.start.max(j)..rows.end {
+                if s[i] > 0.0 {
+                    w[i * n + j] = inverse[(i, j)] * scale;
+                }
+            }
         }
     }
     w.iter().all(|v| v.is_finite())

@@ -8,6 +8,7 @@ pub mod dense;
 mod elementwise;
 mod factor;
 mod layers;
+mod memory;
 mod parallel;
 mod product;
 mod random;
@@ -40,6 +41,12 @@ impl CpuTensor {
     fn matrix(&self, batch: usize) -> &[f32] {
         let n = self.shape.matrix_len();
         &self.values[batch * n..(batch + 1) * n]
+    }
+}
+
+impl Drop for CpuTensor {
+    fn drop(&mut self) {
+        memory::give_back(std::mem::take(&mut self.values));
     }
 }
 
@@ -86,7 +93,7 @@ impl Backend for Cpu {
     }
 
     fn zeros(&self, shape: Shape) -> Result<CpuTensor> {
-        Ok(CpuTensor::new(shape, vec![0.0; shape.len()]))
+        Ok(CpuTensor::new(shape, memory::zeros(shape.len())))
     }
 
     async fn download(&self, x: &CpuTensor) -> Result<Vec<f32>> {
@@ -139,6 +146,27 @@ impl Backend for Cpu {
         )?;
         product::gemm(alpha, a, op_a, b, op_b, beta, c);
         Ok(())
+    }
+
+    fn matmul(&self, a: &CpuTensor, op_a: Op, b: &CpuTensor, op_b: Op) -> Result<CpuTensor> {
+        let shape = Shape::new(a.shape.batch, op_a.apply(a.shape).0, op_b.apply(b.shape).1);
+        let mut c = CpuTensor::new(shape, memory::take(shape.len()));
+        self.gemm(1.0, a, op_a, b, op_b, 0.0, &mut c)?;
+        Ok(c)
+    }
+
+    fn gram(&self, x: &CpuTensor, op: Op) -> Result<CpuTensor> {
+        let n = op.apply(x.shape).0;
+        let shape = Shape::new(x.shape.batch, n, n);
+        let mut c = CpuTensor::new(shape, memory::take(shape.len()));
+        self.syrk(1.0, x, op, 0.0, &mut c)?;
+        Ok(c)
+    }
+
+    fn duplicate(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        let mut values = memory::take(x.values.len());
+        values.copy_from_slice(&x.values);
+        Ok(CpuTensor::new(x.shape, values))
     }
 
     fn linear(&self, x: &CpuTensor, w: &CpuTensor, op_w: Op) -> Result<CpuTensor> {
@@ -222,9 +250,9 @@ impl Backend for Cpu {
         Ok(reduce::inner_products(x, y))
     }
 
-    fn inverse_cholesky(&self, g: &CpuTensor) -> Result<CpuTensor> {
+    fn inverse_cholesky_above(&self, g: &CpuTensor, smallest: f32) -> Result<CpuTensor> {
         require(g.shape.rows == g.shape.cols, "inverse_cholesky", &[g.shape])?;
-        factor::inverse_cholesky(g)
+        factor::inverse_cholesky(g, smallest)
     }
 
     fn symmetric_eigen(&self, a: &CpuTensor) -> Result<(CpuTensor, CpuTensor)> {

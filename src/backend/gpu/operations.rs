@@ -362,7 +362,7 @@ impl Backend for Gpu {
         self.sum_matrices(x, Some(y))
     }
 
-    fn inverse_cholesky(&self, g: &GpuTensor) -> Result<GpuTensor> {
+    fn inverse_cholesky_above(&self, g: &GpuTensor, smallest: f32) -> Result<GpuTensor> {
         require(g.shape.rows == g.shape.cols, "inverse_cholesky", &[g.shape])?;
         let (out, n) = (self.allocate("an inverse factor", g.shape)?, g.shape.rows);
         self.for_each_group(g, n * CHOLESKY_BLOCK, |batches| {
@@ -383,7 +383,9 @@ impl Backend for Gpu {
                 .record(FLOPS_PER_ELEMENT * elements, |recorder| equilibrate(recorder, &g, &scratch, &w))?;
             for first in (0..n).step_by(CHOLESKY_BLOCK) {
                 let flops = 4 * CHOLESKY_BLOCK as u64 * elements;
-                self.live().queue.record(flops, |recorder| eliminate(recorder, &g, &scratch, &w, first))?;
+                self.live()
+                    .queue
+                    .record(flops, |recorder| eliminate(recorder, &g, &scratch, &w, first, smallest))?;
             }
             Ok(())
         })?;
