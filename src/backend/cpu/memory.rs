@@ -6,8 +6,12 @@ use std::cell::RefCell;
 /// Shorter ones are left to the allocator, which keeps them itself.
 const SHORTEST: usize = 1 << 16;
 
-/// Elements kept at most, 192 MiB; the longest idle go first.
+/// Elements kept at most, 192 MiB.
 const MOST: usize = 48 << 20;
+
+/// What is kept is at most so many times the longest tensor kept, so that small layers leave little behind. The
+/// longest idle go first.
+const ALIKE: usize = 3;
 
 thread_local! {
     static IDLE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
@@ -48,7 +52,8 @@ pub fn give_back(values: Vec<f32>) {
     let _ = IDLE.try_with(|idle| {
         let Ok(mut idle) = idle.try_borrow_mut() else { return };
         let mut kept: usize = idle.iter().map(Vec::len).sum::<usize>() + values.len();
-        while kept > MOST {
+        let most = MOST.min(ALIKE * values.len().max(idle.iter().map(Vec::len).max().unwrap_or(0)));
+        while kept > most && !idle.is_empty() {
             kept -= idle.remove(0).len();
         }
         idle.push(values);
