@@ -6,7 +6,8 @@
 Makes the family if it is not there (see make_family.py), runs both in turn, each in a process of its own, and prints the
 median wall time, the median processor time (all threads; it is the same whatever else the machine does) and the peak
 resident memory of each, their ratios, and how far the merged deltas are apart; exits with 1 if that is more than
---tolerance. (docs/numerics.md: `balanced` is not `exact`, and half the calibration samples move the result by 0.4.)
+--tolerance. (`balanced` is not `exact`; leaving out half of the calibration samples
+moves the result by 0.36 at least, and the tolerance is half of that.)
 """
 
 import argparse
@@ -47,7 +48,7 @@ def main():
     parser.add_argument("--family", type=Path, help="where the family is, or is to be made")
     parser.add_argument("--esmerge", type=Path, default=HERE / "../../target/release/esmerge")
     parser.add_argument("--torch", action="store_true", help="let PyTorch decompose, in place of NumPy")
-    parser.add_argument("--tolerance", type=float, default=0.1, help="for the relative difference of the deltas")
+    parser.add_argument("--tolerance", type=float, default=0.18, help="for the relative difference of the deltas")
     parser.add_argument("--only", choices=["esmerge", "numpy"])
     arguments = parser.parse_args()
     family = arguments.family or Path(tempfile.gettempdir()) / f"esmerge-family-{arguments.blocks}"
