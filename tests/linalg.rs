@@ -101,6 +101,24 @@ claims! {
         Ok(())
     }
 
+    async fn halley_steps_give_the_polar_factor_too(backend) {
+        for (rows, cols, decay) in [(1, 7, 1.0), (24, 24, 0.8), (16, 65, 0.7), (100, 33, 0.75)] {
+            let a = Matrix::with_decay(rows, cols, decay, 11);
+            let sigma: f64 = (0..rows.min(cols)).map(|i| decay.powi(i as i32)).sum();
+            let p = polar(backend, &upload(backend, &[a.clone(), a.clone()])?, Accuracy::Balanced).await?;
+            assert!((p.nuclear_norms[1] - sigma).abs() < 1e-5 * sigma, "{rows} x {cols}: {}", p.nuclear_norms[1]);
+            assert_eq!(p.rank_deficient, [false, false]);
+            let factor = download(backend, &p.factor).await?.remove(1);
+            let wide = if rows <= cols { factor.clone() } else { factor.transposed() };
+            assert!(wide.row_orthogonality_error() < 1e-4, "{rows} x {cols}: {}", wide.row_orthogonality_error());
+            // the first step, with c = 8e4, costs two directions below sigma = 1/sqrt(c) up to c 2^-24 of their angle: that
+            // is c 2^-24 / sqrt(c) = 1.7e-5 in this difference for each, of which there are 13 at 100 x 33
+            let h = factor.transposed().times(&a);
+            assert!(h.minus(&h.transposed()).norm() < 13.0 * 1.7e-5 * h.norm(), "{rows} x {cols}");
+        }
+        Ok(())
+    }
+
     async fn a_rank_deficient_matrix_is_noticed_and_its_null_space_left_alone(backend) {
         // rank 6 up to the rounding of its entries, which an iteration in f32 blows up
         let mixed = Matrix::random(12, 6, 20).times(&Matrix::random(6, 40, 21));

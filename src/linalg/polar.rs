@@ -91,8 +91,10 @@ const BOUNDS: [f64; 3] = [3e-4, 5.6e-3, 0.43];
 /// their accuracy, and the others none.
 fn by_halley_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<B::Tensor> {
     let mut x = bounded(backend, a, short_side)?;
+    let n = short_side.apply(a.shape()).0;
+    let identity = backend.upload(Shape::matrix(n, n), &identity(n))?;
     for bound in BOUNDS {
-        x = halley_step(backend, x, short_side, halley_weights(bound))?;
+        x = halley_step(backend, x, short_side, &identity, halley_weights(bound))?;
     }
     quintic_step(backend, x, short_side, STEPS[STEPS.len() - 1])
 }
@@ -116,15 +118,11 @@ fn halley_step<B: Backend>(
     backend: &B,
     x: B::Tensor,
     short_side: Op,
+    identity: &B::Tensor,
     [a, b, c]: [f64; 3],
 ) -> Result<B::Tensor> {
-    let Shape { batch, rows: n, .. } = Shape { rows: short_side.apply(x.shape()).0, ..x.shape() };
-    let mut m = backend.upload(Shape::matrix(n, n), &identity(n))?;
-    if batch > 1 {
-        let mut all = backend.zeros(Shape::new(batch, n, n))?;
-        backend.axpby(1.0, &m, 0.0, &mut all)?;
-        m = all;
-    }
+    let mut m = backend.zeros(Shape { batch: x.shape().batch, ..identity.shape() })?;
+    backend.axpby(1.0, identity, 0.0, &mut m)?;
     backend.syrk(c as f32, &x, short_side, 1.0, &mut m)?;
     let w = backend.inverse_cholesky_above(&m, SMALLEST_PIVOT)?;
     let inverse = backend.gram(&w, Op::Transpose)?;

@@ -129,8 +129,7 @@ async fn power_step<B: Backend>(backend: &B, a: &B::Tensor, q: &B::Tensor) -> Re
     let h = backend.matmul(&y, Op::None, q, Op::Transpose)?;
     let mut rest = backend.duplicate(&y)?;
     backend.gemm(-1.0, &h, Op::None, q, Op::None, 1.0, &mut rest)?;
-    let ratio = backend.frobenius_norms(&rest)?;
-    let mut ratio = ratio.reshape(Shape::new(y.shape().batch, 1, 1))?;
+    let mut ratio = backend.frobenius_norms(&rest)?;
     backend.divide_rows(&mut ratio, &backend.frobenius_norms(&y)?)?;
     let residual = backend.download(&ratio).await?.into_iter().fold(0.0, f32::max);
     Ok(PowerStep { y, h, residual })
