@@ -14,11 +14,13 @@ struct Params {
     beta: f32,
 }
 
+//# include parts/elements_{scalar,vec4}.wgsl
+
 override WORKGROUP: u32 = 256;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Elements>;
+@group(0) @binding(2) var<storage, read_write> y: array<Elements>;
 
 @compute @workgroup_size(WORKGROUP)
 fn axpby(
@@ -34,7 +36,7 @@ fn axpby(
     let row = (i / params.cols) % params.rows;
     let batch = i / params.cols / params.rows;
     let at = params.y_offset + batch * params.y_batch_stride + row * params.y_row_stride + col;
-    var value = 0.0;
+    var value = Elements(0.0);
     if params.alpha != 0.0 {
         value = params.alpha * x[params.x_offset + batch * params.x_batch_stride + row * params.x_row_stride + col];
     }

@@ -12,11 +12,13 @@ struct Params {
     dst_batch_stride: u32,
 }
 
+//# include parts/elements_{scalar,vec4}.wgsl
+
 override WORKGROUP: u32 = 256;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> src: array<u32>;
-@group(0) @binding(2) var<storage, read_write> dst: array<u32>;
+@group(0) @binding(1) var<storage, read> src: array<Bits>;
+@group(0) @binding(2) var<storage, read_write> dst: array<Bits>;
 
 @compute @workgroup_size(WORKGROUP)
 fn copy_block(

@@ -1,11 +1,10 @@
-// Rounds f32 to the numbers of a checkpoint, to nearest, ties to even. A thread makes one 32-bit word: one f32, or two
-// 16-bit numbers. Everything is integer arithmetic: a driver that flushes subnormals, or assumes that there is no NaN,
-// gives the same bits.
+// Rounds f32 to the numbers of a checkpoint, to nearest, ties to even. Everything is integer arithmetic: a driver that
+// flushes subnormals, or assumes that there is no NaN, gives the same bits.
 
 struct Params {
     count: u32,
     src_offset: u32, // in numbers
-    dst_offset: u32, // in words
+    dst_offset: u32, // in 32-bit words
 }
 
 const F32: u32 = 0;
@@ -16,9 +15,6 @@ override WORKGROUP: u32 = 256;
 override FORMAT: u32 = F16;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> src: array<u32>;
-@group(0) @binding(2) var<storage, read_write> dst: array<u32>;
-
 // `value >> shift`, rounded to nearest, ties to even; `shift` is 1 to 31.
 fn shift_right_even(value: u32, shift: u32) -> u32 {
     let kept = value >> shift;
@@ -60,28 +56,4 @@ fn narrow(bits: u32) -> u32 {
     return f32_to_f16(bits);
 }
 
-@compute @workgroup_size(WORKGROUP)
-fn pack(
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
-) {
-    let word = (group.y * groups.x + group.x) * WORKGROUP + local;
-    let at = params.dst_offset + word;
-    if FORMAT == F32 {
-        if word < params.count {
-            dst[at] = src[params.src_offset + word];
-        }
-        return;
-    }
-    if 2u * word >= params.count {
-        return;
-    }
-    let first = params.src_offset + 2u * word;
-    let low = narrow(src[first]);
-    if 2u * word + 1u < params.count {
-        dst[at] = low | (narrow(src[first + 1u]) << 16u);
-    } else {
-        dst[at] = low | (dst[at] & 0xffff0000u); // the other half is not ours
-    }
-}
+//# include parts/pack_{scalar,vec4}.wgsl

@@ -11,15 +11,20 @@ struct Params {
     s_offset: u32,
     s_batch_stride: u32,
     s_row_stride: u32,
-    s_col_stride: u32,
+    s_col_stride: u32, // between the columns that threads start at
+    s_next: u32, // from a column to the next
 }
+
+//# include parts/elements_{scalar,vec4}.wgsl
 
 override WORKGROUP: u32 = 256;
 override DIVIDE: bool = false;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> s: array<f32>;
-@group(0) @binding(2) var<storage, read_write> x: array<f32>;
+@group(0) @binding(2) var<storage, read_write> x: array<Elements>;
+
+//# include parts/factors_{scalar,vec4}.wgsl
 
 @compute @workgroup_size(WORKGROUP)
 fn scale(
@@ -34,13 +39,12 @@ fn scale(
     let col = i % params.cols;
     let row = (i / params.cols) % params.rows;
     let batch = i / params.cols / params.rows;
-    let factor = s[params.s_offset + batch * params.s_batch_stride + row * params.s_row_stride + col * params.s_col_stride];
+    let first = params.s_offset + batch * params.s_batch_stride + row * params.s_row_stride + col * params.s_col_stride;
+    let factor = factors(first, params.s_next);
     let at = params.x_offset + batch * params.x_batch_stride + row * params.x_row_stride + col;
-    if !DIVIDE {
-        x[at] *= factor;
-    } else if factor == 0.0 {
-        x[at] = 0.0;
+    if DIVIDE {
+        x[at] = select(x[at] / factor, Elements(0.0), factor == Elements(0.0));
     } else {
-        x[at] /= factor;
+        x[at] *= factor;
     }
 }

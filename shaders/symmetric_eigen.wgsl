@@ -1,7 +1,5 @@
-// Cyclic Jacobi for symmetric matrices, a workgroup each. A sweep is a round-robin tournament: every round rotates n/2
-// disjoint pairs of rows and columns at once, every sweep meets every pair once. The rotations are in Rutishauser's
-// form (Handbook for Automatic Computation II/1, 1971), which adds a small correction to each element instead of
-// forming it anew. Only the lower triangle of the working copy is kept.
+// Cyclic Jacobi for symmetric matrices, a workgroup each: every round rotates n/2 disjoint pairs of rows and columns at
+// once. Only the lower triangle of the working copy is kept. `start` and `order` serve `symmetric_eigen_blocks` too.
 
 struct Params {
     n: u32,
@@ -17,12 +15,6 @@ struct Params {
 }
 
 const MOST: u32 = 256; // the largest order
-// An element needs no rotation below a quarter of the rounding of its pair's diagonal: among equal eigenvalues that is
-// noise, and turning it by large angles sweep after sweep would only wear the vectors down.
-const NEGLIGIBLE: f32 = 0x1p-26;
-// Nor below this; the largest element of the working copy is in [1, 2).
-const TINY: f32 = 0x1p-30;
-
 override WORKGROUP: u32 = 256; // a power of two, at most 256
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -40,10 +32,7 @@ var<workgroup> tau: array<f32, MOST / 2>;
 var<workgroup> busy: u32;
 var<workgroup> any: atomic<u32>;
 
-// Index of the workgroup's matrix.
-fn matrix(group: vec3<u32>, groups: vec3<u32>) -> u32 {
-    return group.y * groups.x + group.x;
-}
+//# include parts/tournament.wgsl
 
 // work = a / 2^e, with its largest element in [1, 2), and v = I.
 @compute @workgroup_size(WORKGROUP)
@@ -80,19 +69,8 @@ fn start(
     }
     if local == 0u {
         rotated[batch] = 1u;
+        rotated[params.batch + batch] = 0u; // for `symmetric_eigen_blocks`
     }
-}
-
-// The k-th pair of a round, smaller index first: the circle method, where the last player stays and the others move on.
-// With an odd number of rows one of the players, n, is a bye.
-fn pair(k: u32, round: u32, players: u32) -> vec2<u32> {
-    let others = players - 1u;
-    var p = others;
-    if k > 0u {
-        p = (round + k) % others;
-    }
-    let q = (round + others - k) % others;
-    return vec2(min(p, q), max(p, q));
 }
 
 fn at(first: u32, i: u32, j: u32) -> u32 {
@@ -109,25 +87,16 @@ fn choose(first: u32, k: u32, pq: vec2<u32>) -> bool {
     let off = work[at(first, pq.x, pq.y)];
     let pp = at(first, pq.x, pq.x);
     let qq = at(first, pq.y, pq.y);
-    if !(abs(off) > max(TINY, NEGLIGIBLE * sqrt(abs(work[pp] * work[qq])))) {
+    if is_negligible(off, work[pp], work[qq]) {
         return false;
     }
-    let theta = 0.5 * (work[qq] - work[pp]) / off;
-    var t = 1.0 / (abs(theta) + sqrt(theta * theta + 1.0));
-    t = select(t, -t, theta < 0.0);
-    let c = 1.0 / sqrt(t * t + 1.0);
-    let s = t * c;
-    sine[k] = s;
-    tau[k] = s / (1.0 + c);
-    work[pp] -= t * off;
-    work[qq] += t * off;
+    let turn = rotation(off, work[pp], work[qq]);
+    sine[k] = turn.sine;
+    tau[k] = turn.tau;
+    work[pp] -= turn.shift;
+    work[qq] += turn.shift;
     work[at(first, pq.x, pq.y)] = 0.0;
     return true;
-}
-
-// A rotation of the pair (x, y).
-fn rotate(xy: vec2<f32>, s: f32, tau: f32) -> vec2<f32> {
-    return vec2(xy.x - s * (xy.y + tau * xy.x), xy.y + s * (xy.x - tau * xy.y));
 }
 
 // Rotates the 2 x 2 block of rows `i` and columns `j` from both sides.
@@ -170,20 +139,6 @@ fn rotate_vectors(first: u32, pq: vec2<u32>, k: u32, col: u32) {
     let turned = rotate(vec2(v[p], v[q]), sine[k], tau[k]);
     v[p] = turned.x;
     v[q] = turned.y;
-}
-
-// Pairs (row, col) with col < row < `pairs`, without gaps: row r of the folded triangle holds rows r and pairs - 1 - r.
-fn below_diagonal(index: u32, pairs: u32) -> vec2<u32> {
-    let r = index / (pairs - 1u);
-    let c = index % (pairs - 1u);
-    let long = pairs - 1u - r;
-    if c < long {
-        return vec2(long, c);
-    }
-    if r == long {
-        return vec2(0u, 0u); // the middle row of an odd triangle has no partner
-    }
-    return vec2(r, c - long);
 }
 
 @compute @workgroup_size(WORKGROUP)

@@ -90,7 +90,7 @@ fn wrong_arguments() -> Done {
         (&["--tolerance", "5"], "--compare"),
         (&["--kernel", "syrk", "--shape", "4x4x4"], "NxK"),
         (&["--kernel", "gemm,syrk", "--shape", "4x4x4"], "NxK"),
-        (&["--kernel", "symmetric_eigen", "--shape", "300x300"], "256 at most"),
+        (&["--kernel", "symmetric_eigen", "--shape", "5000x5000"], "4096 at most"),
         (&["--kernel", "attention", "--shape", "2:5x60"], "heads of 64"),
         (&["--kernel", "gemm", "--dtype", "float16"], "float32"),
     ] {

@@ -8,6 +8,7 @@ mod devices;
 #[path = "common/matrices.rs"]
 mod matrices;
 
+use devices::{Variant, for_each_device};
 use esmerge::backend::{Op, Shape};
 use esmerge::linalg::{
     Accuracy, SymmetricProduct, append_block, leading_eigenpairs, orthonormalize_rows, polar, qr_rows,
@@ -18,7 +19,11 @@ use matrices::{Matrix, download, upload, upload_one};
 const U: f64 = 1.0 / (1u64 << 24) as f64;
 
 fn main() {
-    claims::run(claims());
+    let mut trials = claims();
+    // problems that only hardware keeps to itself are solved on the device
+    let tiled: Vec<_> = for_each_device().iter().map(|device| device.opened(Variant::Tiled)).collect();
+    trials.extend(large_problems::claims_on(&tiled));
+    claims::run(trials);
 }
 
 claims! {
@@ -203,5 +208,27 @@ claims! {
         let (a, b, c) = (run(1).await?, run(1).await?, run(2).await?);
         assert!(a == b && a != c);
         Ok(())
+    }
+}
+
+mod large_problems {
+    use super::*;
+
+    claims! {
+        async fn a_large_projected_problem_is_solved_as_well_as_a_small_one(backend) {
+            // r + p = 156, past the order that software leaves to the host
+            let (n, d, r, decay) = (300, 250, 130, 0.96f64);
+            let x = Matrix::with_decay(n, d, decay, 31);
+            let c = SymmetricProduct::Factor { x: &upload(backend, &[x.clone(), x.clone()])?, op: Op::Transpose };
+            let pairs = leading_eigenpairs(backend, c, r, &[d; 2], Accuracy::Balanced, (1, 2)).await?;
+            let basis = download(backend, &pairs.basis).await?.remove(1);
+            assert!(basis.row_orthogonality_error() < 1e-5, "{}", basis.row_orthogonality_error());
+            for (j, &value) in pairs.values[1].iter().enumerate() {
+                // relative to its own size, but for the rounding of the Gram matrix
+                let truth = decay.powi(2 * j as i32);
+                assert!((value - truth).abs() < 1e-3 * truth + 64.0 * U, "eigenvalue {j}: {value}, not {truth}");
+            }
+            Ok(())
+        }
     }
 }

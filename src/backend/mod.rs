@@ -76,6 +76,15 @@ pub trait Backend {
     /// Waits for everything queued and reads the tensor back.
     async fn download(&self, x: &Self::Tensor) -> Result<Vec<f32>>;
 
+    /// [`download`](Backend::download) of several tensors, for which the device is waited for once.
+    async fn download_all<const N: usize>(&self, x: [&Self::Tensor; N]) -> Result<[Vec<f32>; N]> {
+        let mut all = [const { Vec::new() }; N];
+        for (values, x) in all.iter_mut().zip(x) {
+            *values = self.download(x).await?;
+        }
+        Ok(all)
+    }
+
     /// Rounds to `dtype` (to nearest, ties to even; overflow of f16 gives infinity) and reads back little-endian bytes.
     async fn pack(&self, x: &Self::Tensor, dtype: Dtype) -> Result<Vec<u8>>;
 
@@ -210,6 +219,12 @@ pub trait Backend {
     fn inverse_cholesky_above(&self, g: &Self::Tensor, smallest: f32) -> Result<Self::Tensor>;
 
     /// Eigenvalues, descending (`batch x 1 x n`), and eigenvectors as ROWS (`batch x n x n`) of symmetric matrices.
-    /// Accurate to a few f32 roundings of the largest eigenvalue; meant for `n <= 256` (parallel Jacobi on a GPU).
+    /// Accurate to a few f32 roundings of the largest eigenvalue.
     fn symmetric_eigen(&self, a: &Self::Tensor) -> Result<(Self::Tensor, Self::Tensor)>;
+
+    /// The order up to which [`symmetric_eigen`](Backend::symmetric_eigen) is quicker than reading the matrices back, solving
+    /// them in f64 on the host and uploading the vectors.
+    fn largest_eigenproblem(&self) -> usize {
+        128
+    }
 }

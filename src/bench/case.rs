@@ -108,7 +108,7 @@ impl Kernel {
             Kernel::Gemm(..) => &["512x512x512", "2304x768x1600"],
             Kernel::Syrk(_) => &["512x512", "768x1600", "3072x1600", "4096x4096"],
             Kernel::InverseCholesky => &["8:144x144", "576x576"],
-            Kernel::SymmetricEigen => &["8:96x96", "256x256"],
+            Kernel::SymmetricEigen => &["8:96x96", "256x256", "8:461x461"],
             Kernel::LayerNorm => &["1600x3072"],
             Kernel::Attention => &["32:50x768"],
             Kernel::OrthonormalizeRows => &["8:144x1600", "576x3072"],
@@ -138,7 +138,7 @@ impl Kernel {
             Kernel::Syrk(_) => (size.depth.is_none(), "NxK, for C of N x N and a depth of K"),
             Kernel::InverseCholesky => (size.is_square(), "NxN"),
             Kernel::SymmetricEigen => {
-                (size.is_square() && size.rows <= LARGEST_EIGENPROBLEM, "NxN, of 256 at most")
+                (size.is_square() && size.rows <= LARGEST_EIGENPROBLEM, "NxN, of 4096 at most")
             }
             Kernel::Attention => {
                 let heads = size.depth.is_none() && size.cols.is_multiple_of(HEAD);
@@ -305,6 +305,8 @@ impl Case {
                 let side = cols.min(depth.unwrap_or(cols)) as f64;
                 20.0 * (batch * rows) as f64 * side * side
             }
+            // Jacobi's rotations are ten times the operations that are counted
+            (Kernel::SymmetricEigen, _) => 10.0 * self.flops(),
             _ => self.flops(),
         };
         flops < PATIENCE * 1e9 * peak.gflops

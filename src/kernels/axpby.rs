@@ -1,4 +1,4 @@
-use super::library::shaders::AXPBY;
+use super::library::shaders::{AXPBY, AXPBY_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
 
@@ -31,21 +31,24 @@ pub fn axpby(recorder: &mut Recorder<'_>, alpha: f32, x: &View<'_>, beta: f32, y
     }
     let (x, y) = if x.is_packed() && y.is_packed() { (x.flat(), y.flat()) } else { (*x, *y) };
     let (from, to) = (recorder.window(NAME, &x)?, recorder.window(NAME, &y)?);
-    let groups = recorder.grid(NAME, y.shape.len() as u64, ELEMENTS)?;
+    let (shader, step) = if x.is_in_fours() && y.is_in_fours() { (&AXPBY_VEC4, 4) } else { (&AXPBY, 1) };
+    let count = y.shape.len() / step;
+    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let fours = |elements: usize| (elements / step) as u32;
     recorder.dispatch(Dispatch {
-        shader: &AXPBY,
+        shader,
         entry: NAME,
         constants: &[("WORKGROUP", f64::from(ELEMENTS))],
         params: Params {
-            count: y.shape.len() as u32,
+            count: count as u32,
             rows: y.shape.rows as u32,
-            cols: y.shape.cols as u32,
-            x_offset: from.first,
-            x_row_stride: x.row_stride as u32,
-            x_batch_stride: x.batch_stride as u32,
-            y_offset: to.first,
-            y_row_stride: y.row_stride as u32,
-            y_batch_stride: y.batch_stride as u32,
+            cols: fours(y.shape.cols),
+            x_offset: fours(from.first as usize),
+            x_row_stride: fours(x.row_stride),
+            x_batch_stride: fours(x.batch_stride),
+            y_offset: fours(to.first as usize),
+            y_row_stride: fours(y.row_stride),
+            y_batch_stride: fours(y.batch_stride),
             alpha,
             beta,
         },

@@ -1,4 +1,4 @@
-use super::library::shaders::COPY_BLOCK;
+use super::library::shaders::{COPY_BLOCK, COPY_BLOCK_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
 
@@ -26,22 +26,27 @@ pub fn copy_block(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &View<'_>) -
     if dst.shape.is_empty() {
         return Ok(());
     }
-    let (from, to) = (recorder.window(NAME, src)?, recorder.window(NAME, dst)?);
-    let groups = recorder.grid(NAME, dst.shape.len() as u64, ELEMENTS)?;
+    let (src, dst) = if src.is_packed() && dst.is_packed() { (src.flat(), dst.flat()) } else { (*src, *dst) };
+    let (from, to) = (recorder.window(NAME, &src)?, recorder.window(NAME, &dst)?);
+    let fours = src.is_in_fours() && dst.is_in_fours();
+    let (shader, step) = if fours { (&COPY_BLOCK_VEC4, 4) } else { (&COPY_BLOCK, 1) };
+    let count = dst.shape.len() / step;
+    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let fours = |elements: usize| (elements / step) as u32;
     recorder.dispatch(Dispatch {
-        shader: &COPY_BLOCK,
+        shader,
         entry: NAME,
         constants: &[("WORKGROUP", f64::from(ELEMENTS))],
         params: Params {
-            count: dst.shape.len() as u32,
+            count: count as u32,
             rows: dst.shape.rows as u32,
-            cols: dst.shape.cols as u32,
-            src_offset: from.first,
-            src_row_stride: src.row_stride as u32,
-            src_batch_stride: src.batch_stride as u32,
-            dst_offset: to.first,
-            dst_row_stride: dst.row_stride as u32,
-            dst_batch_stride: dst.batch_stride as u32,
+            cols: fours(dst.shape.cols),
+            src_offset: fours(from.first as usize),
+            src_row_stride: fours(src.row_stride),
+            src_batch_stride: fours(src.batch_stride),
+            dst_offset: fours(to.first as usize),
+            dst_row_stride: fours(dst.row_stride),
+            dst_batch_stride: fours(dst.batch_stride),
         },
         windows: &[(1, &from), (2, &to)],
         groups,

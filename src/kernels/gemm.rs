@@ -45,10 +45,8 @@ impl<'a> From<View<'a>> for Operand<'a> {
 impl Operand<'_> {
     /// Whether every row starts, and ends, at a multiple of four numbers.
     fn is_aligned(&self) -> bool {
-        let View { offset, shape, row_stride, batch_stride, .. } = self.view;
-        let strides = (shape.rows <= 1 || row_stride % 4 == 0) && (shape.batch <= 1 || batch_stride % 4 == 0);
         let whole = (self.view.buffer.size() / 16) * 16 / self.dtype.size() as u64;
-        offset % 4 == 0 && shape.cols.is_multiple_of(4) && strides && offset + self.view.span() <= whole
+        self.view.is_in_fours() && self.view.offset + self.view.span() <= whole
     }
 }
 

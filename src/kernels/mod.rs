@@ -81,6 +81,7 @@ pub use rotary::rotary;
 pub use scale::{divide_rows, scale_batches, scale_columns, scale_rows};
 pub use softmax::{Mask, softmax};
 pub use symmetric_eigen::{EigenScratch, LARGEST_EIGENPROBLEM, symmetric_eigen};
+pub(crate) use symmetric_eigen::{eigen_steps, symmetric_eigen_step};
 pub use tile::{Choice, ShapeClass, Tile};
 pub use unpack::unpack;
 pub use view::{Raw, View};

@@ -1,4 +1,4 @@
-use super::library::shaders::PACK;
+use super::library::shaders::{PACK, PACK_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::unpack::format;
 use super::{Raw, Recorder, Result, View};
@@ -29,16 +29,21 @@ pub fn pack(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &Raw<'_>) -> Resul
         return Ok(());
     }
     let (from, to) = (recorder.window(NAME, &src.flat())?, recorder.raw_window(NAME, dst)?);
-    let groups = recorder.grid(NAME, dst.len.div_ceil(per_word) as u64, ELEMENTS)?;
+    let fours = [from.first as usize, to.first as usize, dst.len].iter().all(|n| n.is_multiple_of(4));
+    let (shader, threads) =
+        if fours { (&PACK_VEC4, dst.len / 4) } else { (&PACK, dst.len.div_ceil(per_word)) };
+    let groups = recorder.grid(NAME, threads as u64, ELEMENTS)?;
+    let params = match fours {
+        true => Params { count: threads as u32, src_offset: from.first / 4, dst_offset: to.first / 4 },
+        false => {
+            Params { count: dst.len as u32, src_offset: from.first, dst_offset: to.first / per_word as u32 }
+        }
+    };
     recorder.dispatch(Dispatch {
-        shader: &PACK,
+        shader,
         entry: NAME,
         constants: &[("FORMAT", format(dst.dtype)), ("WORKGROUP", f64::from(ELEMENTS))],
-        params: Params {
-            count: dst.len as u32,
-            src_offset: from.first,
-            dst_offset: to.first / per_word as u32,
-        },
+        params,
         windows: &[(1, &from), (2, &to)],
         groups,
     });

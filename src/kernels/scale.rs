@@ -1,4 +1,4 @@
-use super::library::shaders::SCALE;
+use super::library::shaders::{SCALE, SCALE_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
@@ -16,6 +16,7 @@ struct Params {
     s_batch_stride: u32,
     s_row_stride: u32,
     s_col_stride: u32,
+    s_next: u32,
 }
 
 /// `x[b, i, j] *= s[b, i]`, with `s` of shape `batch x rows x 1`; a batch of 1 in `s` serves all.
@@ -66,22 +67,26 @@ fn scale(
     }
     let stride = |len: usize, stride: usize| if len > 1 { stride as u32 } else { 0 };
     let (to, from) = (recorder.window(NAME, x)?, recorder.window(NAME, s)?);
-    let groups = recorder.grid(NAME, x.shape.len() as u64, ELEMENTS)?;
+    let (shader, step) = if x.is_in_fours() { (&SCALE_VEC4, 4) } else { (&SCALE, 1) };
+    let count = x.shape.len() / step;
+    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let fours = |elements: usize| (elements / step) as u32;
     recorder.dispatch(Dispatch {
-        shader: &SCALE,
+        shader,
         entry: NAME,
         constants: &[("WORKGROUP", f64::from(ELEMENTS)), ("DIVIDE", f64::from(u8::from(divide)))],
         params: Params {
-            count: x.shape.len() as u32,
+            count: count as u32,
             rows: x.shape.rows as u32,
-            cols: x.shape.cols as u32,
-            x_offset: to.first,
-            x_row_stride: x.row_stride as u32,
-            x_batch_stride: x.batch_stride as u32,
+            cols: fours(x.shape.cols),
+            x_offset: fours(to.first as usize),
+            x_row_stride: fours(x.row_stride),
+            x_batch_stride: fours(x.batch_stride),
             s_offset: from.first,
             s_batch_stride: stride(s.shape.batch, s.batch_stride),
             s_row_stride: stride(s.shape.rows, s.row_stride),
-            s_col_stride: stride(s.shape.cols, 1),
+            s_col_stride: stride(s.shape.cols, step),
+            s_next: stride(s.shape.cols, 1),
         },
         windows: &[(1, &from), (2, &to)],
         groups,

@@ -1,4 +1,4 @@
-use super::library::shaders::SYMMETRIC_EIGEN;
+use super::library::shaders::{SYMMETRIC_EIGEN, SYMMETRIC_EIGEN_BLOCKS};
 use super::recorder::{Dispatch, Window, require};
 use super::{Recorder, Result, Terms, View, axpby, gemm, reduce_rows, syrk};
 use crate::matrix::{Op, Shape};
@@ -6,12 +6,18 @@ use crate::matrix::{Op, Shape};
 const NAME: &str = "symmetric_eigen";
 
 /// The largest order that [`symmetric_eigen`] takes.
-pub const LARGEST_EIGENPROBLEM: usize = 256;
+pub const LARGEST_EIGENPROBLEM: usize = 4096;
+
+/// The largest order for which a workgroup has a matrix to itself. Larger ones are turned block by block by many workgroups.
+const ONE_WORKGROUP: usize = 128;
 
 /// Sweeps encoded. Matrices that need fewer (most stop after 6 to 8) skip the rest.
 const SWEEPS: usize = 12;
 
 const WORKGROUP: u32 = 256;
+
+/// Rows and columns of a pair of blocks.
+const SIDE: usize = 32;
 
 #[repr(C)]
 #[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
@@ -35,18 +41,18 @@ pub struct EigenScratch<'a> {
     pub work: &'a wgpu::Buffer,
     /// Eigenvectors.
     pub rotations: &'a wgpu::Buffer,
-    /// Eigenvectors, orthogonal to the last bit.
+    /// The products of rotations, then eigenvectors, orthogonal to the last bit.
     pub polished: &'a wgpu::Buffer,
     /// Eigenvalues, unsorted.
     pub values: &'a wgpu::Buffer,
-    /// Whether a matrix is still changing.
+    /// Whether a matrix is still changing, and which parts of it.
     pub rotated: &'a wgpu::Buffer,
 }
 
 impl EigenScratch<'_> {
     /// Elements of `work`, `rotations`, `polished`, `values` and `rotated` for a batch of matrices of order `n`.
     pub fn lens(batch: usize, n: usize) -> [usize; 5] {
-        [batch * n * n, batch * n * n, batch * n * n, batch * n, batch]
+        [batch * n * n, batch * n * n, batch * n * n, batch * n, batch * (3 + n.div_ceil(SIDE))]
     }
 }
 
@@ -63,6 +69,58 @@ pub fn symmetric_eigen(
     values: &View<'_>,
     vectors: &View<'_>,
 ) -> Result<()> {
+    for step in eigen_steps(a.shape.rows) {
+        symmetric_eigen_step(recorder, step, a, scratch, values, vectors)?;
+    }
+    Ok(())
+}
+
+/// A part of [`symmetric_eigen`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum EigenStep {
+    Start,
+    /// A sweep of a matrix by its workgroup.
+    Sweep,
+    /// A round of a sweep over blocks.
+    Round {
+        sweep: usize,
+        round: usize,
+    },
+    /// Orthogonal vectors, eigenvalues, their order.
+    Finish,
+}
+
+impl EigenStep {
+    /// Of one matrix of order `n`, about.
+    pub(crate) fn flops(self, n: usize) -> u64 {
+        let n = n as u64;
+        match self {
+            EigenStep::Start => n * n,
+            EigenStep::Sweep => 18 * n * n * n, // six operations for each of n rotations of n rows of three matrices
+            EigenStep::Round { .. } => 6 * SIDE as u64 * n * n,
+            EigenStep::Finish => 5 * n * n * n,
+        }
+    }
+}
+
+/// The steps of [`symmetric_eigen`], which can be submitted apart.
+pub(crate) fn eigen_steps(n: usize) -> impl Iterator<Item = EigenStep> {
+    let sweeps = if n <= ONE_WORKGROUP { SWEEPS } else { 0 };
+    let rounds = if n <= ONE_WORKGROUP { 0 } else { 2 * n.div_ceil(SIDE) - 1 };
+    let by_block =
+        (0..SWEEPS).flat_map(move |sweep| (0..rounds).map(move |round| EigenStep::Round { sweep, round }));
+    let by_matrix = std::iter::repeat_n(EigenStep::Sweep, sweeps);
+    std::iter::once(EigenStep::Start).chain(by_matrix).chain(by_block).chain([EigenStep::Finish])
+}
+
+pub(crate) fn symmetric_eigen_step(
+    recorder: &mut Recorder<'_>,
+    step: EigenStep,
+    a: &View<'_>,
+    scratch: &EigenScratch<'_>,
+    values: &View<'_>,
+    vectors: &View<'_>,
+) -> Result<()> {
     let Shape { batch, rows: n, cols } = a.shape;
     let fits = n == cols && values.shape == Shape::new(batch, 1, n) && vectors.shape == a.shape;
     require(fits, NAME, || {
@@ -72,13 +130,59 @@ pub fn symmetric_eigen(
     if a.shape.is_empty() {
         return Ok(());
     }
-    let steps = Steps::new(recorder, a, scratch, values, vectors)?;
-    steps.encode(recorder, "start")?;
-    for _ in 0..SWEEPS {
-        steps.encode(recorder, "sweep")?;
+    match step {
+        EigenStep::Start => Steps::new(recorder, a, scratch, values, vectors)?.encode(recorder, "start"),
+        EigenStep::Sweep => Steps::new(recorder, a, scratch, values, vectors)?.encode(recorder, "sweep"),
+        EigenStep::Round { sweep, round } => turn_blocks(recorder, a.shape, scratch, sweep, round),
+        EigenStep::Finish => {
+            rayleigh_quotients(recorder, a, scratch)?;
+            Steps::new(recorder, a, scratch, values, vectors)?.encode(recorder, "order")
+        }
     }
-    rayleigh_quotients(recorder, a, scratch)?;
-    steps.encode(recorder, "order")
+}
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct BlockParams {
+    n: u32,
+    batch: u32,
+    sweep: u32,
+    round: u32,
+}
+
+/// One round: every pair's own matrix, then all that they share.
+fn turn_blocks(
+    recorder: &mut Recorder<'_>,
+    shape: Shape,
+    scratch: &EigenScratch<'_>,
+    sweep: usize,
+    round: usize,
+) -> Result<()> {
+    let Shape { batch, rows: n, .. } = shape;
+    let pairs = n.div_ceil(SIDE);
+    let flags = Shape::matrix(1, batch * (3 + pairs));
+    let turns = Shape::new(batch, pairs * SIDE, SIDE);
+    let work = recorder.window(NAME, &View::packed(scratch.work, shape))?;
+    let vectors = recorder.window(NAME, &View::packed(scratch.rotations, shape))?;
+    let turns = recorder.window(NAME, &View::packed(scratch.polished, turns))?;
+    let rotated = recorder.window(NAME, &View::packed(scratch.rotated, flags))?;
+    let solve = [(1, &work), (3, &turns), (4, &rotated)];
+    let turn = [(1, &work), (2, &vectors), (3, &turns), (4, &rotated)];
+    let params = BlockParams { n: n as u32, batch: batch as u32, sweep: sweep as u32, round: round as u32 };
+    // tiles below the diagonal of pairs, in rows folded to one length, and strips of vectors
+    let shared = pairs.div_ceil(2) * (pairs - 1) + pairs * pairs;
+    for (entry, windows, items) in [("solve", &solve[..], pairs), ("turn", &turn[..], shared)] {
+        let groups = recorder.grid(NAME, (batch * items) as u64, 1)?;
+        recorder.dispatch(Dispatch {
+            shader: &SYMMETRIC_EIGEN_BLOCKS,
+            entry,
+            constants: &[],
+            params,
+            windows,
+            groups,
+        });
+    }
+    Ok(())
 }
 
 /// Makes `polished` of `rotations`, and `values` of `polished`.
@@ -127,7 +231,7 @@ impl<'a> Steps<'a> {
             a: recorder.window(NAME, a)?,
             work: recorder.window(NAME, &View::packed(scratch.work, packed))?,
             rotations: recorder.window(NAME, &View::packed(scratch.rotations, packed))?,
-            rotated: recorder.window(NAME, &View::packed(scratch.rotated, Shape::matrix(1, batch)))?,
+            rotated: recorder.window(NAME, &View::packed(scratch.rotated, Shape::matrix(1, 2 * batch)))?,
             polished: recorder.window(NAME, &View::packed(scratch.polished, packed))?,
             unsorted: recorder.window(NAME, &View::packed(scratch.values, row))?,
             values: recorder.window(NAME, values)?,

@@ -1,4 +1,4 @@
-use super::library::shaders::UNPACK;
+use super::library::shaders::{UNPACK, UNPACK_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Raw, Recorder, Result, View};
 use crate::matrix::Dtype;
@@ -32,15 +32,21 @@ pub fn unpack(recorder: &mut Recorder<'_>, src: &Raw<'_>, dst: &View<'_>) -> Res
         return Ok(());
     }
     let (from, to) = (recorder.raw_window(NAME, src)?, recorder.window(NAME, &dst.flat())?);
+    let fours = [from.first as usize, to.first as usize, src.len].iter().all(|n| n.is_multiple_of(4));
     let per_word = 4 / src.dtype.size();
     // An odd start adds a word.
     let words = (src.len + from.first as usize % per_word).div_ceil(per_word);
-    let groups = recorder.grid(NAME, words as u64, ELEMENTS)?;
+    let (shader, step, threads) = if fours { (&UNPACK_VEC4, 4, src.len / 4) } else { (&UNPACK, 1, words) };
+    let groups = recorder.grid(NAME, threads as u64, ELEMENTS)?;
     recorder.dispatch(Dispatch {
-        shader: &UNPACK,
+        shader,
         entry: NAME,
         constants: &[("FORMAT", format(src.dtype)), ("WORKGROUP", f64::from(ELEMENTS))],
-        params: Params { count: src.len as u32, src_offset: from.first, dst_offset: to.first },
+        params: Params {
+            count: src.len as u32 / step,
+            src_offset: from.first / step,
+            dst_offset: to.first / step,
+        },
         windows: &[(1, &from), (2, &to)],
         groups,
     });

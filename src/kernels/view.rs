@@ -77,6 +77,14 @@ impl<'a> View<'a> {
         (s.rows <= 1 || self.row_stride == s.cols) && (s.batch <= 1 || self.batch_stride == s.matrix_len())
     }
 
+    /// Whether all its rows start on multiples of four elements of a window's start, and are whole fours.
+    pub(super) fn is_in_fours(&self) -> bool {
+        let s = self.shape;
+        let strides = [(s.rows, self.row_stride), (s.batch, self.batch_stride)];
+        let aligned = strides.iter().all(|&(len, stride)| len <= 1 || stride.is_multiple_of(4));
+        self.offset.is_multiple_of(4) && s.cols.is_multiple_of(4) && aligned
+    }
+
     /// The elements of a packed view as one row.
     pub(crate) fn flat(self) -> Self {
         View { shape: Shape::matrix(1, self.shape.len()), row_stride: 0, batch_stride: 0, ..self }

@@ -57,11 +57,20 @@ pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -
         Accuracy::Exact => by_quintic_steps(backend, a, short_side)?,
         Accuracy::Balanced | Accuracy::Fast => by_halley_steps(backend, a, short_side)?,
     };
-    let rank_deficient = match accuracy {
-        Accuracy::Exact => are_no_projectors(backend, &factor, short_side).await?,
-        Accuracy::Balanced | Accuracy::Fast => fall_short(backend, &factor, short_side).await?,
+    let gram = backend.gram(&factor, short_side)?;
+    let inner = backend.inner_products(&factor, a)?;
+    let (inner, rank_deficient) = match accuracy {
+        Accuracy::Exact => {
+            let defect = projector_defect(backend, &gram)?;
+            let [inner, defect] = backend.download_all([&inner, &defect]).await?;
+            (inner, are_no_projectors(&defect))
+        }
+        Accuracy::Balanced | Accuracy::Fast => {
+            let (once, twice) = (backend.frobenius_norms(&factor)?, backend.frobenius_norms(&gram)?);
+            let [inner, once, twice] = backend.download_all([&inner, &once, &twice]).await?;
+            (inner, fall_short(&once, &twice))
+        }
     };
-    let inner = backend.download(&backend.inner_products(&factor, a)?).await?;
     let mut nuclear_norms: Vec<f64> = inner.iter().map(|&v| f64::from(v)).collect();
     for b in (0..shape.batch).filter(|&b| rank_deficient[b]) {
         let member = backend.slice(a, b..b + 1, 0..shape.rows, 0..shape.cols)?;
@@ -191,27 +200,23 @@ fn multiply<B: Backend>(
 const SHORTFALL: f32 = 1e-4;
 
 /// Whether more than [`SHORTFALL`] of `||P||_F^2` is missing in `||P P^T||_F^2`: `sum (s^2 - s^4)` over its singular values.
-async fn fall_short<B: Backend>(backend: &B, p: &B::Tensor, short_side: Op) -> Result<Vec<bool>> {
-    let once = backend.download(&backend.frobenius_norms(p)?).await?;
-    let twice = backend.download(&backend.frobenius_norms(&backend.gram(p, short_side)?)?).await?;
-    let short = |(once, twice): (f32, f32)| {
+fn fall_short(once: &[f32], twice: &[f32]) -> Vec<bool> {
+    let short = |(once, twice): (&f32, &f32)| {
         let (all, whole) = (once * once, twice * twice);
         all.is_nan() || (all - whole).abs() > SHORTFALL * all
     };
-    Ok(once.into_iter().zip(twice).map(short).collect())
+    once.iter().zip(twice).map(short).collect()
 }
 
 /// Whether [`NOT_A_PROJECTOR`] says so.
-async fn are_no_projectors<B: Backend>(backend: &B, p: &B::Tensor, short_side: Op) -> Result<Vec<bool>> {
-    let defects = backend.download(&projector_defect(backend, p, short_side)?).await?;
-    Ok(defects.iter().map(|&d| d.is_nan() || d > NOT_A_PROJECTOR).collect())
+fn are_no_projectors(defects: &[f32]) -> Vec<bool> {
+    defects.iter().map(|&d| d.is_nan() || d > NOT_A_PROJECTOR).collect()
 }
 
 /// `||G^2 - G||_F` with `G` the Gram matrix of the short side: zero exactly when all singular values are 0 or 1.
-fn projector_defect<B: Backend>(backend: &B, p: &B::Tensor, short_side: Op) -> Result<B::Tensor> {
-    let gram = backend.gram(p, short_side)?;
-    let mut defect = backend.duplicate(&gram)?;
-    backend.syrk(1.0, &gram, Op::None, -1.0, &mut defect)?;
+fn projector_defect<B: Backend>(backend: &B, gram: &B::Tensor) -> Result<B::Tensor> {
+    let mut defect = backend.duplicate(gram)?;
+    backend.syrk(1.0, gram, Op::None, -1.0, &mut defect)?;
     backend.frobenius_norms(&defect)
 }
 

@@ -6,12 +6,9 @@
 
 use super::{Accuracy, Eigenpairs, NULL_EIGENVALUE, SymmetricProduct, chebyshev, orthonormalize_rows};
 use crate::backend::cpu::dense;
-use crate::backend::{Backend, Op, Result, Shape, Tensor};
+use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
 use faer::{Mat, Par};
 use rayon::prelude::*;
-
-/// Largest projected problem that is solved on the device (parallel Jacobi); larger ones are read back.
-const DEVICE_EIGEN: usize = 128;
 
 /// Vectors in the iterated block for `r` wanted ones.
 fn block_size(r: usize, accuracy: Accuracy) -> usize {
@@ -38,16 +35,27 @@ pub async fn iterate<B: Backend>(
 ) -> Result<Eigenpairs<B::Tensor>> {
     let block = block_size(r, accuracy);
     let iterations = accuracy.effort().iterations;
-    match c {
+    let found = match c {
         SymmetricProduct::Congruence { d, g } => {
             let dg = backend.matmul(d, Op::None, g, Op::None)?;
             let c = backend.matmul(&dg, Op::None, d, Op::Transpose)?;
-            let q = invariant_block(backend, &c, block, iterations, start).await?;
-            let cq = backend.matmul(&q, Op::None, &c, Op::None)?;
-            let h = backend.matmul(&q, Op::None, &cq, Op::Transpose)?;
-            let (values, vectors) = ritz_vectors(backend, &h, r).await?;
-            let basis = backend.matmul(&vectors, Op::None, &q, Op::None)?;
-            finish(backend, basis, values, traces(backend, &c).await?, ranks).await
+            let traces = backend.inner_products(&dg, d)?;
+            let rayleigh_ritz = async |q: B::Tensor, residual: &B::Tensor, accepted: f32| {
+                let cq = backend.matmul(&q, Op::None, &c, Op::None)?;
+                let h = backend.matmul(&q, Op::None, &cq, Op::Transpose)?;
+                let Some((values, vectors)) = ritz_vectors(backend, &h, r, residual, accepted).await? else {
+                    return Ok(None);
+                };
+                let basis = backend.matmul(&vectors, Op::None, &q, Op::None)?;
+                let [residual, values, traces] = backend.download_all([residual, &values, &traces]).await?;
+                Ok(Some(Found {
+                    basis,
+                    values: wide(values),
+                    traces: wide(traces),
+                    residual: largest(&residual),
+                }))
+            };
+            from_invariant_block(backend, &c, block, iterations, start, rayleigh_ritz).await?
         }
         SymmetricProduct::Factor { x, op } => {
             // Z: what the factor maps the block to; H = Z Z^T
@@ -55,55 +63,76 @@ pub async fn iterate<B: Backend>(
             let other = if op == Op::None { Op::Transpose } else { Op::None };
             let side = if d <= n { op } else { other };
             let gram = backend.gram(x, side)?;
-            let q = invariant_block(backend, &gram, block, iterations, start).await?;
-            let z = backend.matmul(&q, Op::None, x, side)?;
-            let h = backend.gram(&z, Op::None)?;
-            let (_, vectors) = ritz_vectors(backend, &h, r).await?;
-            let basis = if d <= n {
-                backend.matmul(&vectors, Op::None, &q, Op::None)?
-            } else {
-                // rows of Z lie in the space of C; ordered by norm, CholeskyQR keeps the leading span
-                orthonormalize_rows(backend, backend.matmul(&vectors, Op::None, &z, Op::None)?, 2)?
+            let norm = backend.frobenius_norms(x)?;
+            let rayleigh_ritz = async |q: B::Tensor, residual: &B::Tensor, accepted: f32| {
+                let z = backend.matmul(&q, Op::None, x, side)?;
+                let h = backend.gram(&z, Op::None)?;
+                let Some((_, vectors)) = ritz_vectors(backend, &h, r, residual, accepted).await? else {
+                    return Ok(None);
+                };
+                let basis = if d <= n {
+                    backend.matmul(&vectors, Op::None, &q, Op::None)?
+                } else {
+                    // rows of Z lie in the space of C; ordered by norm, CholeskyQR keeps the leading span
+                    orthonormalize_rows(backend, backend.matmul(&vectors, Op::None, &z, Op::None)?, 2)?
+                };
+                let norms = backend.row_norms(&backend.matmul(&basis, Op::None, x, op)?)?;
+                let [residual, norms, norm] = backend.download_all([residual, &norms, &norm]).await?;
+                let [values, traces] = [norms, norm].map(|norms| wide(norms).iter().map(|s| s * s).collect());
+                Ok(Some(Found { basis, values, traces, residual: largest(&residual) }))
             };
-            let mapped = backend.matmul(&basis, Op::None, x, op)?;
-            let norms = backend.download(&backend.row_norms(&mapped)?).await?;
-            let values = norms.chunks(r).map(|v| v.iter().map(|&s| f64::from(s).powi(2)).collect()).collect();
-            let total = backend.download(&backend.frobenius_norms(x)?).await?;
-            finish(backend, basis, values, total.iter().map(|&s| f64::from(s).powi(2)).collect(), ranks).await
+            from_invariant_block(backend, &gram, block, iterations, start, rayleigh_ritz).await?
         }
-    }
+    };
+    without_null_directions(backend, found, r, ranks)
 }
 
-/// An orthonormal block (rows) near the dominant invariant subspace of `a` (`batch x m x m`, symmetric).
+/// What a block gave.
+struct Found<T> {
+    /// `batch x r x d`
+    basis: T,
+    /// `batch x r`
+    values: Vec<f64>,
+    traces: Vec<f64>,
+    /// The largest of [`PowerStep::residual`].
+    residual: f32,
+}
+
+/// What `rayleigh_ritz` finds in an orthonormal block (rows) near the dominant invariant subspace of `a` (`batch x m x m`,
+/// symmetric), with all that the host needs to know in one read-back.
 ///
 /// `iterations` power steps are enough where the spectrum decays. Where the residual of the block says that it does not,
-/// Chebyshev filters follow.
-async fn invariant_block<B: Backend>(
+/// Chebyshev filters follow. `rayleigh_ritz` gets a block, a residual, and up to which it shall go on if it knows.
+async fn from_invariant_block<B: Backend>(
     backend: &B,
     a: &B::Tensor,
     block: usize,
     iterations: usize,
     (seed, stream): (u64, u32),
-) -> Result<B::Tensor> {
+    rayleigh_ritz: impl AsyncFn(B::Tensor, &B::Tensor, f32) -> Result<Option<Found<B::Tensor>>>,
+) -> Result<Found<B::Tensor>> {
     let shape = Shape::new(a.shape().batch, block, a.shape().rows);
     let mut q = orthonormalize_rows(backend, backend.random_normal(shape, seed, stream)?, 1)?;
     for _ in 1..iterations {
         q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, a, Op::None)?, 1)?;
     }
     for _ in 0..FILTERS {
-        let step = power_step(backend, a, &q).await?;
-        if step.residual <= ENOUGH {
-            return orthonormalize_rows(backend, step.y, 3);
+        let PowerStep { y, h, residual } = power_step(backend, a, &q)?;
+        let found = rayleigh_ritz(orthonormalize_rows(backend, y, 3)?, &residual, ENOUGH).await?;
+        if let Some(found) = found.filter(|found| found.residual <= ENOUGH) {
+            return Ok(found);
         }
-        let bounds = ritz_bounds(backend, &step.h).await?;
+        let bounds = ritz_bounds(backend, &h).await?;
         let degree = bounds.iter().map(|&(least, most)| chebyshev::degree(least, most)).min().unwrap_or(0);
         if degree < 2 {
-            return orthonormalize_rows(backend, step.y, 3);
+            break;
         }
         let unwanted: Vec<f64> = bounds.iter().map(|&(least, _)| least).collect();
         q = orthonormalize_rows(backend, chebyshev::filter(backend, a, q, &unwanted, degree)?, 3)?;
     }
-    Ok(q)
+    let PowerStep { y, residual, .. } = power_step(backend, a, &q)?;
+    let found = rayleigh_ritz(orthonormalize_rows(backend, y, 3)?, &residual, f32::INFINITY).await?;
+    found.ok_or_else(|| Error::Internal("a block was refused whatever its residual".into()))
 }
 
 /// Chebyshev filters at most, of up to ten products each.
@@ -120,19 +149,26 @@ struct PowerStep<T> {
     y: T,
     /// `H = Q A Q^T`
     h: T,
-    /// The largest relative residual in the batch.
-    residual: f32,
+    /// `||Q A - H Q||_F / ||Q A||_F`, `batch x 1 x 1`.
+    residual: T,
 }
 
-async fn power_step<B: Backend>(backend: &B, a: &B::Tensor, q: &B::Tensor) -> Result<PowerStep<B::Tensor>> {
+fn power_step<B: Backend>(backend: &B, a: &B::Tensor, q: &B::Tensor) -> Result<PowerStep<B::Tensor>> {
     let y = backend.matmul(q, Op::None, a, Op::None)?;
     let h = backend.matmul(&y, Op::None, q, Op::Transpose)?;
     let mut rest = backend.duplicate(&y)?;
     backend.gemm(-1.0, &h, Op::None, q, Op::None, 1.0, &mut rest)?;
-    let mut ratio = backend.frobenius_norms(&rest)?;
-    backend.divide_rows(&mut ratio, &backend.frobenius_norms(&y)?)?;
-    let residual = backend.download(&ratio).await?.into_iter().fold(0.0, f32::max);
+    let mut residual = backend.frobenius_norms(&rest)?;
+    backend.divide_rows(&mut residual, &backend.frobenius_norms(&y)?)?;
     Ok(PowerStep { y, h, residual })
+}
+
+fn largest(residuals: &[f32]) -> f32 {
+    residuals.iter().copied().fold(0.0, f32::max)
+}
+
+fn wide(values: Vec<f32>) -> Vec<f64> {
+    values.into_iter().map(f64::from).collect()
 }
 
 /// The smallest and the largest Ritz value of each member of the batch.
@@ -147,21 +183,26 @@ async fn ritz_bounds<B: Backend>(backend: &B, h: &B::Tensor) -> Result<Vec<(f64,
     host.chunks(k * k).map(bounds).collect()
 }
 
-/// Ritz values of the projected matrices `h` (`batch x k x k`) and the first `r` Ritz vectors as rows, `batch x r x k`.
+/// The first `r` Ritz values of the projected matrices `h` (`batch x k x k`), `batch x 1 x r`, and as many Ritz vectors as
+/// rows, `batch x r x k`. Where they are solved on the host, it looks at the `residual` first, and gives none if that is not
+/// `accepted`.
 async fn ritz_vectors<B: Backend>(
     backend: &B,
     h: &B::Tensor,
     r: usize,
-) -> Result<(Vec<Vec<f64>>, B::Tensor)> {
+    residual: &B::Tensor,
+    accepted: f32,
+) -> Result<Option<(B::Tensor, B::Tensor)>> {
     let Shape { batch, rows: k, .. } = h.shape();
-    if k <= DEVICE_EIGEN {
+    if k <= backend.largest_eigenproblem() {
         let (values, vectors) = backend.symmetric_eigen(h)?;
-        let values = backend.download(&values).await?;
-        let values =
-            values.chunks(k).map(|v| v[..r].iter().map(|&x| f64::from(x).max(0.0)).collect()).collect();
-        return Ok((values, backend.slice(&vectors, 0..batch, 0..r, 0..k)?));
+        let values = backend.slice(&values, 0..batch, 0..1, 0..r)?;
+        return Ok(Some((values, backend.slice(&vectors, 0..batch, 0..r, 0..k)?)));
     }
-    let host = backend.download(h).await?;
+    let [residual, host] = backend.download_all([residual, h]).await?;
+    if largest(&residual) > accepted {
+        return Ok(None);
+    }
     let par = if batch >= rayon::current_num_threads() { Par::Seq } else { Par::rayon(0) };
     let solved: Vec<dense::SymmetricEigen> = (0..batch)
         .into_par_iter()
@@ -173,35 +214,26 @@ async fn ritz_vectors<B: Backend>(
     let row =
         |e: &dense::SymmetricEigen, j: usize| (0..k).map(|i| e.vectors[(i, j)] as f32).collect::<Vec<_>>();
     let rows: Vec<f32> = solved.iter().flat_map(|e| (0..r).flat_map(|j| row(e, j))).collect();
-    let values = solved.iter().map(|e| e.values[..r].iter().map(|v| v.max(0.0)).collect()).collect();
-    Ok((values, backend.upload(Shape::new(batch, r, k), &rows)?))
-}
-
-/// The traces of `c` (`batch x m x m`).
-async fn traces<B: Backend>(backend: &B, c: &B::Tensor) -> Result<Vec<f64>> {
-    let m = c.shape().rows;
-    let host = backend.download(c).await?;
-    Ok(host.chunks(m * m).map(|c| (0..m).map(|i| f64::from(c[i * m + i])).sum()).collect())
+    let values: Vec<f32> = solved.iter().flat_map(|e| e.values[..r].iter().map(|&v| v as f32)).collect();
+    let values = backend.upload(Shape::new(batch, 1, r), &values)?;
+    Ok(Some((values, backend.upload(Shape::new(batch, r, k), &rows)?)))
 }
 
 /// Sets null directions to zero, in the values and in the basis.
-async fn finish<B: Backend>(
+fn without_null_directions<B: Backend>(
     backend: &B,
-    mut basis: B::Tensor,
-    mut values: Vec<Vec<f64>>,
-    traces: Vec<f64>,
+    found: Found<B::Tensor>,
+    r: usize,
     ranks: &[usize],
 ) -> Result<Eigenpairs<B::Tensor>> {
-    let mut keep = Vec::with_capacity(values.len() * basis.shape().rows);
-    for (values, &rank) in values.iter_mut().zip(ranks) {
+    let Found { mut basis, values, traces, .. } = found;
+    let nonzero = |(values, &rank): (&[f64], &usize)| {
         let cut = NULL_EIGENVALUE * values.iter().copied().fold(0.0, f64::max);
-        for (j, value) in values.iter_mut().enumerate() {
-            if j >= rank || *value <= cut {
-                *value = 0.0;
-            }
-            keep.push(if *value > 0.0 { 1f32 } else { 0.0 });
-        }
-    }
+        let kept = |(j, &value): (usize, &f64)| if j < rank && value > cut { value } else { 0.0 };
+        values.iter().enumerate().map(kept).collect()
+    };
+    let values: Vec<Vec<f64>> = values.chunks(r).zip(ranks).map(nonzero).collect();
+    let keep: Vec<f32> = values.iter().flatten().map(|&value| f32::from(value > 0.0)).collect();
     if keep.contains(&0.0) {
         let shape = basis.shape();
         let mask = backend.upload(Shape { cols: 1, ..shape }, &keep)?;

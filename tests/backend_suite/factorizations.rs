@@ -68,7 +68,7 @@ claims! {
     }
 
     async fn eigenpairs_reproduce_their_matrix(backend) {
-        for n in SIZES.into_iter().filter(|&n| n <= 256).chain([2, 31, 256]) {
+        for n in SIZES.into_iter().chain([2, 31]) {
             let a: Vec<_> = (0..2).map(|b| {
                 let spectrum: Vec<f64> = (0..n).map(|i| if b == 0 { 0.9f64.powi(i as i32) } else { ((i * 37) % n) as f64 - n as f64 / 3.0 }).collect();
                 symmetric(&spectrum, 60 + b)
@@ -104,28 +104,30 @@ claims! {
     }
 
     async fn degenerate_matrices_have_eigenpairs_too(backend) {
-        let n = 48;
-        let low_rank = {
-            let y = Matrix::random(n, 5, 1);
-            y.times(&y.transposed())
-        };
-        let repeated = symmetric(&(0..n).map(|i| if i < 20 { 2.0 } else { 1.0 }).collect::<Vec<_>>(), 2);
-        let diagonal = Matrix::from_fn(n, n, |i, j| if i == j { (i % 7) as f64 } else { 0.0 });
-        let zero = Matrix::from_fn(n, n, |_, _| 0.0);
-        let all = [low_rank, repeated, diagonal, zero, identity(n)];
-        let (values, vectors) = backend.symmetric_eigen(&upload(backend, &all)?)?;
-        let values = download(backend, &values).await?;
-        for ((a, v), values) in all.iter().zip(download(backend, &vectors).await?).zip(values) {
-            assert!(largest(&v.times(&v.transposed()).minus(&identity(n))) < 8.0 * U);
-            let rotated = v.times(a).times(&v.transposed());
-            let off = Matrix::from_fn(n, n, |i, j| if i == j { 0.0 } else { rotated.at(i, j) });
-            assert!(largest(&off) <= 40.0 * U * values.values[0], "{:.1} U", largest(&off) / values.values[0] / U);
+        for n in [48, 144] {
+            let low_rank = {
+                let y = Matrix::random(n, 5, 1);
+                y.times(&y.transposed())
+            };
+            let repeated = symmetric(&(0..n).map(|i| if i < 20 { 2.0 } else { 1.0 }).collect::<Vec<_>>(), 2);
+            let diagonal = Matrix::from_fn(n, n, |i, j| if i == j { (i % 7) as f64 } else { 0.0 });
+            let zero = Matrix::from_fn(n, n, |_, _| 0.0);
+            let all = [low_rank, repeated, diagonal, zero, identity(n)];
+            let (values, vectors) = backend.symmetric_eigen(&upload(backend, &all)?)?;
+            let values = download(backend, &values).await?;
+            for ((a, v), values) in all.iter().zip(download(backend, &vectors).await?).zip(values) {
+                assert!(largest(&v.times(&v.transposed()).minus(&identity(n))) < (8.0 + n as f64 / 8.0) * U);
+                let rotated = v.times(a).times(&v.transposed());
+                let off = Matrix::from_fn(n, n, |i, j| if i == j { 0.0 } else { rotated.at(i, j) });
+                assert!(largest(&off) <= 40.0 * U * values.values[0], "{:.1} U", largest(&off) / values.values[0] / U);
+            }
         }
         Ok(())
     }
 
     async fn factorizations_are_the_same_bits_twice_and_alone_as_in_a_batch(backend) {
-        let a: Vec<_> = (0..3).map(|i| { let y = Matrix::random(50, 80, i); y.times(&y.transposed()) }).collect();
+        let n = 150;
+        let a: Vec<_> = (0..3).map(|i| { let y = Matrix::random(n, 180, i); y.times(&y.transposed()) }).collect();
         let run = async |a: &[Matrix]| -> esmerge::backend::Result<[Vec<f32>; 3]> {
             let x = upload(backend, a)?;
             let (values, vectors) = backend.symmetric_eigen(&x)?;
@@ -134,7 +136,7 @@ claims! {
         };
         let (first, second, alone) = (run(&a).await?, run(&a).await?, run(&a[1..2]).await?);
         assert!(first == second);
-        assert!(first[0][50..100] == alone[0] && first[1][2500..5000] == alone[1] && first[2][2500..5000] == alone[2]);
+        assert!(first[0][n..2 * n] == alone[0] && (1..3).all(|i| first[i][n * n..2 * n * n] == alone[i]));
         Ok(())
     }
 

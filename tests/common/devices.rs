@@ -30,7 +30,8 @@ pub enum Variant {
     Checked,
     /// As a release build opens it.
     Unchecked,
-    /// With the products of hardware GPUs, which software adapters do not get by themselves, and without subgroups.
+    /// With the products and the eigenproblems of hardware GPUs, which software adapters do not get by themselves, and without
+    /// subgroups.
     Tiled,
     /// With bindings and dispatches so small that the tests' matrices have to be cut.
     Small,
@@ -42,9 +43,13 @@ impl Variant {
         match self {
             Variant::Checked => config,
             Variant::Unchecked => Config { checks: Checks::Off, ..config },
-            Variant::Tiled => {
-                Config { checks: Checks::Off, products: Some(Products::Tiled), subgroups: false, ..config }
-            }
+            Variant::Tiled => Config {
+                checks: Checks::Off,
+                products: Some(Products::Tiled),
+                largest_eigenproblem: Some(usize::MAX),
+                subgroups: false,
+                ..config
+            },
             Variant::Small => Config {
                 limits: Some(wgpu::Limits {
                     max_storage_buffer_binding_size: 288 << 10,

@@ -51,6 +51,6 @@ impl Contender for Burn {
 
     fn product(&mut self) -> Result<Vec<f32>> {
         let product = self.product.clone().ok_or(USAGE)?;
-        product.into_data().to_vec::<f32>().map_err(|error| format!("{error:?}").into())
+        product.into_data().try_to_vec::<f32>().map_err(|error| format!("{error:?}").into())
     }
 }

@@ -26,7 +26,7 @@ impl FromStr for Shape {
         let (batch, sizes) = text.split_once(':').unwrap_or(("1", text));
         let sizes = sizes.split('x').map(str::parse).collect::<std::result::Result<Vec<usize>, _>>();
         match (batch.parse(), sizes.as_deref()) {
-            (Ok(batch @ 1..), Ok(&[m @ 1.., n @ 1.., k @ 1..])) => Ok(Shape { batch, m, n, k }),
+            (Ok(batch @ 1..), Ok(&[m, n, k])) if m.min(n).min(k) > 0 => Ok(Shape { batch, m, n, k }),
             _ => Err(format!("'{text}' is no shape: use MxNxK or BATCH:MxNxK").into()),
         }
     }

@@ -22,10 +22,16 @@ pub fn copy_block(
 
 pub fn axpby(alpha: f32, x: &CpuTensor, beta: f32, y: &mut CpuTensor) {
     let broadcast = x.values.len().max(1);
-    for_each_piece(&mut y.values, 1, |first, out| {
-        for (i, y) in out.iter_mut().enumerate() {
-            let ax = alpha * x.values[(first + i) % broadcast];
-            *y = if beta == 0.0 { ax } else { ax + beta * *y };
+    for_each_piece(&mut y.values, 1, |first, mut out| {
+        let mut at = first % broadcast;
+        while !out.is_empty() {
+            let (now, rest) = out.split_at_mut(out.len().min(broadcast - at));
+            let x = &x.values[at..at + now.len()];
+            match beta {
+                0.0 => now.iter_mut().zip(x).for_each(|(y, x)| *y = alpha * x),
+                _ => now.iter_mut().zip(x).for_each(|(y, x)| *y = alpha * x + beta * *y),
+            }
+            (out, at) = (rest, 0);
         }
     });
 }

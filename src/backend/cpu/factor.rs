@@ -48,14 +48,16 @@ fn inverse_cholesky_of(g: &[f32], n: usize, smallest: f32, w: &mut [f32], par: P
     w.iter().all(|v| v.is_finite())
 }
 
-/// Blocked, right-looking, in the lower triangle; a pivot below `lift` becomes `lift`, and the column below it 0.
-fn cholesky_with_lifted_pivots(a: MatMut<'_, f32>, lift: f32, par: Par) {
-    let size = a.nrows().min(BLOCK);
-    if size == 0 {
-        return;
+/// In the lower triangle, by halves; a pivot below `lift` becomes `lift`, and the column below it 0. Returns the columns of
+/// which that is so.
+fn cholesky_with_lifted_pivots(a: MatMut<'_, f32>, lift: f32, par: Par) -> Vec<usize> {
+    let n = a.nrows();
+    if n <= BLOCK {
+        return factor_block(a, lift);
     }
-    let (mut a11, _, mut a21, mut a22) = a.split_at_mut(size, size);
-    let lifted = factor_block(a11.as_mut(), lift);
+    let half = (n / 2).next_multiple_of(BLOCK);
+    let (mut a11, _, mut a21, mut a22) = a.split_at_mut(half, half);
+    let mut lifted = cholesky_with_lifted_pivots(a11.as_mut(), lift, par);
     solve_lower_triangular_in_place(a11.as_ref(), a21.as_mut().transpose_mut(), par);
     lifted.iter().for_each(|&j| a21.as_mut().col_mut(j).fill(0.0));
     triangular::matmul(
@@ -69,7 +71,8 @@ fn cholesky_with_lifted_pivots(a: MatMut<'_, f32>, lift: f32, par: Par) {
         -1.0,
         par,
     );
-    cholesky_with_lifted_pivots(a22, lift, par);
+    lifted.extend(cholesky_with_lifted_pivots(a22, lift, par).into_iter().map(|j| half + j));
+    lifted
 }
 
 /// A diagonal block, a column at a time; returns the columns whose pivots were lifted.

@@ -1,10 +1,13 @@
-//! Memory of freed tensors, kept for the next of the same length: fresh pages cost the kernel more time to clear than most
+//! Memory of freed tensors, kept for the next ones of about the same length: fresh pages cost the kernel more time to clear than most
 //! operations take to fill them.
 
 use std::cell::RefCell;
 
 /// Shorter ones are left to the allocator, which keeps them itself.
 const SHORTEST: usize = 1 << 16;
+
+/// A tensor may get memory for so many times its length.
+const WASTE: usize = 2;
 
 /// Elements kept at most, 192 MiB.
 const MOST: usize = 48 << 20;
@@ -38,25 +41,28 @@ fn reuse(len: usize) -> Option<Vec<f32>> {
         return None;
     }
     IDLE.with_borrow_mut(|idle| {
-        let at = idle.iter().rposition(|values| values.len() == len)?;
-        Some(idle.remove(at))
+        let fits = |values: &Vec<f32>| (len..=WASTE * len).contains(&values.capacity());
+        let (at, _) = idle.iter().enumerate().filter(|(_, v)| fits(v)).min_by_key(|(_, v)| v.capacity())?;
+        let mut values = idle.remove(at);
+        values.resize(len, 0.0);
+        Some(values)
     })
 }
 
 /// Keeps the memory of a tensor that is gone.
 pub fn give_back(values: Vec<f32>) {
-    if values.len() < SHORTEST || values.len() > MOST {
+    if !(SHORTEST..=MOST).contains(&values.capacity()) {
         return;
     }
     // at the end of a thread there is no one left to keep it for
     let _ = IDLE.try_with(|idle| {
         let Ok(mut idle) = idle.try_borrow_mut() else { return };
-        let mut kept: usize = idle.iter().map(Vec::len).sum::<usize>() + values.len();
-        let most = MOST.min(ALIKE * values.len().max(idle.iter().map(Vec::len).max().unwrap_or(0)));
-        while kept > most && !idle.is_empty() {
-            kept -= idle.remove(0).len();
-        }
         idle.push(values);
+        let lens = || idle.iter().map(Vec::capacity);
+        let (mut kept, longest) = (lens().sum::<usize>(), lens().max().unwrap_or(0));
+        while kept > MOST.min(ALIKE * longest) {
+            kept -= idle.remove(0).capacity();
+        }
     });
 }
 

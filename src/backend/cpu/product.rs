@@ -4,7 +4,7 @@ use super::parallel::for_each_matrix;
 use super::{CpuTensor, Op};
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, MatMut, MatRef};
+use faer::{Accum, MatMut, MatRef, Par};
 
 pub fn gemm(alpha: f32, a: &CpuTensor, op_a: Op, b: &CpuTensor, op_b: Op, beta: f32, c: &mut CpuTensor) {
     let (m, n, k) = (c.shape.rows, c.shape.cols, op_a.apply(a.shape).1);
@@ -22,20 +22,28 @@ pub fn syrk(alpha: f32, x: &CpuTensor, op: Op, beta: f32, c: &mut CpuTensor) {
     for_each_matrix(&mut c.values, n * n, n * n * k, |i, c_i, par| {
         let accumulate = prepare(c_i, beta);
         let x_i = view(x, i, op);
-        let dst = MatMut::from_row_major_slice_mut(&mut *c_i, n, n);
-        triangular::matmul(
-            dst,
-            BlockStructure::TriangularLower,
-            accumulate,
-            x_i,
-            BlockStructure::Rectangular,
-            x_i.transpose(),
-            BlockStructure::Rectangular,
-            alpha,
-            par,
-        );
-        mirror_lower(c_i, n);
+        let mut dst = MatMut::from_row_major_slice_mut(c_i, n, n);
+        lower_triangle(dst.as_mut(), accumulate, x_i, alpha, par);
+        mirror_lower(dst, par);
     });
+}
+
+/// Triangles of this order are left to faer; in larger ones the square below the diagonal of halves is a plain product, which is
+/// quicker.
+const TRIANGLE: usize = 512;
+
+fn lower_triangle(c: MatMut<'_, f32>, accumulate: Accum, x: MatRef<'_, f32>, alpha: f32, par: Par) {
+    let n = c.nrows();
+    if n <= TRIANGLE {
+        let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+        return triangular::matmul(c, lower, accumulate, x, whole, x.transpose(), whole, alpha, par);
+    }
+    let half = n / 2;
+    let (top, bottom) = x.split_at_row(half);
+    let (c11, _, c21, c22) = c.split_at_mut(half, half);
+    lower_triangle(c11, accumulate, top, alpha, par);
+    matmul(c21, accumulate, bottom, top.transpose(), alpha, par);
+    lower_triangle(c22, accumulate, bottom, alpha, par);
 }
 
 /// Applies `beta` and says whether the product is added to what `c` then holds.
@@ -57,16 +65,48 @@ fn view(x: &CpuTensor, batch: usize, op: Op) -> MatRef<'_, f32> {
     }
 }
 
-/// Copies the lower triangle onto the upper one, in blocks so that both sides stay in cache.
-fn mirror_lower(c: &mut [f32], n: usize) {
-    const BLOCK: usize = 32;
-    for row in (0..n).step_by(BLOCK) {
-        for col in (0..=row).step_by(BLOCK) {
-            for i in row..(row + BLOCK).min(n) {
-                for j in col..(col + BLOCK).min(i) {
-                    c[j * n + i] = c[i * n + j];
-                }
+/// Copies the lower triangle onto the upper one, by halves, so that both sides stay in cache.
+fn mirror_lower(c: MatMut<'_, f32>, par: Par) {
+    const SMALL: usize = 32;
+    const WORTH_A_THREAD: usize = 512;
+    let n = c.nrows();
+    if n <= SMALL {
+        return mirror_small(c);
+    }
+    let half = n / 2;
+    let (c11, c12, c21, c22) = c.split_at_mut(half, half);
+    let (first, second) = (|| mirror_lower(c11, par), || mirror_lower(c22, par));
+    if matches!(par, Par::Seq) || n < WORTH_A_THREAD {
+        (first(), second(), copy_transposed(c12, c21.as_ref()));
+    } else {
+        rayon::join(|| rayon::join(first, second), || copy_transposed(c12, c21.as_ref()));
+    }
+}
+
+fn mirror_small(mut c: MatMut<'_, f32>) {
+    for i in 0..c.nrows() {
+        for j in 0..i {
+            c[(j, i)] = c[(i, j)];
+        }
+    }
+}
+
+fn copy_transposed(mut to: MatMut<'_, f32>, from: MatRef<'_, f32>) {
+    const SMALL: usize = 32;
+    let (rows, cols) = to.shape();
+    if rows.max(cols) <= SMALL {
+        for i in 0..rows {
+            for j in 0..cols {
+                to[(i, j)] = from[(j, i)];
             }
         }
+    } else if rows >= cols {
+        let ((top, bottom), (left, right)) = (to.split_at_row_mut(rows / 2), from.split_at_col(rows / 2));
+        copy_transposed(top, left);
+        copy_transposed(bottom, right);
+    } else {
+        let ((left, right), (top, bottom)) = (to.split_at_col_mut(cols / 2), from.split_at_row(cols / 2));
+        copy_transposed(left, top);
+        copy_transposed(right, bottom);
     }
 }

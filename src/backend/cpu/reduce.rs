@@ -1,5 +1,6 @@
 //! Norms and inner products, accumulated in f64.
 
+use super::parallel::ELEMENTS_PER_TASK;
 use super::{CpuTensor, Shape};
 use rayon::prelude::*;
 
@@ -29,18 +30,36 @@ pub fn column_norms(x: &CpuTensor) -> CpuTensor {
 }
 
 pub fn frobenius_norms(x: &CpuTensor) -> CpuTensor {
-    let values = (0..x.shape.batch).map(|b| sum_of_squares(x.matrix(b)).sqrt() as f32).collect();
+    let values = (0..x.shape.batch).map(|b| in_pieces(x.matrix(b), x.matrix(b)).sqrt() as f32).collect();
     CpuTensor::new(Shape::new(x.shape.batch, 1, 1), values)
 }
 
 pub fn inner_products(x: &CpuTensor, y: &CpuTensor) -> CpuTensor {
-    let dot = |b| {
-        x.matrix(b).iter().zip(y.matrix(b)).map(|(&u, &v)| f64::from(u) * f64::from(v)).sum::<f64>() as f32
-    };
-    CpuTensor::new(Shape::new(x.shape.batch, 1, 1), (0..x.shape.batch).map(dot).collect())
+    let values = (0..x.shape.batch).map(|b| in_pieces(x.matrix(b), y.matrix(b)) as f32).collect();
+    CpuTensor::new(Shape::new(x.shape.batch, 1, 1), values)
 }
 
-/// In f64, so that no f32 overflows or underflows on the way.
 fn sum_of_squares(values: &[f32]) -> f64 {
-    values.iter().map(|&v| f64::from(v) * f64::from(v)).sum()
+    sum_of_products(values, values)
+}
+
+/// [`sum_of_products`] of pieces side by side, added in order.
+fn in_pieces(x: &[f32], y: &[f32]) -> f64 {
+    let pieces = x.par_chunks(ELEMENTS_PER_TASK).zip(y.par_chunks(ELEMENTS_PER_TASK));
+    pieces.map(|(x, y)| sum_of_products(x, y)).collect::<Vec<_>>().into_iter().sum()
+}
+
+/// In f64, so that no f32 overflows or underflows on the way; in as many sums as a processor adds at once.
+fn sum_of_products(x: &[f32], y: &[f32]) -> f64 {
+    const LANES: usize = 32;
+    let mut sums = [0f64; LANES];
+    let (x, y) = (x.chunks_exact(LANES), y.chunks_exact(LANES));
+    let rest = x.remainder().iter().zip(y.remainder());
+    let rest: f64 = rest.map(|(&u, &v)| f64::from(u) * f64::from(v)).sum();
+    for (x, y) in x.zip(y) {
+        for (sum, (&u, &v)) in sums.iter_mut().zip(x.iter().zip(y)) {
+            *sum += f64::from(u) * f64::from(v);
+        }
+    }
+    sums.iter().sum::<f64>() + rest
 }

@@ -7,28 +7,40 @@ use std::future::poll_fn;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
-/// Submits everything queued and reads the first `bytes` of a buffer.
-pub(super) async fn read(
+/// Submits everything queued and reads the first bytes of every buffer, as many as stand beside it.
+pub(super) async fn read<const N: usize>(
     context: &Context,
     queue: &Queue,
-    buffer: &wgpu::Buffer,
-    bytes: usize,
-) -> Result<Vec<u8>> {
-    if bytes == 0 {
-        return Ok(Vec::new());
+    buffers: [(&wgpu::Buffer, usize); N],
+) -> Result<[Vec<u8>; N]> {
+    let mut all = [const { Vec::new() }; N];
+    let size = |bytes: usize| (bytes as u64).next_multiple_of(4);
+    let total = buffers.iter().map(|&(_, bytes)| size(bytes)).sum();
+    if total == 0 {
+        return Ok(all);
     }
-    let size = (bytes as u64).next_multiple_of(4);
     let target = context.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("read-back"),
-        size,
+        size: total,
         usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
         mapped_at_creation: false,
     });
-    queue.encode(|encoder| encoder.copy_buffer_to_buffer(buffer, 0, &target, 0, size))?;
+    queue.encode(|encoder| {
+        let mut to = 0;
+        for (buffer, bytes) in buffers.into_iter().filter(|&(_, bytes)| bytes > 0) {
+            encoder.copy_buffer_to_buffer(buffer, 0, &target, to, size(bytes));
+            to += size(bytes);
+        }
+    })?;
     queue.submit()?;
     map(context, &target).await?;
     let range = target.get_mapped_range(..).map_err(|e| Error::Internal(e.to_string()))?;
-    Ok(range[..bytes].to_vec())
+    let mut from = 0;
+    for (values, (_, bytes)) in all.iter_mut().zip(buffers) {
+        *values = range[from..from + bytes].to_vec();
+        from += size(bytes) as usize;
+    }
+    Ok(all)
 }
 
 /// A mapping that was asked for.

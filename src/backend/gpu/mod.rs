@@ -26,7 +26,7 @@ pub use tensor::GpuTensor;
 pub use tuning::{Tuned, cache_folder};
 
 use super::{Error, Result};
-use crate::kernels::{Checks, Products};
+use crate::kernels::{Checks, LARGEST_EIGENPROBLEM, Products};
 use context::Context;
 use pool::Pool;
 use queue::Queue;
@@ -50,6 +50,8 @@ pub struct Config {
     /// Whether products are timed to find how each class of them is best computed, instead of taking the built-in table's
     /// word.
     pub autotune: Option<Autotune>,
+    /// [`Backend::largest_eigenproblem`](super::Backend::largest_eigenproblem); by default as suits the adapter's type.
+    pub largest_eigenproblem: Option<usize>,
     /// Whether subgroup operations are used where the adapter has them and they pass a test.
     pub subgroups: bool,
     /// Floating-point operations of one dispatch, about; 0.1 s on a slow GPU.
@@ -73,6 +75,7 @@ impl Default for Config {
             products: None,
             features: wgpu::Features::empty(),
             autotune: None,
+            largest_eigenproblem: None,
             subgroups: true,
             dispatch_flops: 10_000_000_000,
             submit_flops: 30_000_000_000,
@@ -96,17 +99,26 @@ struct Live {
     context: Rc<Context>,
     tuner: Option<Tuner>,
     dispatch_flops: u64,
+    largest_eigenproblem: usize,
 }
+
+/// [`Config::largest_eigenproblem`] of software, which shares its processor with the solver on the host.
+const ON_SOFTWARE: usize = 128;
 
 impl Live {
     fn new(context: Context, config: &Config) -> Rc<Self> {
         let context = Rc::new(context);
+        let by_default = match context.info.device_type {
+            wgpu::DeviceType::Cpu => ON_SOFTWARE,
+            _ => LARGEST_EIGENPROBLEM,
+        };
         let tuner = |tune: &Autotune| Tuner::open(&context.info, &context.kernels, tune.folder.as_deref());
         Rc::new(Live {
             queue: Queue::new(Rc::clone(&context), config.submit_flops),
             pool: Rc::new(Pool::new(Rc::clone(&context))),
             tuner: config.autotune.as_ref().map(tuner),
             dispatch_flops: config.dispatch_flops.max(1),
+            largest_eigenproblem: config.largest_eigenproblem.unwrap_or(by_default).min(LARGEST_EIGENPROBLEM),
             context,
         })
     }
@@ -201,6 +213,7 @@ impl Gpu {
     /// Submits everything queued and reads the first `bytes` of a buffer.
     async fn read(&self, buffer: &wgpu::Buffer, bytes: usize) -> Result<Vec<u8>> {
         let live = self.live();
-        download::read(&live.context, &live.queue, buffer, bytes).await
+        let [values] = download::read(&live.context, &live.queue, [(buffer, bytes)]).await?;
+        Ok(values)
     }
 }

@@ -3,11 +3,11 @@
 use super::products::Product;
 use super::reductions::Sum;
 use super::split::{Bindings, Block, split};
-use super::{Error, Gpu, GpuTensor, Result, Tuned};
+use super::{Error, Gpu, GpuTensor, Result, Tuned, download};
 use crate::backend::{Backend, Dtype, Op, Polarity, Shape};
 use crate::kernels::{
     self, CHOLESKY_BLOCK, CholeskyScratch, EigenScratch, LARGEST_EIGENPROBLEM, Raw, Recorder, View,
-    eliminate, equilibrate,
+    eigen_steps, eliminate, equilibrate, symmetric_eigen_step,
 };
 use std::ops::Range;
 
@@ -149,6 +149,13 @@ impl Backend for Gpu {
     async fn download(&self, x: &GpuTensor) -> Result<Vec<f32>> {
         let bytes = self.read(x.buffer(), 4 * x.shape.len()).await?;
         Ok(bytemuck::pod_collect_to_vec(&bytes))
+    }
+
+    async fn download_all<const N: usize>(&self, x: [&GpuTensor; N]) -> Result<[Vec<f32>; N]> {
+        let live = self.live();
+        let buffers = x.map(|x| (x.buffer(), 4 * x.shape.len()));
+        let all = download::read(&live.context, &live.queue, buffers).await?;
+        Ok(all.map(|bytes| bytemuck::pod_collect_to_vec(&bytes)))
     }
 
     async fn pack(&self, x: &GpuTensor, dtype: Dtype) -> Result<Vec<u8>> {
@@ -416,13 +423,19 @@ impl Backend for Gpu {
                 values.batches(batches.clone()),
                 vectors.batches(batches.clone()),
             );
-            // About ten sweeps of six operations for each of n rotations of n rows of three matrices.
-            let flops = 200 * (batches.len() * n * n * n) as u64;
-            self.live()
-                .queue
-                .record(flops, |recorder| kernels::symmetric_eigen(recorder, &a, &scratch, &values, &vectors))
+            for step in eigen_steps(n) {
+                let flops = batches.len() as u64 * step.flops(n);
+                self.live().queue.record(flops, |recorder| {
+                    symmetric_eigen_step(recorder, step, &a, &scratch, &values, &vectors)
+                })?;
+            }
+            Ok(())
         })?;
         Ok((values, vectors))
+    }
+
+    fn largest_eigenproblem(&self) -> usize {
+        self.live().largest_eigenproblem
     }
 }
 

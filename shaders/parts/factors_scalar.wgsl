@@ -1,0 +1,3 @@
+fn factors(at: u32, stride: u32) -> Elements {
+    return s[at];
+}
