@@ -46,6 +46,41 @@ fn a_merge_that_captures_gives_the_bytes_of_one_from_captured_files() {
 }
 
 #[test]
+fn a_recipe_cuts_texts_as_capture_does() {
+    let place = Place::new();
+    place.model("base", "bert", 0);
+    place.model("a", "bert", 1);
+    place.ids("ids.safetensors", &IDS);
+    place.succeeds(&[
+        "capture",
+        "a",
+        "--data",
+        "ids.safetensors",
+        "--max-length",
+        "2",
+        "-o",
+        "a.calib",
+        "-q",
+    ]);
+    let merged = |name: &str, calibration: &str| {
+        let recipe = format!(
+            "merge_method: esm\nbase_model: base\nmodels:\n  - {{model: a, calibration: {calibration}}}\n\
+             parameters: {{alpha: 0.7}}\n"
+        );
+        place.write("recipe.yaml", recipe);
+        place.succeeds(&["merge", "recipe.yaml", name, "-q"]);
+        fs::read(place.path(name).join("model.safetensors")).unwrap()
+    };
+    let cut = merged("cut", "{data: ids.safetensors, max_length: 2}");
+    assert!(cut == merged("file", "a.calib"));
+    assert!(cut != merged("whole", "{data: ids.safetensors}"));
+    let none =
+        fs::read_to_string(place.path("recipe.yaml")).unwrap().replace("{data", "{max_length: 0, data");
+    place.write("recipe.yaml", none);
+    place.refuses(&["merge", "recipe.yaml", "none", "-q"], &["max_length", "at least one token"]);
+}
+
+#[test]
 fn a_captured_file_belongs_to_its_expert_and_names_what_shares_inputs() {
     let place = Place::new();
     place.model("a", "llama", 1);

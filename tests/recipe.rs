@@ -3,7 +3,9 @@
 use esmerge::backend::{Dtype, Polarity};
 use esmerge::linalg::Accuracy;
 use esmerge::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm};
-use esmerge::recipe::{Alpha, Calibration, Error, Esm, Method, Overrides, Rank, Recipe, Search, Source};
+use esmerge::recipe::{
+    Alpha, Calibration, Error, Esm, Method, Overrides, Proxies, Rank, Recipe, Search, Source,
+};
 use std::path::{Path, PathBuf};
 
 const MODELS: &str = "\
@@ -12,7 +14,7 @@ models:
   - model: models/cars
     calibration: calib/cars.safetensors
   - model: /abs/birds.delta.safetensors
-    calibration: {data: proxies/birds, samples: 8}
+    calibration: {data: proxies/birds, samples: 8, max_length: 64}
     name: songbirds
     task: tasks/birds.safetensors
 ";
@@ -38,7 +40,8 @@ fn paths_are_relative_to_the_recipe() {
     assert_eq!(recipe.models[0].source, Source::Checkpoint("work/models/cars".into()));
     assert_eq!(recipe.models[0].calibration, Calibration::File("work/calib/cars.safetensors".into()));
     assert_eq!(recipe.models[1].source, Source::Checkpoint("/abs/birds.delta.safetensors".into()));
-    let data = Calibration::Data { data: "work/proxies/birds".into(), samples: 8 };
+    let proxies = Proxies { data: "work/proxies/birds".into(), samples: 8, max_length: Some(64) };
+    let data = Calibration::Data(proxies);
     assert_eq!(recipe.models[1].calibration, data);
     assert_eq!(recipe.models[1].task, Some("work/tasks/birds.safetensors".into()));
 }

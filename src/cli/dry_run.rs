@@ -2,6 +2,7 @@ use super::args;
 use super::failure::Failure;
 use super::output;
 use crate::plan::{AlphaSearch, Experts, Family, Layer, Plan, Role, SearchSamples};
+use crate::recipe::Proxies;
 use crate::report::{align_right, new_table, short_names};
 use indexmap::IndexMap;
 
@@ -99,7 +100,9 @@ fn table(plan: &Plan, family: &Family) -> String {
 fn search(search: &AlphaSearch) -> String {
     let on = search.on.iter().map(|on| match on {
         SearchSamples::Labelled { task, split } => format!("\n  {split} of {}", task.display()),
-        SearchSamples::Proxies { data, samples } => format!("\n  {samples} samples of {}", data.display()),
+        SearchSamples::Proxies(Proxies { data, samples, .. }) => {
+            format!("\n  {samples} samples of {}", data.display())
+        }
     });
     format!("\nalpha is searched by {} on{}", search.by.name(), on.collect::<String>())
 }

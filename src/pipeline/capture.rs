@@ -5,7 +5,7 @@ use super::{Error, Job};
 use crate::backend::layers::Layers;
 use crate::calibration::{Capture, Captured, MAX_SIZE};
 use crate::data::{self, ModelSource};
-use crate::plan::{Layer, Role, expert_source};
+use crate::plan::{Layer, Role, expert_source, read_proxies};
 use std::collections::HashSet;
 
 /// The models to run: those of experts whose calibration is data.
@@ -36,8 +36,7 @@ impl<'a, B: Layers> Captures<'a, B> {
                 continue;
             };
             let model = source.model(job.backend)?;
-            let choice = data::Proxies { samples: proxies.samples, seed: job.recipe.seed, max_length: None };
-            let samples = choice.read(&proxies.data, source, model.inputs())?;
+            let samples = read_proxies(proxies, job.recipe.seed, source, model.inputs())?;
             let capture = Capture::new(job.backend, model, &samples, MAX_SIZE);
             running.push(Some(capture.map_err(data::Error::model(source.path()))?));
         }

@@ -5,10 +5,11 @@ use super::{Error, Job, Progress};
 use crate::backend::Dtype;
 use crate::backend::layers::Layers;
 use crate::checkpoint::DeltaWriter;
-use crate::data::{self, Head, ModelSource, Proxies, Split, Task};
+use crate::data::{self, Head, ModelSource, Split, Task};
 use crate::eval::{Evaluator, linear_cka, peak, predict};
 use crate::model::{Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
-use crate::plan::{SearchSamples, expert_source};
+use crate::plan::{SearchSamples, expert_source, read_proxies};
+use crate::recipe::Proxies;
 use crate::report;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -29,9 +30,7 @@ pub(super) async fn alpha<B: Layers>(
     for (t, on) in search.on.iter().enumerate() {
         exercises.push(match on {
             SearchSamples::Labelled { task, split } => labelled(&evaluator, task, split)?,
-            SearchSamples::Proxies { data, samples } => {
-                unlabelled(job, &evaluator, t, data, *samples).await?
-            }
+            SearchSamples::Proxies(proxies) => unlabelled(job, &evaluator, t, proxies).await?,
         });
     }
     let mut candidate = Candidate { base: &base, deltas, factors: factors(job, betas), alpha: 0.0 };
@@ -100,14 +99,12 @@ async fn unlabelled<B: Layers>(
     job: &Job<'_, B>,
     of_base: &Evaluator<'_, B>,
     t: usize,
-    data: &Path,
-    samples: usize,
+    proxies: &Proxies,
 ) -> Result<Exercise<B>, Error> {
     let expert = expert_source(job.recipe, t)?;
     let of_expert = Evaluator::new(job.backend, &expert)?;
-    let choice = Proxies { samples, seed: job.recipe.seed, max_length: None };
-    let samples = choice.read(data, &expert, of_expert.inputs())?;
-    let pooling = match Task::open(data) {
+    let samples = read_proxies(proxies, job.recipe.seed, &expert, of_expert.inputs())?;
+    let pooling = match Task::open(&proxies.data) {
         Ok(task) => task.pooling()?,
         Err(_) => None, // a folder or a text
     };

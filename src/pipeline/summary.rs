@@ -22,7 +22,7 @@ pub(super) fn report<B: Backend>(
         .recipe
         .models
         .iter()
-        .any(|m| matches!(m.calibration, Calibration::File(_) | Calibration::Data { .. }));
+        .any(|m| matches!(m.calibration, Calibration::File(_) | Calibration::Data(_)));
     let mut report = Report {
         merge_method: job.recipe.method.name().to_owned(),
         base_model: last_part(&job.recipe.base_model),

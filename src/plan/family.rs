@@ -3,9 +3,9 @@
 use super::Error;
 use crate::calibration::Calibration;
 use crate::checkpoint::{self, Checkpoint};
-use crate::recipe::{self, Recipe, Source};
+use crate::recipe::{self, Proxies, Recipe, Source};
 use serde::Deserialize;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A base and its experts.
 #[derive(Clone, Debug)]
@@ -33,15 +33,6 @@ pub struct Expert {
     pub proxies: Option<Proxies>,
 }
 
-/// Samples for calibration.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Proxies {
-    /// A folder or file.
-    pub data: PathBuf,
-    /// How many of its samples.
-    pub samples: usize,
-}
-
 impl Family {
     /// Opens everything that the recipe names.
     pub fn open(recipe: &Recipe) -> Result<Family, Error> {
@@ -63,9 +54,7 @@ fn expert(recipe: &Recipe, model: &recipe::Model) -> Result<Expert, Error> {
         _ => None,
     };
     let proxies = match &model.calibration {
-        recipe::Calibration::Data { data, samples } if needs_calibration => {
-            Some(Proxies { data: data.clone(), samples: *samples })
-        }
+        recipe::Calibration::Data(proxies) if needs_calibration => Some(proxies.clone()),
         _ => None,
     };
     Ok(Expert {

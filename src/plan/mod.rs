@@ -15,12 +15,12 @@ mod samples;
 
 pub use cost::Cost;
 pub use error::Error;
-pub use family::{Expert, Family, Proxies};
+pub use family::{Expert, Family};
 pub use layers::plan;
 pub use names::kind_of_layer;
 pub use roles::Role;
 pub use routed::{Experts, Routed};
-pub use samples::{AlphaSearch, SearchSamples, expert_source};
+pub use samples::{AlphaSearch, SearchSamples, expert_source, read_proxies};
 
 use serde::Serialize;
 

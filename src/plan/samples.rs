@@ -4,10 +4,10 @@
 use super::{Error, Family};
 use crate::backend::cpu::Cpu;
 use crate::data::{self, ModelSource, Split, Task};
-use crate::model::InputKind;
-use crate::recipe::{self, Alpha, Calibration, Model, Recipe, Search, Source};
+use crate::model::{InputKind, Samples};
+use crate::recipe::{self, Alpha, Calibration, Model, Proxies, Recipe, Search, Source};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// A search for alpha.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -31,12 +31,7 @@ pub enum SearchSamples {
         split: Split,
     },
     /// Samples without labels.
-    Proxies {
-        /// A folder or file.
-        data: PathBuf,
-        /// How many of its samples.
-        samples: usize,
-    },
+    Proxies(Proxies),
 }
 
 fn by_name<S: serde::Serializer>(by: &Search, serializer: S) -> Result<S::Ok, S::Error> {
@@ -50,7 +45,7 @@ const PROXIES: usize = 32;
 pub(super) fn check_proxies(recipe: &Recipe, family: &Family) -> Result<(), Error> {
     for (t, expert) in family.experts.iter().enumerate() {
         if let Some(proxies) = &expert.proxies {
-            check_run(recipe, t, &proxies.data, proxies.samples)?;
+            check_run(recipe, t, proxies)?;
         }
     }
     Ok(())
@@ -123,26 +118,36 @@ fn check_task(base: &ModelSource, task: &Task, split: &Split) -> Result<(), Erro
 
 /// The proxies of an expert: those it is calibrated on, or its task's.
 fn unlabelled(recipe: &Recipe, t: usize, model: &Model) -> Result<SearchSamples, Error> {
-    let (data, samples) = match (&model.calibration, &model.task) {
-        (Calibration::Data { data, samples }, _) => (data, *samples),
-        (_, Some(task)) => (task, PROXIES),
+    let proxies = match (&model.calibration, &model.task) {
+        (Calibration::Data(proxies), _) => proxies.clone(),
+        (_, Some(task)) => Proxies { data: task.clone(), samples: PROXIES, max_length: None },
         _ => {
             let why = "missing: a search of alpha by consistency needs samples of every expert's task; give a `task` file \
                        with proxies (docs/formats.md), or `calibration: {data: PATH}`";
             return Err(key_error(recipe, format!("models[{t}].task"), why.to_owned()));
         }
     };
-    check_run(recipe, t, data, samples)?;
-    Ok(SearchSamples::Proxies { data: data.clone(), samples })
+    check_run(recipe, t, &proxies)?;
+    Ok(SearchSamples::Proxies(proxies))
 }
 
 /// An expert can be run on some samples.
-fn check_run(recipe: &Recipe, t: usize, data: &Path, samples: usize) -> Result<(), Error> {
+fn check_run(recipe: &Recipe, t: usize, proxies: &Proxies) -> Result<(), Error> {
     let expert = expert_source(recipe, t)?;
     let inputs = expert.model(&Cpu)?.inputs();
-    let choice = data::Proxies { samples, seed: recipe.seed, max_length: None };
-    let samples = choice.read(data, &expert, inputs)?;
-    Ok(inputs.admit(&samples).map_err(data::Error::model(data))?)
+    let samples = read_proxies(proxies, recipe.seed, &expert, inputs)?;
+    Ok(inputs.admit(&samples).map_err(data::Error::model(&proxies.data))?)
+}
+
+/// The samples that a recipe names, as a model takes them.
+pub fn read_proxies(
+    proxies: &Proxies,
+    seed: u64,
+    model: &ModelSource,
+    inputs: InputKind,
+) -> Result<Samples, data::Error> {
+    let choice = data::Proxies { samples: proxies.samples, seed, max_length: proxies.max_length };
+    choice.read(&proxies.data, model, inputs)
 }
 
 /// An expert as a model to run.

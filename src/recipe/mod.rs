@@ -85,12 +85,19 @@ pub enum Calibration {
     /// A file.
     File(PathBuf),
     /// Samples to run the expert on.
-    Data {
-        /// A task file.
-        data: PathBuf,
-        /// How many of its samples.
-        samples: usize,
-    },
+    Data(Proxies),
+}
+
+/// Samples for calibration.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Proxies {
+    /// A folder or file.
+    pub data: PathBuf,
+    /// How many of its samples.
+    pub samples: usize,
+    /// Cuts texts to this many tokens.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_length: Option<usize>,
 }
 
 /// How to merge.

@@ -1,7 +1,7 @@
 //! `models`: the experts.
 
 use super::cursor::Cursor;
-use super::{Calibration, Error, Method, Model, Source};
+use super::{Calibration, Error, Method, Model, Proxies, Source};
 use std::path::Path;
 
 /// The keys of an expert.
@@ -107,15 +107,18 @@ impl Models<'_> {
 
     fn calibration(&self, c: &Cursor) -> Result<Calibration, Error> {
         if c.is_map() {
-            let map = c.map(&["data", "samples"])?;
+            let map = c.map(&["data", "samples", "max_length"])?;
             let data = self.folder.join(map.require("data", "the task file to run the expert on")?.text()?);
-            let samples = map.get("samples").map(|s| Ok((s.clone(), s.unsigned()?))).transpose()?;
-            let samples = match samples {
-                None => SAMPLES,
-                Some((c, 0)) => return Err(c.error("at least one sample is needed")),
-                Some((_, n)) => n as usize,
+            let at_least_one = |key, what| match map.get(key) {
+                None => Ok(None),
+                Some(c) => match c.unsigned()? {
+                    0 => Err(c.error(format!("at least one {what} is needed"))),
+                    n => Ok(Some(n as usize)),
+                },
             };
-            return Ok(Calibration::Data { data, samples });
+            let samples = at_least_one("samples", "sample")?.unwrap_or(SAMPLES);
+            let max_length = at_least_one("max_length", "token")?;
+            return Ok(Calibration::Data(Proxies { data, samples, max_length }));
         }
         Ok(match c.text()? {
             "none" => Calibration::None,
@@ -152,7 +155,7 @@ fn check_model(c: &Cursor, model: &Model, method: &Method) -> Result<(), Error> 
 
 /// An expert of ESM++ becomes a folder of its name, and samples are routed to it by the inputs it has seen.
 fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
-    if let Calibration::Data { data, .. } = &model.calibration {
+    if let Calibration::Data(Proxies { data, .. }) = &model.calibration {
         return Err(c.error(format!(
             "merge_method esm++ needs a calibration file, because the inputs are used twice; write one with `esmerge \
              capture {} --data {} -o FILE`",
