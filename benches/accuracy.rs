@@ -1,6 +1,10 @@
 //! Errors of the kernels against f64 on the devices of this machine: `cargo bench --bench accuracy [-- SELECTOR]`.
 //! docs/kernels.md has the table. Bounds are tested in tests/backend.rs; this prints what is measured.
 
+#[path = "../tests/common/matrices.rs"]
+#[allow(dead_code)] // the tests use the rest
+mod matrices;
+
 use esmerge::backend::cpu::Cpu;
 use esmerge::backend::gpu::Gpu;
 use esmerge::backend::layers::{Activation, Attention, Layers};
@@ -8,6 +12,7 @@ use esmerge::backend::{Backend, Op, Result, Shape, Tensor};
 use esmerge::linalg::{
     Accuracy, SymmetricProduct, append_block, leading_eigenpairs, orthonormalize_rows, polar,
 };
+use matrices::{Matrix, download, upload_one};
 
 fn main() {
     let selector = std::env::args().skip(1).find(|a| !a.starts_with("--")).unwrap_or_default().to_lowercase();
@@ -166,6 +171,17 @@ async fn algorithms<B: Backend>(device: &B, found: &mut Found) -> Result<()> {
         "polar, 96 x 400, balanced: asymmetry of P A^T / |P A^T|_F",
         h.minus(&h.transposed()).norm() / h.norm(),
     ));
+    for (what, condition) in [
+        ("polar, 256 x 256, condition 1e3, balanced: |P - U V^T|_F / |P|_F", 1e3f64),
+        ("polar, 256 x 256, condition 1e4, balanced: |P - U V^T|_F / |P|_F", 1e4),
+        ("polar, 256 x 256, condition 1e5, balanced: |P - U V^T|_F / |P|_F", 1e5),
+    ] {
+        let n = 256;
+        let a = Matrix::with_spectrum(n, n, |i| condition.powf(-(i as f64) / (n - 1) as f64), 1);
+        let factor = polar(device, &upload_one(device, &a)?, Accuracy::Balanced).await?.factor;
+        let right = Matrix::with_spectrum(n, n, |_| 1.0, 1);
+        found.push((what, download(device, &factor).await?[0].distance(&right)));
+    }
     let mut x = device.random_normal(Shape::matrix(300, 200), 1, 0)?;
     let scale: Vec<f32> = (1..=200).map(|j| 1.0 / j as f32).collect();
     device.scale_columns(&mut x, &device.upload(Shape::matrix(1, 200), &scale)?)?;
