@@ -54,18 +54,20 @@ const WIDTH: f64 = 0.08;
 const LOWEST: f64 = 0.01;
 const HIGHEST: f64 = 20.0;
 
-/// The alpha at which a measure is largest: a coarse series, longer where its best is at an end, then golden section between
-/// the neighbours of its best. Gives the best probe and all of them in order.
+/// The alpha at which a measure is largest: a coarse series, longer where its best is at an end, or is worse than alpha 0 so that
+/// all of the series lies beyond the peak; then golden section between the neighbours of its best. Gives the best probe and all
+/// of them in order.
 pub async fn peak<E>(mut f: impl AsyncFnMut(f64) -> Result<f64, E>) -> Result<(Probe, Vec<Probe>), E> {
+    let base = Probe { alpha: 0.0, value: f(0.0).await? };
     let mut coarse = Vec::new();
     for alpha in COARSE {
         coarse.push(Probe { alpha, value: f(alpha).await? });
     }
-    let mut tried = coarse.clone();
+    let mut tried = [&[base], &coarse[..]].concat();
     let best = loop {
         let best = first_best(&coarse);
         let (place, alpha) = match best {
-            0 => (0, coarse[0].alpha / STEP),
+            best if best == 0 || coarse[best].value < base.value => (0, coarse[0].alpha / STEP),
             last if last + 1 == coarse.len() => (last + 1, coarse[last].alpha * STEP),
             _ => break best,
         };
@@ -101,11 +103,24 @@ mod tests {
     #[test]
     fn a_peak_is_found_between_flat_tails() {
         for at in [0.03, 0.5, 1.3, 3.4, 7.0] {
-            let f = async |x: f64| Ok::<f64, ()>((1.0 - (x / at).ln().powi(2)).max(0.3));
+            let f = async |x: f64| {
+                Ok::<f64, ()>(if x > 0.0 { (1.0 - (x / at).ln().powi(2)).max(0.3) } else { 0.3 })
+            };
             let (best, probes) = pollster::block_on(peak(f)).unwrap();
             assert!((best.alpha / at - 1.0).abs() < 0.08, "{at}: {best:?}");
             assert!(probes.len() < 24);
         }
+    }
+
+    #[test]
+    fn a_bump_below_the_value_at_zero_is_not_taken_for_the_peak() {
+        // falls from 1 at 0.02 to 0.3, and has a bump of 0.35 at 0.9
+        let f = async |x: f64| {
+            let peak = 1.0 - (x / 0.02 - 1.0).abs() * if x < 0.02 { 0.4 } else { 0.1 };
+            Ok::<f64, ()>(peak.max(0.3) + if (0.7..1.1).contains(&x) { 0.05 } else { 0.0 })
+        };
+        let (best, _) = pollster::block_on(peak(f)).unwrap();
+        assert!((best.alpha / 0.02 - 1.0).abs() < 0.1, "{best:?}");
     }
 
     #[test]
