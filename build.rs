@@ -91,8 +91,11 @@ fn check(source: &str, name: &str) -> Result<(), String> {
     let name = format!("{name}.wgsl");
     let module =
         naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, &name))?;
-    let capabilities =
-        if name.ends_with("_subgroup.wgsl") { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let capabilities = match name.rsplit_once('_') {
+        Some((_, "subgroup.wgsl")) => Capabilities::SUBGROUP,
+        Some((_, "f16.wgsl")) => Capabilities::SHADER_FLOAT16,
+        _ => Capabilities::empty(),
+    };
     Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|e| e.emit_to_string_with_path(source, &name))?;

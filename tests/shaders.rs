@@ -14,8 +14,11 @@ fn shaders() -> Vec<(String, Module, ModuleInfo)> {
         let source = std::fs::read_to_string(&path).expect("a shader is readable");
         let name = path.file_stem().expect("a name").to_string_lossy().into_owned();
         let module = naga::front::wgsl::parse_str(&source).expect("it parses");
-        let capabilities =
-            if name.ends_with("_subgroup") { Capabilities::SUBGROUP } else { Capabilities::empty() };
+        let capabilities = match name.rsplit_once('_') {
+            Some((_, "subgroup")) => Capabilities::SUBGROUP,
+            Some((_, "f16")) => Capabilities::SHADER_FLOAT16,
+            _ => Capabilities::empty(),
+        };
         let info =
             Validator::new(ValidationFlags::all(), capabilities).validate(&module).expect("it is valid");
         found.push((name, module, info));
@@ -71,7 +74,10 @@ fn every_shader_translates_to_metal() {
 #[test]
 fn every_shader_translates_to_hlsl() {
     for_each_entry_point(|name, entry, module, info| {
-        let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        let mut options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        if name.ends_with("_f16") {
+            options.shader_model = hlsl::ShaderModel::V6_2; // the first with 16-bit floats
+        }
         let pipeline = hlsl::PipelineOptions { entry_point: Some((ShaderStage::Compute, entry.to_owned())) };
         let mut text = String::new();
         let written = hlsl::Writer::new(&mut text, &options, &pipeline).write(module, info, None);

@@ -70,6 +70,7 @@ pub struct Kernels {
     checks: Checks,
     products: Products,
     subgroups: bool,
+    half_floats: bool,
     choices: Mutex<HashMap<ShapeClass, Choice>>,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
@@ -86,6 +87,7 @@ impl Kernels {
             checks,
             products: Products::of(&device.adapter_info()),
             subgroups: device.features().contains(wgpu::Features::SUBGROUP),
+            half_floats: false,
             choices: Mutex::default(),
             device: device.clone(),
             modules: Mutex::default(),
@@ -110,9 +112,22 @@ impl Kernels {
         self.subgroups
     }
 
+    /// The same kernels with float16 widened by the device itself, if it was opened with [`wgpu::Features::SHADER_F16`], or
+    /// as integers. [`Kernels::new`] does the second: devices may flush subnormals, so try yours first, as
+    /// [`Gpu`](crate::backend::gpu::Gpu) does.
+    pub fn with_half_floats(self, half_floats: bool) -> Self {
+        let half_floats = half_floats && self.device.features().contains(wgpu::Features::SHADER_F16);
+        Kernels { half_floats, ..self }
+    }
+
+    /// Whether the device itself widens float16.
+    pub fn half_floats(&self) -> bool {
+        self.half_floats
+    }
+
     /// Features that the kernels make use of if the device was opened with them.
     pub fn optional_features() -> wgpu::Features {
-        wgpu::Features::SUBGROUP
+        wgpu::Features::SUBGROUP | wgpu::Features::SHADER_F16
     }
 
     /// The least a device must offer; WebGPU's defaults do.
@@ -182,8 +197,8 @@ impl Kernels {
 
     /// A number that changes with the shaders of the products, so that what was measured of others is not taken for these.
     pub fn products_version() -> u64 {
-        use shaders::{GEMM, GEMM_DIRECT, GEMM_VEC4, SUM_PARTS};
-        let sources = [&GEMM, &GEMM_VEC4, &GEMM_DIRECT, &SUM_PARTS];
+        use shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC4, SUM_PARTS};
+        let sources = [&GEMM, &GEMM_VEC4, &GEMM_DIRECT, &GEMM_BLOCKS, &SUM_PARTS];
         let bytes = sources.iter().flat_map(|shader| shader.source.bytes());
         // FNV-1a
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))

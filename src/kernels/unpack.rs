@@ -1,4 +1,4 @@
-use super::library::shaders::{UNPACK, UNPACK_VEC4};
+use super::library::shaders::{UNPACK, UNPACK_F16, UNPACK_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Raw, Recorder, Result, View};
 use crate::matrix::Dtype;
@@ -38,10 +38,16 @@ pub fn unpack(recorder: &mut Recorder<'_>, src: &Raw<'_>, dst: &View<'_>) -> Res
     let words = (src.len + from.first as usize % per_word).div_ceil(per_word);
     let (shader, step, threads) = if fours { (&UNPACK_VEC4, 4, src.len / 4) } else { (&UNPACK, 1, words) };
     let groups = recorder.grid(NAME, threads as u64, ELEMENTS)?;
+    let workgroup = ("WORKGROUP", f64::from(ELEMENTS));
+    let by_device = fours && src.dtype == Dtype::F16 && recorder.kernels().half_floats();
+    let (shader, entry, constants) = match by_device {
+        true => (&UNPACK_F16, "unpack_f16", &[workgroup][..]),
+        false => (shader, NAME, &[workgroup, ("FORMAT", format(src.dtype))][..]),
+    };
     recorder.dispatch(Dispatch {
         shader,
-        entry: NAME,
-        constants: &[("FORMAT", format(src.dtype)), ("WORKGROUP", f64::from(ELEMENTS))],
+        entry,
+        constants,
         params: Params {
             count: src.len as u32 / step,
             src_offset: from.first / step,

@@ -2,17 +2,18 @@
 
 use crate::devices::{Device, Variant, for_each_device};
 use esmerge::backend::gpu::{Config, Gpu};
-use esmerge::backend::{Backend, Error, Op, Shape};
+use esmerge::backend::{Backend, Dtype, Error, Op, Shape};
 use libtest_mimic::Trial;
 
 type Test = fn(&Device);
 
 /// The tests, and those of every adapter.
 pub fn trials() -> Vec<Trial> {
-    let tests: [(&str, Test); 6] = [
+    let tests: [(&str, Test); 7] = [
         ("an_adapter_is_found_by_its_name_in_any_case", named),
         ("a_matrix_beyond_the_largest_buffer_is_too_large", too_large),
         ("a_small_device_gives_the_results_of_a_large_one", small_as_large),
+        ("the_device_widens_float16_as_integers_do_or_not_at_all", half_floats),
         ("memory_is_reused_and_given_back", memory),
         ("a_lost_device_is_an_error_until_it_is_opened_again", lost),
         ("memory_that_ran_out_makes_slices_smaller", short_of_memory),
@@ -88,6 +89,26 @@ fn small_as_large(device: &Device) {
     };
     let (large, small) = (run(device.gpu()), run(device.opened(Variant::Small).gpu()));
     assert!(large.expect("results") == small.expect("results"));
+}
+
+fn half_floats(device: &Device) {
+    let bytes: Vec<u8> = (0..=u16::MAX).flat_map(u16::to_le_bytes).collect();
+    let widened = |gpu: &Gpu| {
+        let x = gpu.unpack(Shape::matrix(256, 256), Dtype::F16, &bytes).expect("memory");
+        pollster::block_on(gpu.download(&x)).expect("values")
+    };
+    let by_device = open(device, &Config::default());
+    let by_integers = open(device, &Config { half_floats: false, ..Config::default() });
+    assert!(!by_integers.half_floats());
+    let has_them = by_device.device().features().contains(wgpu::Features::SHADER_F16);
+    println!("{device}: float16 {has_them}, used {}", by_device.half_floats());
+    assert!(has_them || !by_device.half_floats());
+    for (got, expected) in widened(&by_device).iter().zip(widened(&by_integers)) {
+        assert!(
+            got.to_bits() == expected.to_bits() || got.is_nan() && expected.is_nan(),
+            "{got}, not {expected}"
+        );
+    }
 }
 
 fn memory(device: &Device) {

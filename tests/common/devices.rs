@@ -31,7 +31,7 @@ pub enum Variant {
     /// As a release build opens it.
     Unchecked,
     /// With the products and the eigenproblems of hardware GPUs, which software adapters do not get by themselves, and without
-    /// subgroups.
+    /// subgroups and 16-bit floats.
     Tiled,
     /// With bindings and dispatches so small that the tests' matrices have to be cut.
     Small,
@@ -48,6 +48,7 @@ impl Variant {
                 products: Some(Products::Tiled),
                 largest_eigenproblem: Some(usize::MAX),
                 subgroups: false,
+                half_floats: false,
                 ..config
             },
             Variant::Small => Config {

@@ -43,8 +43,11 @@ impl Context {
         let opened = adapter.request_device(&descriptor).await;
         let (device, queue) = opened.map_err(|e| Error::NoDevice(e.to_string()))?;
         let context = Self::new(device, queue, config);
-        let trusted = context.kernels.subgroups() && self_test::subgroups_add_up(&context)?;
-        Ok(Context { kernels: context.kernels.with_subgroups(trusted), ..context })
+        let trusted = context.kernels.subgroups() && self_test::subgroups_add_up(&context).await?;
+        let kernels = context.kernels.with_subgroups(trusted).with_half_floats(config.half_floats);
+        let context = Context { kernels, ..context };
+        let trusted = context.kernels.half_floats() && self_test::half_floats_are_exact(&context).await?;
+        Ok(Context { kernels: context.kernels.with_half_floats(trusted), ..context })
     }
 
     /// A device that is open already.

@@ -54,6 +54,8 @@ pub struct Config {
     pub largest_eigenproblem: Option<usize>,
     /// Whether subgroup operations are used where the adapter has them and they pass a test.
     pub subgroups: bool,
+    /// Whether the device widens float16 itself where it can and passes a test.
+    pub half_floats: bool,
     /// Floating-point operations of one dispatch, about; 0.1 s on a slow GPU.
     pub dispatch_flops: u64,
     /// Floating-point operations of one submission, about; 0.3 s on a slow GPU.
@@ -77,6 +79,7 @@ impl Default for Config {
             autotune: None,
             largest_eigenproblem: None,
             subgroups: true,
+            half_floats: true,
             dispatch_flops: 10_000_000_000,
             submit_flops: 30_000_000_000,
         }
@@ -185,6 +188,11 @@ impl Gpu {
     /// Whether sums go through subgroup operations.
     pub fn subgroups(&self) -> bool {
         self.live().context.kernels.subgroups()
+    }
+
+    /// Whether the device widens float16 itself.
+    pub fn half_floats(&self) -> bool {
+        self.live().context.kernels.half_floats()
     }
 
     /// The device's queue, for commands that go past the backend's own.
