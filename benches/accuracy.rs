@@ -2,7 +2,6 @@
 //! docs/kernels.md has the table. Bounds are tested in tests/backend.rs; this prints what is measured.
 
 #[path = "../tests/common/matrices.rs"]
-#[allow(dead_code)] // the tests use the rest
 mod matrices;
 
 use esmerge::backend::cpu::Cpu;

@@ -77,7 +77,9 @@ fn mirror_lower(c: MatMut<'_, f32>, par: Par) {
     let (c11, c12, c21, c22) = c.split_at_mut(half, half);
     let (first, second) = (|| mirror_lower(c11, par), || mirror_lower(c22, par));
     if matches!(par, Par::Seq) || n < WORTH_A_THREAD {
-        (first(), second(), copy_transposed(c12, c21.as_ref()));
+        first();
+        second();
+        copy_transposed(c12, c21.as_ref());
     } else {
         rayon::join(|| rayon::join(first, second), || copy_transposed(c12, c21.as_ref()));
     }
