@@ -216,7 +216,7 @@ mod large_problems {
 
     claims! {
         async fn a_large_projected_problem_is_solved_as_well_as_a_small_one(backend) {
-            // r + p = 156, past the order that software leaves to the host
+            // r + p = 195, past the order from which software leaves the problem to the host
             let (n, d, r, decay) = (300, 250, 130, 0.96f64);
             let x = Matrix::with_decay(n, d, decay, 31);
             let c = SymmetricProduct::Factor { x: &upload(backend, &[x.clone(), x.clone()])?, op: Op::Transpose };

@@ -1,5 +1,5 @@
-//! Memory of freed tensors, kept for the next ones of about the same length: fresh pages cost the kernel more time to clear than most
-//! operations take to fill them.
+//! Memory of freed tensors, kept for the next ones of about the same length: fresh pages cost the kernel more time to
+//! clear than most operations take to fill them.
 
 use std::cell::RefCell;
 
