@@ -185,7 +185,7 @@ async fn algorithms<B: Backend>(device: &B, found: &mut Found) -> Result<()> {
     let scale: Vec<f32> = (1..=200).map(|j| 1.0 / j as f32).collect();
     device.scale_columns(&mut x, &device.upload(Shape::matrix(1, 200), &scale)?)?;
     let c = SymmetricProduct::Factor { x: &x, op: Op::Transpose };
-    let pairs = leading_eigenpairs(device, c, 25, &[200], Accuracy::Balanced, (1, 0)).await?;
+    let pairs = leading_eigenpairs(device, c, 25, &[200], Accuracy::Balanced, 1).await?;
     let (v, x) = (Host::of(device, &pairs.basis).await?, Host::of(device, &x).await?);
     let c = x.transposed().times(&x);
     let mut scaled = v.clone();

@@ -8,14 +8,14 @@ mod devices;
 #[path = "common/matrices.rs"]
 mod matrices;
 
-use esmerge::backend::{Backend, Polarity, Result};
-use esmerge::linalg::Accuracy;
+use esmerge::backend::{Backend, Polarity, Result, Shape};
+use esmerge::linalg::{Accuracy, Convergence};
 use esmerge::method::esd::{EssentialSubspace, Inputs, essential_subspace};
-use esmerge::method::esm::{eigenvalue_weights, esm_layer, join_factors, merge_factors, task_factors};
+use esmerge::method::esm::{eigenvalue_weights, esm_layers, join_factors, merge_factors, task_factors};
 use esmerge::method::{Decomposition, EsmOptions, Fusion, Preset, Scale, Solver, assembly, tsv};
 use matrices::{Matrix, download, upload};
 
-const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, stream: 0 };
+const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, convergence: Convergence::Checked };
 
 fn main() {
     claims::run(claims());
@@ -50,8 +50,8 @@ async fn merged<B: Backend>(
     r: usize,
     options: &EsmOptions,
 ) -> Result<Matrix> {
-    let layer = esm_layer(backend, &upload(backend, d)?, inputs, r, options, EXACT).await?;
-    Ok(download(backend, &layer.delta).await?.remove(0))
+    let merged = esm_layers(backend, &upload(backend, d)?, inputs, d.len(), r, options, EXACT).await?;
+    Ok(download(backend, &merged.deltas).await?.remove(0))
 }
 
 /// `E^T E` of a basis kept as rows.
@@ -195,9 +195,68 @@ claims! {
             let (d, x) = (&d[range.clone()], &x[range]);
             parts.push(task_factors(backend, &upload(backend, d)?, &inputs(backend, x)?, 8, &options, EXACT).await?);
         }
-        let layer = merge_factors(backend, join_factors(backend, parts)?, &options, EXACT).await?;
-        let joined = download(backend, &layer.delta).await?.remove(0);
+        let merged = merge_factors(backend, join_factors(backend, parts)?, 3, &options, EXACT).await?;
+        let joined = download(backend, &merged.deltas).await?.remove(0);
         assert!(joined.distance(&whole) < 1e-5);
+        Ok(())
+    }
+
+    async fn layers_in_one_batch_merge_as_each_would_alone(backend) {
+        // three layers of two tasks; one is rank-deficient by more than exact zeros, one has a task without a delta
+        let (mut d, mut x) = (Vec::new(), Vec::new());
+        for layer in 0..3 {
+            d.extend((0..2).map(|t| Matrix::with_decay(24, 18, 0.85, 500 + 10 * layer + 2 * t)));
+            x.extend((0..2).map(|t| Matrix::random(40, 18, 600 + 10 * layer + t)));
+        }
+        (d[1], x[1]) = (d[0].clone(), x[0].clone());
+        d[1].values.iter_mut().for_each(|v| *v *= 1.0 + 1e-7);
+        d[4].values.fill(0.0);
+        for fusion in [Fusion::Polar, Fusion::Qr, Fusion::Concat] {
+            let options = EsmOptions { fusion, ..Preset::Esm.options() };
+            let all = esm_layers(backend, &upload(backend, &d)?, &inputs(backend, &x)?, 2, 8, &options, EXACT).await?;
+            let deltas = download(backend, &all.deltas).await?;
+            for (l, (d, x)) in d.chunks(2).zip(x.chunks(2)).enumerate() {
+                let alone = esm_layers(backend, &upload(backend, d)?, &inputs(backend, x)?, 2, 8, &options, EXACT).await?;
+                assert!(deltas[l].distance(&download(backend, &alone.deltas).await?[0]) < 1e-5, "{fusion:?}, layer {l}");
+                let (one, same) = (&alone.layers[0], &all.layers[l]);
+                assert_eq!((one.rank_deficient, one.converged), (same.rank_deficient, same.converged));
+                for (a, b) in one.energy_retention.iter().zip(&same.energy_retention) {
+                    assert!((a - b).abs() < 1e-5, "{a} {b}");
+                }
+                for (a, b) in one.task_scales.iter().zip(&same.task_scales) {
+                    assert!((a - b).abs() < 1e-5, "{a} {b}");
+                }
+            }
+            assert_eq!(all.layers[0].rank_deficient, fusion != Fusion::Concat);
+            assert!(!all.layers[1].rank_deficient);
+        }
+        let all = tsv::tsv_m(backend, &upload(backend, &d)?, 2, true, EXACT).await?;
+        let deltas = download(backend, &all.deltas).await?;
+        for (l, d) in d.chunks(2).enumerate() {
+            let alone = tsv::tsv_m(backend, &upload(backend, d)?, 2, true, EXACT).await?;
+            assert!(deltas[l].distance(&download(backend, &alone.deltas).await?[0]) < 1e-5, "TSV-M, layer {l}");
+        }
+        Ok(())
+    }
+
+    async fn a_deferred_layer_says_whether_its_subspaces_were_found(backend) {
+        // eigenvalues that hardly decay, which power steps do not resolve, beside ones that do
+        let slow: Vec<Matrix> = (0..2).map(|t| Matrix::with_spectrum(110, 150, |j| (1.0 / (1.0 + j as f64 / 60.0)).sqrt(), 70 + 2 * t)).collect();
+        let quick: Vec<Matrix> = (0..2).map(|t| Matrix::with_decay(110, 150, 0.9, 80 + 2 * t)).collect();
+        let d = [quick, slow].concat();
+        let options = Preset::Esm.options();
+        let checked = Solver { accuracy: Accuracy::Balanced, ..EXACT };
+        let deferred = Solver { convergence: Convergence::Deferred, ..checked };
+        let merged = async |solver| {
+            esm_layers(backend, &upload(backend, &d)?, &Inputs::DataFree, 2, 12, &options, solver).await
+        };
+        let (later, now) = (merged(deferred).await?, merged(checked).await?);
+        assert!(now.layers.iter().all(|layer| layer.converged));
+        assert!(later.layers[0].converged);
+        // a host that waits for the projected problem anyway does not defer
+        assert_eq!(later.layers[1].converged, backend.largest_eigenproblem() < 20);
+        let (later, now) = (download(backend, &later.deltas).await?, download(backend, &now.deltas).await?);
+        assert!(later[0].distance(&now[0]) < 1e-3, "{}", later[0].distance(&now[0]));
         Ok(())
     }
 
@@ -233,9 +292,9 @@ claims! {
 
     async fn tsv_m_of_one_task_is_the_task(backend) {
         let d = deltas(1, 14, 22);
-        let layer = tsv::tsv_m(backend, &upload(backend, &d)?, false, EXACT).await?;
-        assert!(download(backend, &layer.delta).await?[0].distance(&d[0]) < 1e-5);
-        assert!((layer.energy_retention[0] - 1.0).abs() < 1e-5);
+        let merged = tsv::tsv_m(backend, &upload(backend, &d)?, 1, false, EXACT).await?;
+        assert!(download(backend, &merged.deltas).await?[0].distance(&d[0]) < 1e-5);
+        assert!((merged.layers[0].energy_retention[0] - 1.0).abs() < 1e-5);
         Ok(())
     }
 
@@ -246,19 +305,25 @@ claims! {
         let exact = merged(backend, &d, &inputs(backend, &x)?, 32, &options).await?;
         for (accuracy, bound) in [(Accuracy::Balanced, 0.05), (Accuracy::Fast, 0.25)] {
             let solver = Solver { accuracy, ..EXACT };
-            let layer = esm_layer(backend, &upload(backend, &d)?, &inputs(backend, &x)?, 32, &options, solver).await?;
-            let got = download(backend, &layer.delta).await?.remove(0);
+            let merged = esm_layers(backend, &upload(backend, &d)?, &inputs(backend, &x)?, 4, 32, &options, solver).await?;
+            let got = download(backend, &merged.deltas).await?.remove(0);
             assert!(got.distance(&exact) < bound, "{accuracy}: {}", got.distance(&exact));
         }
         Ok(())
     }
 
     async fn eigenvalue_weights_have_mean_one_and_follow_the_power(backend) {
-        let w = eigenvalue_weights(&[16.0, 1.0, 0.0], 0.5);
-        assert!((w.iter().sum::<f64>() / 3.0 - 1.0).abs() < 1e-12 && (w[0] / w[1] - 4.0).abs() < 1e-12 && w[2] == 0.0);
-        assert_eq!(eigenvalue_weights(&[3.0, 0.0], 0.0), [1.0, 1.0]);
-        assert_eq!(eigenvalue_weights(&[0.0, 0.0], 0.15), [0.0, 0.0]);
-        let _ = backend.name();
+        // eigenvalues 16, 1 and 0, and a task without any shift
+        let sigma = backend.upload(Shape::new(2, 1, 3), &[4.0, 1.0, 0.0, 0.0, 0.0, 0.0])?;
+        let w = backend.download(&eigenvalue_weights(backend, &sigma, 0.5)?).await?;
+        assert!((w[..3].iter().sum::<f32>() / 3.0 - 1.0).abs() < 1e-6 && (w[0] / w[1] - 4.0).abs() < 1e-5);
+        assert_eq!(w[2..], [0.0; 4]);
+        assert_eq!(backend.download(&eigenvalue_weights(backend, &sigma, 0.0)?).await?, [1.0; 6]);
+        // no size of the shifts is too large or too small for the squares
+        let far = backend.upload(Shape::new(2, 1, 2), &[4e30, 1e30, 4e-30, 1e-30])?;
+        for w in backend.download(&eigenvalue_weights(backend, &far, 0.5)?).await?.chunks(2) {
+            assert!((w[0] - 1.6).abs() < 1e-5 && (w[1] - 0.4).abs() < 1e-5, "{w:?}");
+        }
         Ok(())
     }
 

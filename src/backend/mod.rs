@@ -48,6 +48,12 @@ pub trait Backend {
     /// Bytes above which one tensor should not grow; callers split their batches by it.
     fn max_tensor_bytes(&self) -> u64;
 
+    /// Bytes up to which layers of one shape are put into one tensor. A larger batch keeps a wide device busy with fewer
+    /// dispatches and waits, and takes more memory.
+    fn batch_bytes(&self) -> u64 {
+        self.max_tensor_bytes().min(64 << 20)
+    }
+
     /// How classes of products were found, by the clock, to be best computed; nothing where a built-in table decides.
     fn tuning(&self) -> Vec<String> {
         Vec::new()
@@ -188,6 +194,10 @@ pub trait Backend {
 
     /// `x = x^exponent`, element by element; elements are not negative, and 0 stays 0 whatever the exponent.
     fn power(&self, x: &mut Self::Tensor, exponent: f32) -> Result<()>;
+
+    /// The null cut, on all elements of each member of the batch: `x = 0` where `x <= fraction * max x`, with a maximum of at
+    /// least 0. NaN stays.
+    fn clear_small(&self, x: &mut Self::Tensor, fraction: f32) -> Result<()>;
 
     // ---- reductions ----
 

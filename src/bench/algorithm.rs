@@ -20,7 +20,7 @@ pub(super) async fn run<B: Layers>(backend: &B, case: &Case, x: &B::Tensor) -> b
         Kernel::LeadingEigenpairs => {
             let c = SymmetricProduct::Factor { x, op: Op::Transpose };
             let ranks = vec![cols.min(depth.unwrap_or(cols)); x.shape().batch];
-            leading_eigenpairs(backend, c, rows, &ranks, Accuracy::Balanced, (1, 1)).await.map(drop)
+            leading_eigenpairs(backend, c, rows, &ranks, Accuracy::Balanced, 1).await.map(drop)
         }
         Kernel::Polar => polar(backend, x, Accuracy::Balanced).await.map(drop),
         _ => Ok(()), // a kernel of its own

@@ -26,6 +26,7 @@
 mod activate;
 mod add_exactly;
 mod axpby;
+mod clear_small;
 mod copy_block;
 mod error;
 mod gather_rows;
@@ -57,6 +58,7 @@ pub use crate::matrix::{Dtype, Op, Polarity, Shape};
 pub use activate::{Activation, activate};
 pub use add_exactly::add_exactly;
 pub use axpby::axpby;
+pub use clear_small::clear_small;
 pub use copy_block::copy_block;
 pub use error::Error;
 pub use gather_rows::gather_rows;

@@ -1,6 +1,6 @@
 //! Leading eigenvectors of the symmetric positive semidefinite matrices whose factors are at hand.
 
-use super::{Accuracy, subspace};
+use super::{Accuracy, Convergence, subspace};
 use crate::backend::cpu::dense;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use faer::{Mat, MatRef, Par};
@@ -48,31 +48,72 @@ pub struct Eigenpairs<T> {
     pub traces: Vec<f64>,
 }
 
-impl<T> Eigenpairs<T> {
-    /// For each member the share of the trace that the kept eigenvalues make up; 0 for a zero matrix.
-    pub fn energy_retention(&self) -> Vec<f64> {
-        let share = |(values, &trace): (&Vec<f64>, &f64)| {
-            // rounding may carry a share past 1
-            if trace > 0.0 { (values.iter().sum::<f64>() / trace).min(1.0) } else { 0.0 }
-        };
-        self.values.iter().zip(&self.traces).map(share).collect()
+/// [`Eigenpairs`] whose numbers are on the device, where the next step needs them.
+pub struct PendingEigenpairs<T> {
+    /// `batch x r x d`, as in [`Eigenpairs`].
+    pub basis: T,
+    /// Square roots of the eigenvalues, `batch x 1 x r`: the singular values of the factor of `C`.
+    pub sigma: T,
+    /// Square roots of the traces, `batch x 1 x 1`.
+    pub norms: T,
+    /// What is yet to be shown to [`converged`], `batch x 1 x 1`; zeros where it was seen already.
+    pub residuals: T,
+}
+
+impl<T: Tensor> PendingEigenpairs<T> {
+    /// Waits for the numbers.
+    pub async fn read<B: Backend<Tensor = T>>(self, backend: &B) -> Result<Eigenpairs<T>> {
+        let r = self.sigma.shape().cols.max(1);
+        let [sigma, norms] = backend.download_all([&self.sigma, &self.norms]).await?;
+        let square = |&v: &f32| f64::from(v).powi(2);
+        Ok(Eigenpairs {
+            basis: self.basis,
+            values: sigma.chunks(r).map(|sigma| sigma.iter().map(square).collect()).collect(),
+            traces: norms.iter().map(square).collect(),
+        })
     }
 }
 
-/// The `r` leading eigenpairs of every `C`, of which member `b` has at most `ranks[b]` nonzero eigenvalues.
-/// `seed` and `stream` choose the random start of the iteration.
+/// For each member of a batch the share of `norm^2`, the trace, that its `r` singular values make up; 0 for a zero matrix.
+pub fn energy_retention(sigma: &[f32], norms: &[f32], r: usize) -> Vec<f64> {
+    let square = |&v: &f32| f64::from(v).powi(2);
+    let share = |(sigma, norm): (&[f32], &f32)| {
+        let trace = square(norm);
+        // rounding may carry a share past 1
+        if trace > 0.0 { (sigma.iter().map(square).sum::<f64>() / trace).min(1.0) } else { 0.0 }
+    };
+    sigma.chunks(r.max(1)).zip(norms).map(share).collect()
+}
+
+/// The `r` leading eigenpairs of every `C`, of which member `b` has at most `ranks[b]` nonzero eigenvalues. `seed` chooses
+/// the random start of the iteration.
 pub async fn leading_eigenpairs<B: Backend>(
     backend: &B,
     c: SymmetricProduct<'_, B::Tensor>,
     r: usize,
     ranks: &[usize],
     accuracy: Accuracy,
-    (seed, stream): (u64, u32),
+    seed: u64,
 ) -> Result<Eigenpairs<B::Tensor>> {
+    let pending = pending_eigenpairs(backend, c, r, ranks, accuracy, seed, Convergence::Checked).await?;
+    pending.read(backend).await
+}
+
+/// [`leading_eigenpairs`] with its numbers left on the device. If the convergence is [`Convergence::Deferred`] too, and the
+/// device solves the projected problems, the host waits for nothing.
+pub async fn pending_eigenpairs<B: Backend>(
+    backend: &B,
+    c: SymmetricProduct<'_, B::Tensor>,
+    r: usize,
+    ranks: &[usize],
+    accuracy: Accuracy,
+    seed: u64,
+    convergence: Convergence,
+) -> Result<PendingEigenpairs<B::Tensor>> {
     if accuracy == Accuracy::Exact || !subspace::pays_off(&c, r, accuracy) {
         return exact(backend, c, r, ranks).await;
     }
-    subspace::iterate(backend, c, r, ranks, accuracy, (seed, stream)).await
+    subspace::iterate(backend, c, r, ranks, accuracy, seed, convergence).await
 }
 
 /// Downloads the factors and decomposes in f64. Forms no f32 Gram matrix.
@@ -81,7 +122,7 @@ async fn exact<B: Backend>(
     c: SymmetricProduct<'_, B::Tensor>,
     r: usize,
     ranks: &[usize],
-) -> Result<Eigenpairs<B::Tensor>> {
+) -> Result<PendingEigenpairs<B::Tensor>> {
     let (batch, d) = c.dimensions();
     let members: Vec<HostProduct> = match c {
         SymmetricProduct::Factor { x, op } => {
@@ -101,10 +142,13 @@ async fn exact<B: Backend>(
         _ => members.iter().zip(ranks).map(solve).collect::<Result<_>>()?,
     };
     let rows: Vec<f32> = each.iter().flat_map(|e| e.rows.iter().copied()).collect();
-    Ok(Eigenpairs {
+    let sigma: Vec<f32> = each.iter().flat_map(|e| e.values.iter().map(|v| v.sqrt() as f32)).collect();
+    let norms: Vec<f32> = each.iter().map(|e| e.trace.sqrt() as f32).collect();
+    Ok(PendingEigenpairs {
         basis: backend.upload(Shape::new(batch, r, d), &rows)?,
-        values: each.iter().map(|e| e.values.clone()).collect(),
-        traces: each.iter().map(|e| e.trace).collect(),
+        sigma: backend.upload(Shape::new(batch, 1, r), &sigma)?,
+        norms: backend.upload(Shape::new(batch, 1, 1), &norms)?,
+        residuals: backend.zeros(Shape::new(batch, 1, 1))?,
     })
 }
 

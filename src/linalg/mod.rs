@@ -10,10 +10,14 @@ mod polar;
 mod singular;
 mod subspace;
 
-pub use eigen::{Eigenpairs, NULL_EIGENVALUE, SymmetricProduct, leading_eigenpairs};
+pub use eigen::{
+    Eigenpairs, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, energy_retention, leading_eigenpairs,
+    pending_eigenpairs,
+};
 pub use orthonormalize::{append_block, orthonormalize_rows, qr_rows};
-pub use polar::{NULL_SINGULAR_VALUE, Polar, polar};
+pub use polar::{NULL_SINGULAR_VALUE, PendingPolar, Polar, pending_polar, polar, rank_deficient};
 pub use singular::singular_values;
+pub use subspace::converged;
 
 use std::fmt;
 use std::str::FromStr;
@@ -28,6 +32,16 @@ pub enum Accuracy {
     Balanced,
     /// Fewer iterations and less oversampling.
     Fast,
+}
+
+/// When the host looks at whether subspace iterations have converged, and lets filters follow where they have not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Convergence {
+    /// At once, waiting for the device.
+    #[default]
+    Checked,
+    /// Later: the residuals come along with the result, for [`converged`].
+    Deferred,
 }
 
 /// What an [`Accuracy`] means for the algorithms.

@@ -44,6 +44,16 @@ pub struct Polar<T> {
     pub rank_deficient: Vec<bool>,
 }
 
+/// A [`Polar`] whose numbers are on the device, and whose rank-deficient members, if any, are not yet mended.
+pub struct PendingPolar<T> {
+    /// Same shape as the input.
+    pub factor: T,
+    /// `sum(S)`, `batch x 1 x 1`.
+    pub nuclear_norms: T,
+    /// What [`rank_deficient`] needs to know, `batch x 1 x 2`.
+    pub checks: T,
+}
+
 /// Polar factor of every member of `a` (`batch x rows x cols`), by iteration on the short side: quintic steps at
 /// [`Accuracy::Exact`], weighted Halley steps else.
 ///
@@ -51,27 +61,11 @@ pub struct Polar<T> {
 /// noise grew in its null space. It is computed again in f64 from the smaller Gram matrix, with the null cut
 /// [`NULL_SINGULAR_VALUE`].
 pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -> Result<Polar<B::Tensor>> {
+    let PendingPolar { mut factor, nuclear_norms, checks } = pending_polar(backend, a, accuracy)?;
+    let [nuclear_norms, checks] = backend.download_all([&nuclear_norms, &checks]).await?;
+    let rank_deficient: Vec<bool> = rank_deficient(accuracy, &checks).collect();
+    let mut nuclear_norms: Vec<f64> = nuclear_norms.iter().map(|&v| f64::from(v)).collect();
     let shape = a.shape();
-    let short_side = if shape.rows <= shape.cols { Op::None } else { Op::Transpose };
-    let mut factor = match accuracy {
-        Accuracy::Exact => by_quintic_steps(backend, a, short_side)?,
-        Accuracy::Balanced | Accuracy::Fast => by_halley_steps(backend, a, short_side)?,
-    };
-    let gram = backend.gram(&factor, short_side)?;
-    let inner = backend.inner_products(&factor, a)?;
-    let (inner, rank_deficient) = match accuracy {
-        Accuracy::Exact => {
-            let defect = projector_defect(backend, &gram)?;
-            let [inner, defect] = backend.download_all([&inner, &defect]).await?;
-            (inner, are_no_projectors(&defect))
-        }
-        Accuracy::Balanced | Accuracy::Fast => {
-            let (once, twice) = (backend.frobenius_norms(&factor)?, backend.frobenius_norms(&gram)?);
-            let [inner, once, twice] = backend.download_all([&inner, &once, &twice]).await?;
-            (inner, fall_short(&once, &twice))
-        }
-    };
-    let mut nuclear_norms: Vec<f64> = inner.iter().map(|&v| f64::from(v)).collect();
     for b in (0..shape.batch).filter(|&b| rank_deficient[b]) {
         let member = backend.slice(a, b..b + 1, 0..shape.rows, 0..shape.cols)?;
         let (exact, nuclear_norm) = rank_deficient_polar(backend, &member).await?;
@@ -79,6 +73,47 @@ pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -
         nuclear_norms[b] = nuclear_norm;
     }
     Ok(Polar { factor, nuclear_norms, rank_deficient })
+}
+
+/// The iteration of [`polar`] alone, for which the host waits for nothing.
+pub fn pending_polar<B: Backend>(
+    backend: &B,
+    a: &B::Tensor,
+    accuracy: Accuracy,
+) -> Result<PendingPolar<B::Tensor>> {
+    let shape = a.shape();
+    let short_side = if shape.rows <= shape.cols { Op::None } else { Op::Transpose };
+    let factor = match accuracy {
+        Accuracy::Exact => by_quintic_steps(backend, a, short_side)?,
+        Accuracy::Balanced | Accuracy::Fast => by_halley_steps(backend, a, short_side)?,
+    };
+    let gram = backend.gram(&factor, short_side)?;
+    let checks = match accuracy {
+        Accuracy::Exact => side_by_side(backend, [&projector_defect(backend, &gram)?])?,
+        Accuracy::Balanced | Accuracy::Fast => {
+            side_by_side(backend, [&backend.frobenius_norms(&factor)?, &backend.frobenius_norms(&gram)?])?
+        }
+    };
+    let nuclear_norms = backend.inner_products(&factor, a)?;
+    Ok(PendingPolar { factor, nuclear_norms, checks })
+}
+
+/// `batch x 1 x 2` of one or two tensors `batch x 1 x 1`.
+fn side_by_side<B: Backend, const N: usize>(backend: &B, numbers: [&B::Tensor; N]) -> Result<B::Tensor> {
+    let batch = numbers[0].shape().batch;
+    let mut all = backend.zeros(Shape::new(batch, 1, 2))?;
+    for (j, numbers) in numbers.into_iter().enumerate() {
+        backend.copy_block(numbers, [0, 0, 0], &mut all, [0, 0, j], [batch, 1, 1])?;
+    }
+    Ok(all)
+}
+
+/// Whether the iteration failed on a member of the batch, one by one, by its [`PendingPolar::checks`].
+pub fn rank_deficient(accuracy: Accuracy, checks: &[f32]) -> impl Iterator<Item = bool> {
+    checks.chunks(2).map(move |check| match accuracy {
+        Accuracy::Exact => is_no_projector(check[0]),
+        Accuracy::Balanced | Accuracy::Fast => falls_short(check[0], check[1]),
+    })
 }
 
 /// Singular values down to 1e-6 of the bound of [`bounded`], to f32's precision.
@@ -200,17 +235,14 @@ fn multiply<B: Backend>(
 const SHORTFALL: f32 = 1e-4;
 
 /// Whether more than [`SHORTFALL`] of `||P||_F^2` is missing in `||P P^T||_F^2`: `sum (s^2 - s^4)` over its singular values.
-fn fall_short(once: &[f32], twice: &[f32]) -> Vec<bool> {
-    let short = |(once, twice): (&f32, &f32)| {
-        let (all, whole) = (once * once, twice * twice);
-        all.is_nan() || (all - whole).abs() > SHORTFALL * all
-    };
-    once.iter().zip(twice).map(short).collect()
+fn falls_short(once: f32, twice: f32) -> bool {
+    let (all, whole) = (once * once, twice * twice);
+    all.is_nan() || (all - whole).abs() > SHORTFALL * all
 }
 
 /// Whether [`NOT_A_PROJECTOR`] says so.
-fn are_no_projectors(defects: &[f32]) -> Vec<bool> {
-    defects.iter().map(|&d| d.is_nan() || d > NOT_A_PROJECTOR).collect()
+fn is_no_projector(defect: f32) -> bool {
+    defect.is_nan() || defect > NOT_A_PROJECTOR
 }
 
 /// `||G^2 - G||_F` with `G` the Gram matrix of the short side: zero exactly when all singular values are 0 or 1.

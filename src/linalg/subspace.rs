@@ -4,7 +4,9 @@
 //! multiplication goes through the factor itself, so that eigenvalues are squared norms of what the factor maps the
 //! basis to, and do not inherit the Gram's rounding. `docs/numerics.md` says what that costs.
 
-use super::{Accuracy, Eigenpairs, NULL_EIGENVALUE, SymmetricProduct, chebyshev, orthonormalize_rows};
+use super::{
+    Accuracy, Convergence, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev, orthonormalize_rows,
+};
 use crate::backend::cpu::dense;
 use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
 use faer::{Mat, Par};
@@ -31,31 +33,28 @@ pub async fn iterate<B: Backend>(
     r: usize,
     ranks: &[usize],
     accuracy: Accuracy,
-    start: (u64, u32),
-) -> Result<Eigenpairs<B::Tensor>> {
-    let block = block_size(r, accuracy);
-    let iterations = accuracy.effort().iterations;
-    let found = match c {
+    seed: u64,
+    convergence: Convergence,
+) -> Result<PendingEigenpairs<B::Tensor>> {
+    let iteration =
+        Iteration { block: block_size(r, accuracy), steps: accuracy.effort().iterations, seed, convergence };
+    let (mut found, norms) = match c {
         SymmetricProduct::Congruence { d, g } => {
             let dg = backend.matmul(d, Op::None, g, Op::None)?;
             let c = backend.matmul(&dg, Op::None, d, Op::Transpose)?;
-            let traces = backend.inner_products(&dg, d)?;
-            let rayleigh_ritz = async |q: B::Tensor, residual: &B::Tensor, accepted: f32| {
+            let mut norms = backend.inner_products(&dg, d)?;
+            to_roots(backend, &mut norms)?;
+            let rayleigh_ritz = async |q: B::Tensor, residuals: &B::Tensor, accepted: f32| {
                 let cq = backend.matmul(&q, Op::None, &c, Op::None)?;
                 let h = backend.matmul(&q, Op::None, &cq, Op::Transpose)?;
-                let Some((values, vectors)) = ritz_vectors(backend, &h, r, residual, accepted).await? else {
+                let Some((mut sigma, vectors)) = ritz_vectors(backend, &h, r, residuals, accepted).await?
+                else {
                     return Ok(None);
                 };
-                let basis = backend.matmul(&vectors, Op::None, &q, Op::None)?;
-                let [residual, values, traces] = backend.download_all([residual, &values, &traces]).await?;
-                Ok(Some(Found {
-                    basis,
-                    values: wide(values),
-                    traces: wide(traces),
-                    residual: largest(&residual),
-                }))
+                to_roots(backend, &mut sigma)?;
+                Ok(Some(Found { basis: backend.matmul(&vectors, Op::None, &q, Op::None)?, sigma }))
             };
-            from_invariant_block(backend, &c, block, iterations, start, rayleigh_ritz).await?
+            (iteration.from_invariant_block(backend, &c, rayleigh_ritz).await?, norms)
         }
         SymmetricProduct::Factor { x, op } => {
             // Z: what the factor maps the block to; H = Z Z^T
@@ -63,80 +62,118 @@ pub async fn iterate<B: Backend>(
             let other = if op == Op::None { Op::Transpose } else { Op::None };
             let side = if d <= n { op } else { other };
             let gram = backend.gram(x, side)?;
-            let norm = backend.frobenius_norms(x)?;
-            let rayleigh_ritz = async |q: B::Tensor, residual: &B::Tensor, accepted: f32| {
+            let rayleigh_ritz = async |q: B::Tensor, residuals: &B::Tensor, accepted: f32| {
                 let z = backend.matmul(&q, Op::None, x, side)?;
                 let h = backend.gram(&z, Op::None)?;
-                let Some((_, vectors)) = ritz_vectors(backend, &h, r, residual, accepted).await? else {
+                let Some((_, vectors)) = ritz_vectors(backend, &h, r, residuals, accepted).await? else {
                     return Ok(None);
                 };
+                // where the factor maps the Ritz vectors: as long as its singular values
+                let mapped = backend.matmul(&vectors, Op::None, &z, Op::None)?;
+                let norms = backend.row_norms(&mapped)?;
+                let sigma = norms.reshape(Shape::new(vectors.shape().batch, 1, r))?;
                 let basis = if d <= n {
                     backend.matmul(&vectors, Op::None, &q, Op::None)?
                 } else {
-                    // rows of Z lie in the space of C; ordered by norm, CholeskyQR keeps the leading span
-                    orthonormalize_rows(backend, backend.matmul(&vectors, Op::None, &z, Op::None)?, 2)?
+                    // they lie in the space of C; ordered by norm, CholeskyQR keeps the leading span
+                    orthonormalize_rows(backend, mapped, 2)?
                 };
-                let norms = backend.row_norms(&backend.matmul(&basis, Op::None, x, op)?)?;
-                let [residual, norms, norm] = backend.download_all([residual, &norms, &norm]).await?;
-                let [values, traces] = [norms, norm].map(|norms| wide(norms).iter().map(|s| s * s).collect());
-                Ok(Some(Found { basis, values, traces, residual: largest(&residual) }))
+                Ok(Some(Found { basis, sigma }))
             };
-            from_invariant_block(backend, &gram, block, iterations, start, rayleigh_ritz).await?
+            let found = iteration.from_invariant_block(backend, &gram, rayleigh_ritz).await?;
+            (found, backend.frobenius_norms(x)?)
         }
     };
-    without_null_directions(backend, found, r, ranks)
+    drop_null_directions(backend, &mut found.0, ranks)?;
+    let (Found { basis, sigma }, residuals) = found;
+    Ok(PendingEigenpairs { basis, sigma, norms, residuals })
+}
+
+/// Square roots of eigenvalues, or of their sum; rounding may have made null ones negative.
+fn to_roots<B: Backend>(backend: &B, values: &mut B::Tensor) -> Result<()> {
+    backend.clear_small(values, 0.0)?;
+    backend.power(values, 0.5)
 }
 
 /// What a block gave.
 struct Found<T> {
     /// `batch x r x d`
     basis: T,
-    /// `batch x r`
-    values: Vec<f64>,
-    traces: Vec<f64>,
-    /// The largest of [`PowerStep::residual`].
-    residual: f32,
+    /// `batch x 1 x r`
+    sigma: T,
 }
 
-/// What `rayleigh_ritz` finds in an orthonormal block (rows) near the dominant invariant subspace of `a` (`batch x m x m`,
-/// symmetric), with all that the host needs to know in one read-back.
-///
-/// `iterations` power steps are enough where the spectrum decays. Where the residual of the block says that it does not,
-/// Chebyshev filters follow. `rayleigh_ritz` gets a block, a residual, and up to which it shall go on if it knows.
-async fn from_invariant_block<B: Backend>(
-    backend: &B,
-    a: &B::Tensor,
+/// How a block is iterated.
+struct Iteration {
+    /// Its vectors.
     block: usize,
-    iterations: usize,
-    (seed, stream): (u64, u32),
-    rayleigh_ritz: impl AsyncFn(B::Tensor, &B::Tensor, f32) -> Result<Option<Found<B::Tensor>>>,
-) -> Result<Found<B::Tensor>> {
-    let shape = Shape::new(a.shape().batch, block, a.shape().rows);
-    let mut q = orthonormalize_rows(backend, backend.random_normal(shape, seed, stream)?, 1)?;
-    for _ in 1..iterations {
-        q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, a, Op::None)?, 1)?;
-    }
-    for _ in 0..FILTERS {
-        let PowerStep { y, h, residual } = power_step(backend, a, &q)?;
-        let found = rayleigh_ritz(orthonormalize_rows(backend, y, 3)?, &residual, ENOUGH).await?;
-        if let Some(found) = found.filter(|found| found.residual <= ENOUGH) {
-            return Ok(found);
+    /// Applications of the matrix.
+    steps: usize,
+    /// Of its random start.
+    seed: u64,
+    convergence: Convergence,
+}
+
+impl Iteration {
+    /// What `rayleigh_ritz` finds in an orthonormal block (rows) near the dominant invariant subspace of `a` (`batch x m x m`,
+    /// symmetric), and the residuals that are yet to be looked at.
+    ///
+    /// Power steps are enough where the spectrum decays. Where the residual of the block says that it does not, Chebyshev
+    /// filters follow. `rayleigh_ritz` gets a block, its residuals, and up to which it shall go on if it looks at them.
+    async fn from_invariant_block<B: Backend>(
+        &self,
+        backend: &B,
+        a: &B::Tensor,
+        rayleigh_ritz: impl AsyncFn(B::Tensor, &B::Tensor, f32) -> Result<Option<Found<B::Tensor>>>,
+    ) -> Result<(Found<B::Tensor>, B::Tensor)> {
+        let seen = || backend.zeros(Shape::new(a.shape().batch, 1, 1));
+        let solved_by_host = self.block > backend.largest_eigenproblem();
+        let mut q = self.start(backend, a.shape())?;
+        for _ in 1..self.steps {
+            q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, a, Op::None)?, 1)?;
         }
-        let bounds = ritz_bounds(backend, &h).await?;
-        let degree = bounds.iter().map(|&(least, most)| chebyshev::degree(least, most)).min().unwrap_or(0);
-        if degree < 2 {
-            break;
+        for _ in 0..FILTERS {
+            let PowerStep { y, h, residuals } = power_step(backend, a, &q)?;
+            match rayleigh_ritz(orthonormalize_rows(backend, y, 3)?, &residuals, ENOUGH).await? {
+                Some(found) if solved_by_host => return Ok((found, seen()?)),
+                Some(found) if self.convergence == Convergence::Deferred => return Ok((found, residuals)),
+                Some(found) if converged(&backend.download(&residuals).await?) => {
+                    return Ok((found, seen()?));
+                }
+                _ => {}
+            }
+            let bounds = ritz_bounds(backend, &h).await?;
+            let degree = bounds.iter().map(|&(least, most)| chebyshev::degree(least, most)).min().unwrap_or(0);
+            if degree < 2 {
+                break;
+            }
+            let unwanted: Vec<f64> = bounds.iter().map(|&(least, _)| least).collect();
+            q = orthonormalize_rows(backend, chebyshev::filter(backend, a, q, &unwanted, degree)?, 3)?;
         }
-        let unwanted: Vec<f64> = bounds.iter().map(|&(least, _)| least).collect();
-        q = orthonormalize_rows(backend, chebyshev::filter(backend, a, q, &unwanted, degree)?, 3)?;
+        let PowerStep { y, residuals, .. } = power_step(backend, a, &q)?;
+        let found = rayleigh_ritz(orthonormalize_rows(backend, y, 3)?, &residuals, f32::INFINITY).await?;
+        let found =
+            found.ok_or_else(|| Error::Internal("a block was refused whatever its residual".into()))?;
+        Ok((found, seen()?))
     }
-    let PowerStep { y, residual, .. } = power_step(backend, a, &q)?;
-    let found = rayleigh_ritz(orthonormalize_rows(backend, y, 3)?, &residual, f32::INFINITY).await?;
-    found.ok_or_else(|| Error::Internal("a block was refused whatever its residual".into()))
+
+    /// The same random block for every member of the batch, so that none depends on what else is in it.
+    fn start<B: Backend>(&self, backend: &B, a: Shape) -> Result<B::Tensor> {
+        let block = Shape::matrix(self.block, a.rows);
+        let one = orthonormalize_rows(backend, backend.random_normal(block, self.seed, 0)?, 1)?;
+        let mut all = backend.zeros(Shape { batch: a.batch, ..block })?;
+        backend.axpby(1.0, &one, 0.0, &mut all)?;
+        Ok(all)
+    }
 }
 
 /// Chebyshev filters at most, of up to ten products each.
 const FILTERS: usize = 4;
+
+/// Whether all iterations with these residuals have found their subspaces. NaN counts as found: no further iteration mends it.
+pub fn converged(residuals: &[f32]) -> bool {
+    !residuals.iter().any(|&residual| residual > ENOUGH)
+}
 
 /// `||Q A - H Q||_F / ||Q A||_F` up to which a block is taken for invariant; it bounds all its Ritz residuals, and eigenvalues
 /// are off by about its square. One more power step follows. Output shifts of a decaying spectrum (768 x 768, r = 96) are at 6e-5
@@ -150,7 +187,7 @@ struct PowerStep<T> {
     /// `H = Q A Q^T`
     h: T,
     /// `||Q A - H Q||_F / ||Q A||_F`, `batch x 1 x 1`.
-    residual: T,
+    residuals: T,
 }
 
 fn power_step<B: Backend>(backend: &B, a: &B::Tensor, q: &B::Tensor) -> Result<PowerStep<B::Tensor>> {
@@ -158,17 +195,9 @@ fn power_step<B: Backend>(backend: &B, a: &B::Tensor, q: &B::Tensor) -> Result<P
     let h = backend.matmul(&y, Op::None, q, Op::Transpose)?;
     let mut rest = backend.duplicate(&y)?;
     backend.gemm(-1.0, &h, Op::None, q, Op::None, 1.0, &mut rest)?;
-    let mut residual = backend.frobenius_norms(&rest)?;
-    backend.divide_rows(&mut residual, &backend.frobenius_norms(&y)?)?;
-    Ok(PowerStep { y, h, residual })
-}
-
-fn largest(residuals: &[f32]) -> f32 {
-    residuals.iter().copied().fold(0.0, f32::max)
-}
-
-fn wide(values: Vec<f32>) -> Vec<f64> {
-    values.into_iter().map(f64::from).collect()
+    let mut residuals = backend.frobenius_norms(&rest)?;
+    backend.divide_rows(&mut residuals, &backend.frobenius_norms(&y)?)?;
+    Ok(PowerStep { y, h, residuals })
 }
 
 /// The smallest and the largest Ritz value of each member of the batch.
@@ -184,13 +213,13 @@ async fn ritz_bounds<B: Backend>(backend: &B, h: &B::Tensor) -> Result<Vec<(f64,
 }
 
 /// The first `r` Ritz values of the projected matrices `h` (`batch x k x k`), `batch x 1 x r`, and as many Ritz vectors as
-/// rows, `batch x r x k`. Where they are solved on the host, it looks at the `residual` first, and gives none if that is not
+/// rows, `batch x r x k`. Where they are solved on the host, it looks at the `residuals` first, and gives none if one is not
 /// `accepted`.
 async fn ritz_vectors<B: Backend>(
     backend: &B,
     h: &B::Tensor,
     r: usize,
-    residual: &B::Tensor,
+    residuals: &B::Tensor,
     accepted: f32,
 ) -> Result<Option<(B::Tensor, B::Tensor)>> {
     let Shape { batch, rows: k, .. } = h.shape();
@@ -199,8 +228,8 @@ async fn ritz_vectors<B: Backend>(
         let values = backend.slice(&values, 0..batch, 0..1, 0..r)?;
         return Ok(Some((values, backend.slice(&vectors, 0..batch, 0..r, 0..k)?)));
     }
-    let [residual, host] = backend.download_all([residual, h]).await?;
-    if largest(&residual) > accepted {
+    let [residuals, host] = backend.download_all([residuals, h]).await?;
+    if residuals.iter().any(|&residual| residual > accepted) {
         return Ok(None);
     }
     let par = if batch >= rayon::current_num_threads() { Par::Seq } else { Par::rayon(0) };
@@ -219,25 +248,21 @@ async fn ritz_vectors<B: Backend>(
     Ok(Some((values, backend.upload(Shape::new(batch, r, k), &rows)?)))
 }
 
-/// Sets null directions to zero, in the values and in the basis.
-fn without_null_directions<B: Backend>(
+/// Sets null directions to zero, their singular values and their rows of the basis: those past `ranks[b]`, and those whose
+/// eigenvalue is at or below [`NULL_EIGENVALUE`] of the largest.
+fn drop_null_directions<B: Backend>(
     backend: &B,
-    found: Found<B::Tensor>,
-    r: usize,
+    found: &mut Found<B::Tensor>,
     ranks: &[usize],
-) -> Result<Eigenpairs<B::Tensor>> {
-    let Found { mut basis, values, traces, .. } = found;
-    let nonzero = |(values, &rank): (&[f64], &usize)| {
-        let cut = NULL_EIGENVALUE * values.iter().copied().fold(0.0, f64::max);
-        let kept = |(j, &value): (usize, &f64)| if j < rank && value > cut { value } else { 0.0 };
-        values.iter().enumerate().map(kept).collect()
-    };
-    let values: Vec<Vec<f64>> = values.chunks(r).zip(ranks).map(nonzero).collect();
-    let keep: Vec<f32> = values.iter().flatten().map(|&value| f32::from(value > 0.0)).collect();
-    if keep.contains(&0.0) {
-        let shape = basis.shape();
-        let mask = backend.upload(Shape { cols: 1, ..shape }, &keep)?;
-        backend.scale_rows(&mut basis, &mask)?;
+) -> Result<()> {
+    let Shape { batch, cols: r, .. } = found.sigma.shape();
+    if ranks.iter().any(|&rank| rank < r) {
+        let within = |&rank: &usize| (0..r).map(move |j| f32::from(j < rank));
+        let mask: Vec<f32> = ranks.iter().flat_map(within).collect();
+        backend.scale_columns(&mut found.sigma, &backend.upload(Shape::new(batch, 1, r), &mask)?)?;
     }
-    Ok(Eigenpairs { basis, values, traces })
+    backend.clear_small(&mut found.sigma, NULL_EIGENVALUE.sqrt() as f32)?;
+    let mut kept = backend.duplicate(&found.sigma)?;
+    backend.power(&mut kept, 0.0)?;
+    backend.scale_rows(&mut found.basis, &kept.reshape(Shape::new(batch, r, 1))?)
 }

@@ -2,7 +2,7 @@
 
 use super::{Decomposition, Solver};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use crate::linalg::{Eigenpairs, SymmetricProduct, leading_eigenpairs};
+use crate::linalg::{Accuracy, Convergence, PendingEigenpairs, SymmetricProduct, energy_retention, pending_eigenpairs};
 
 /// What is known of the inputs of one layer in each of T experts.
 pub enum Inputs<T> {
@@ -25,6 +25,14 @@ pub enum Inputs<T> {
 }
 
 impl<T> Inputs<T> {
+    /// What a decomposition looks at.
+    fn seen_by(&self, decomposition: Decomposition) -> &Inputs<T> {
+        match decomposition {
+            Decomposition::Esd => self,
+            Decomposition::Svd => &Inputs::DataFree,
+        }
+    }
+
     /// The divisor `n - 1` of the covariance of task `t`; 1 for a single token and without calibration.
     fn divisor(&self, t: usize) -> f64 {
         match self {
@@ -73,42 +81,42 @@ pub async fn essential_subspace<B: Backend>(
     r: usize,
     solver: Solver,
 ) -> Result<EssentialSubspace<B::Tensor>> {
-    let inputs = match decomposition {
-        Decomposition::Esd => inputs,
-        Decomposition::Svd => &Inputs::DataFree,
+    let checked = Solver { convergence: Convergence::Checked, ..solver };
+    let pairs = pending_subspace(backend, deltas, inputs, decomposition, r, checked).await?;
+    let [sigma, norms] = backend.download_all([&pairs.sigma, &pairs.norms]).await?;
+    let eigenvalues = |(t, sigma): (usize, &[f32])| {
+        let divisor = inputs.seen_by(decomposition).divisor(t);
+        sigma.iter().map(|&s| f64::from(s).powi(2) / divisor).collect()
     };
-    let Shape { batch: tasks, rows: d_out, cols: d_in } = deltas.shape();
-    let ranks: Vec<usize> = (0..tasks).map(|t| inputs.rank(t, d_out, d_in)).collect();
-    let (accuracy, start) = (solver.accuracy, (solver.seed, solver.stream));
-    let pairs = match inputs {
-        Inputs::Activations { x, .. } => {
-            let shift = output_shift(backend, x, deltas)?;
-            let c = SymmetricProduct::Factor { x: &shift, op: Op::Transpose };
-            leading_eigenpairs(backend, c, r, &ranks, accuracy, start).await?
-        }
-        Inputs::Gram { gram, .. } => {
-            let c = SymmetricProduct::Congruence { d: deltas, g: gram };
-            leading_eigenpairs(backend, c, r, &ranks, accuracy, start).await?
-        }
-        Inputs::DataFree => {
-            let c = SymmetricProduct::Factor { x: deltas, op: Op::None };
-            leading_eigenpairs(backend, c, r, &ranks, accuracy, start).await?
-        }
-    };
-    Ok(normalized(pairs, |t| inputs.divisor(t)))
+    Ok(EssentialSubspace {
+        basis: pairs.basis,
+        eigenvalues: sigma.chunks(r.max(1)).enumerate().map(eigenvalues).collect(),
+        energy_retention: energy_retention(&sigma, &norms, r),
+    })
 }
 
-/// Eigenvalues of the covariance from those of the unnormalised product.
-fn normalized<T>(pairs: Eigenpairs<T>, divisor: impl Fn(usize) -> f64) -> EssentialSubspace<T> {
-    EssentialSubspace {
-        energy_retention: pairs.energy_retention(),
-        eigenvalues: pairs
-            .values
-            .iter()
-            .enumerate()
-            .map(|(t, v)| v.iter().map(|l| l / divisor(t)).collect())
-            .collect(),
-        basis: pairs.basis,
+/// [`essential_subspace`] with its numbers left on the device, eigenvalues as singular values of the output shift.
+pub(super) async fn pending_subspace<B: Backend>(
+    backend: &B,
+    deltas: &B::Tensor,
+    inputs: &Inputs<B::Tensor>,
+    decomposition: Decomposition,
+    r: usize,
+    solver: Solver,
+) -> Result<PendingEigenpairs<B::Tensor>> {
+    let inputs = inputs.seen_by(decomposition);
+    let Shape { batch: tasks, rows: d_out, cols: d_in } = deltas.shape();
+    let ranks: Vec<usize> = (0..tasks).map(|t| inputs.rank(t, d_out, d_in)).collect();
+    let solve = async |c: SymmetricProduct<'_, B::Tensor>| {
+        pending_eigenpairs(backend, c, r, &ranks, solver.accuracy, solver.seed, solver.convergence).await
+    };
+    match inputs {
+        Inputs::Activations { x, .. } => {
+            let shift = output_shift(backend, x, deltas)?;
+            solve(SymmetricProduct::Factor { x: &shift, op: Op::Transpose }).await
+        }
+        Inputs::Gram { gram, .. } => solve(SymmetricProduct::Congruence { d: deltas, g: gram }).await,
+        Inputs::DataFree => solve(SymmetricProduct::Factor { x: deltas, op: Op::None }).await,
     }
 }
 
@@ -142,7 +150,7 @@ pub async fn code_padded_norm<B: Backend>(
         Inputs::Activations { tokens, .. } | Inputs::Gram { tokens, .. } => tokens[0].min(d_out),
         Inputs::DataFree => d_out.min(d_in),
     };
-    let exact = Solver { accuracy: crate::linalg::Accuracy::Exact, ..Solver::default() };
+    let exact = Solver { accuracy: Accuracy::Exact, ..Solver::default() };
     let complete = essential_subspace(backend, delta, &own, decomposition, m, exact).await?;
     let inside = backend.matmul(&complete.basis, Op::None, delta, Op::None)?;
     let padded = backend.slice(delta, 0..1, m..d_out, 0..d_in)?;

@@ -1,39 +1,55 @@
-//! Essential Subspace Merging: the static merge of one layer (paper 1, section 3; paper 2, section 3).
+//! Essential Subspace Merging: the static merge of layers of one shape (paper 1, section 3; paper 2, section 3).
 
-use super::esd::{EssentialSubspace, Inputs, code_padded_norm, essential_subspace};
+use super::esd::{Inputs, code_padded_norm, pending_subspace};
+use super::fusion::Concatenations;
 use super::{Decomposition, EsmOptions, Fusion, Scale, Solver, TaskNorm, join_batches};
-use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use crate::linalg::{polar, qr_rows};
+use crate::backend::{Backend, Op, Polarity, Result, Shape, Tensor};
+use crate::linalg::{PendingEigenpairs, converged, energy_retention};
 
-/// Rank-r factors `dW_t ~ E_t A_t` of T tasks, `A_t = E_t^T dW_t`. Where the inputs show `m < r` directions at most, the
-/// others, rows of zeros, are left out.
+/// Rank-r factors `dW_t ~ E_t A_t` of T tasks in L layers, `A_t = E_t^T dW_t`. Where the inputs show `m < r` directions at
+/// most, the others, rows of zeros, are left out.
 pub struct TaskFactors<T> {
-    /// Bases `E_t^T` (`T x m x d_out`), r eigenvalues each, and the energy they keep.
-    pub subspace: EssentialSubspace<T>,
-    /// `A_t`, `T x m x d_in`.
+    /// Bases `E_t^T` (`LT x m x d_out`), and r singular values each.
+    pub subspace: PendingEigenpairs<T>,
+    /// `A_t`, `LT x m x d_in`.
     pub projected: T,
-    /// `n_t`, by the norm that the options name.
-    pub task_norms: Vec<f64>,
+    /// `n_t`, by the norm that the options name, `LT x 1 x 1`.
+    pub task_norms: T,
 }
 
-/// The two concatenations, scaled.
+/// The two concatenations of L layers, scaled.
 pub struct Concatenation<T> {
-    /// `E_cat^T`, `1 x mT x d_out`; the `(r - m) T` null directions are left out.
+    /// `E_cat^T`, `L x mT x d_out`; the `(r - m) T` null directions are left out.
     pub e_cat: T,
-    /// `A_cat`, `1 x mT x d_in`, after all scalings.
+    /// `A_cat`, `L x mT x d_in`, after all scalings.
     pub a_cat: T,
-    /// `w_t`, r for each task.
-    pub weights: Vec<Vec<f64>>,
-    /// `s_t`.
-    pub task_scales: Vec<f64>,
-    /// `c`, `1 x 1 x d_in`; none if the scaling is off.
+    /// `w_t`, `LT x 1 x r`.
+    pub weights: T,
+    /// `s_t`, `LT x 1 x 1`.
+    pub task_scales: T,
+    /// `c`, `L x 1 x d_in`; none if the scaling is off.
     pub column_scales: Option<T>,
+    /// `n_t`, `LT x 1 x 1`.
+    pub task_norms: T,
+    /// Singular values of the output shifts, `LT x 1 x r`.
+    pub sigma: T,
+    /// Norms of the output shifts, `LT x 1 x 1`.
+    pub norms: T,
+    /// Of the subspaces, for [`converged`], `LT x 1 x 1`.
+    pub residuals: T,
 }
 
-/// The merged layer.
-pub struct EsmLayer<T> {
-    /// `dW`, `1 x d_out x d_in`, before inter-layer scaling and alpha.
-    pub delta: T,
+/// Merged layers.
+pub struct EsmLayers<T> {
+    /// `dW`, `L x d_out x d_in`, before inter-layer scaling and alpha.
+    pub deltas: T,
+    /// What each layer was like.
+    pub layers: Vec<EsmLayer>,
+}
+
+/// What the merge of one layer was like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EsmLayer {
     /// `n_t`.
     pub task_norms: Vec<f64>,
     /// `s_t`.
@@ -42,19 +58,24 @@ pub struct EsmLayer<T> {
     pub energy_retention: Vec<f64>,
     /// Whether a concatenation was rank-deficient, so that its polar factor came from the host in f64.
     pub rank_deficient: bool,
+    /// Whether the subspaces of all tasks were found. Else, with [`Convergence::Deferred`](crate::linalg::Convergence), the
+    /// layer has to be merged again, checked.
+    pub converged: bool,
 }
 
-/// Merges one layer: `deltas` is `T x d_out x d_in`, `rank` the directions of a task.
-pub async fn esm_layer<B: Backend>(
+/// Merges layers of one shape: `deltas` is `LT x d_out x d_in`, with the `tasks` of the first layer first, and `rank` the
+/// directions of a task.
+pub async fn esm_layers<B: Backend>(
     backend: &B,
     deltas: &B::Tensor,
     inputs: &Inputs<B::Tensor>,
+    tasks: usize,
     rank: usize,
     options: &EsmOptions,
     solver: Solver,
-) -> Result<EsmLayer<B::Tensor>> {
+) -> Result<EsmLayers<B::Tensor>> {
     let factors = task_factors(backend, deltas, inputs, rank, options, solver).await?;
-    merge_factors(backend, factors, options, solver).await
+    merge_factors(backend, factors, tasks, options, solver).await
 }
 
 /// The first half, independent between tasks: a large layer can pass its tasks a few at a time.
@@ -71,23 +92,34 @@ pub async fn task_factors<B: Backend>(
         _ => directions(deltas.shape(), inputs, options.decomposition, rank),
     };
     let mut subspace =
-        essential_subspace(backend, deltas, inputs, options.decomposition, found, solver).await?;
-    subspace.eigenvalues.iter_mut().for_each(|values| values.resize(rank, 0.0));
+        pending_subspace(backend, deltas, inputs, options.decomposition, found, solver).await?;
+    subspace.sigma = padded_columns(backend, subspace.sigma, rank)?;
     let projected = backend.matmul(&subspace.basis, Op::None, deltas, Op::None)?;
     let task_norms = match options.inter_task_norm {
-        TaskNorm::Full => frobenius_norms(backend, deltas).await?,
-        TaskNorm::Truncated => frobenius_norms(backend, &projected).await?,
+        TaskNorm::Full => backend.frobenius_norms(deltas)?,
+        TaskNorm::Truncated => backend.frobenius_norms(&projected)?,
         TaskNorm::CodePadded => {
             let Shape { batch: tasks, rows, cols } = deltas.shape();
             let mut norms = Vec::with_capacity(tasks);
             for t in 0..tasks {
                 let delta = backend.slice(deltas, t..t + 1, 0..rows, 0..cols)?;
-                norms.push(code_padded_norm(backend, &delta, inputs, t, options.decomposition).await?);
+                norms.push(code_padded_norm(backend, &delta, inputs, t, options.decomposition).await? as f32);
             }
-            norms
+            backend.upload(Shape::new(tasks, 1, 1), &norms)?
         }
     };
     Ok(TaskFactors { subspace, projected, task_norms })
+}
+
+/// `x` with columns of zeros up to `cols`.
+fn padded_columns<B: Backend>(backend: &B, x: B::Tensor, cols: usize) -> Result<B::Tensor> {
+    let shape = x.shape();
+    if shape.cols == cols {
+        return Ok(x);
+    }
+    let mut padded = backend.zeros(Shape { cols, ..shape })?;
+    backend.copy_block(&x, [0, 0, 0], &mut padded, [0, 0, 0], [shape.batch, shape.rows, shape.cols])?;
+    Ok(padded)
 }
 
 /// The most directions that any task's inputs can show, at most `rank`: few tokens, or few input dimensions, leave the rest
@@ -100,88 +132,130 @@ fn directions<T>(deltas: Shape, inputs: &Inputs<T>, decomposition: Decomposition
     (0..deltas.batch).map(most).max().unwrap_or(rank).clamp(1, rank.max(1))
 }
 
-/// Puts together the factors of the same layer for several groups of tasks, in order.
+/// Puts together the factors of several groups of tasks, in order.
 pub fn join_factors<B: Backend>(
     backend: &B,
     parts: Vec<TaskFactors<B::Tensor>>,
 ) -> Result<TaskFactors<B::Tensor>> {
     let (mut bases, mut projections, mut task_norms) = (vec![], vec![], vec![]);
-    let (mut eigenvalues, mut energy_retention) = (vec![], vec![]);
+    let (mut sigma, mut norms, mut residuals) = (vec![], vec![], vec![]);
     for part in parts {
         bases.push(part.subspace.basis);
+        sigma.push(part.subspace.sigma);
+        norms.push(part.subspace.norms);
+        residuals.push(part.subspace.residuals);
         projections.push(part.projected);
-        task_norms.extend(part.task_norms);
-        eigenvalues.extend(part.subspace.eigenvalues);
-        energy_retention.extend(part.subspace.energy_retention);
+        task_norms.push(part.task_norms);
     }
-    let basis = join_batches(backend, bases)?;
-    let projected = join_batches(backend, projections)?;
-    Ok(TaskFactors {
-        subspace: EssentialSubspace { basis, eigenvalues, energy_retention },
-        projected,
-        task_norms,
-    })
+    let join = |parts| join_batches(backend, parts);
+    let subspace = PendingEigenpairs {
+        basis: join(bases)?,
+        sigma: join(sigma)?,
+        norms: join(norms)?,
+        residuals: join(residuals)?,
+    };
+    Ok(TaskFactors { subspace, projected: join(projections)?, task_norms: join(task_norms)? })
 }
 
-/// The second half: scales, concatenates, orthogonalises and multiplies.
+/// The second half: scales, concatenates, orthogonalises and multiplies. `factors` are those of `tasks` in each layer. The
+/// host waits once, for all that it needs to know of all layers.
 pub async fn merge_factors<B: Backend>(
     backend: &B,
     factors: TaskFactors<B::Tensor>,
+    tasks: usize,
     options: &EsmOptions,
     solver: Solver,
-) -> Result<EsmLayer<B::Tensor>> {
-    let energy_retention = factors.subspace.energy_retention.clone();
-    let task_norms = factors.task_norms.clone();
-    let directions = factors.subspace.eigenvalues.iter().map(Vec::len).sum();
-    let cat = concatenate(backend, factors, options)?;
-    let e = orthogonalize(backend, cat.e_cat, directions, options, solver).await?;
-    let a = orthogonalize(backend, cat.a_cat, directions, options, solver).await?;
-    let gain = (options.gain * e.mean_sigma * a.mean_sigma) as f32;
-    let mut delta = backend.zeros(Shape::matrix(e.factor.shape().cols, a.factor.shape().cols))?;
-    backend.gemm(gain, &e.factor, Op::Transpose, &a.factor, Op::None, 0.0, &mut delta)?;
-    let rank_deficient = e.rank_deficient || a.rank_deficient;
-    Ok(EsmLayer { delta, task_norms, task_scales: cat.task_scales, energy_retention, rank_deficient })
+) -> Result<EsmLayers<B::Tensor>> {
+    let rank = factors.subspace.sigma.shape().cols;
+    let cat = concatenate(backend, factors, tasks, options)?;
+    let concatenations = Concatenations {
+        left: &cat.e_cat,
+        right: &cat.a_cat,
+        weights: None,
+        directions: tasks * rank,
+        fusion: options.fusion,
+        mean_sigma: options.mean_sigma,
+        gain: options.gain,
+        accuracy: solver.accuracy,
+    };
+    let mut fused = concatenations.fuse(backend).await?;
+    let [left, right] = &fused.checks;
+    let facts = [left, right, &cat.sigma, &cat.norms, &cat.residuals, &cat.task_norms, &cat.task_scales];
+    let [left, right, sigma, norms, residuals, task_norms, task_scales] = backend.download_all(facts).await?;
+    let deficient = concatenations.mend(backend, &mut fused.deltas, [&left, &right]).await?;
+
+    let energy_retention = energy_retention(&sigma, &norms, rank);
+    let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect();
+    let layer = |(l, rank_deficient): (usize, bool)| {
+        let own = l * tasks..(l + 1) * tasks;
+        EsmLayer {
+            task_norms: wide(&task_norms[own.clone()]),
+            task_scales: wide(&task_scales[own.clone()]),
+            energy_retention: energy_retention[own.clone()].to_vec(),
+            rank_deficient,
+            converged: converged(&residuals[own]),
+        }
+    };
+    let layers = deficient.into_iter().enumerate().map(layer).collect();
+    Ok(EsmLayers { deltas: fused.deltas, layers })
 }
 
-/// Eigenvalue weighting (paper 2): `w_j = (lambda_j / mean lambda)^power`, then `w / mean w`. All ones for power 0, null
-/// directions included; all zeros for a task without any shift.
-pub fn eigenvalue_weights(eigenvalues: &[f64], power: f64) -> Vec<f64> {
+/// Eigenvalue weighting (paper 2) from singular values `batch x 1 x r`: `w_j = (lambda_j / mean lambda)^power` with
+/// `lambda = sigma^2`, then `w / mean w`. All ones for power 0, null directions included; all zeros for a task without any shift.
+pub fn eigenvalue_weights<B: Backend>(backend: &B, sigma: &B::Tensor, power: f64) -> Result<B::Tensor> {
     if power == 0.0 {
-        return vec![1.0; eigenvalues.len()];
+        return backend.upload(sigma.shape(), &vec![1.0; sigma.shape().len()]);
     }
-    let mean_is_one = |values: &[f64]| Scale::of(Some(Scale { exponent: 1.0, ..Scale::default() }), values);
-    mean_is_one(&Scale::of(Some(Scale { exponent: power, ..Scale::default() }), eigenvalues))
+    let mut weights = backend.duplicate(sigma)?;
+    for exponent in [2.0, power as f32, 1.0] {
+        // scaling by a mean changes nothing in the end, and keeps squares within f32
+        backend.polarize(&mut weights, exponent, Polarity::Full)?;
+    }
+    Ok(weights)
 }
 
-/// `E~_t = E_t diag(w_t)` and `A~_t = s_t diag(w_t) A_t` with `s_t = (n_t / mean n)^2`, concatenated over the tasks; then
-/// `A_cat <- A_cat diag(c)` with `c_j = (||A_cat[:, j]|| / mean_j ||A_cat[:, j]||)^2`.
+/// `s_t = (n_t / mean n)^2` of the `tasks` of each layer; all ones for `None`.
+fn inter_task_scales<B: Backend>(
+    backend: &B,
+    task_norms: &B::Tensor,
+    tasks: usize,
+    scale: Option<Scale>,
+) -> Result<B::Tensor> {
+    let shape = task_norms.shape();
+    let Some(scale) = scale else { return backend.upload(shape, &vec![1.0; shape.len()]) };
+    let mut scales = backend.duplicate(task_norms)?.reshape(Shape::new(shape.batch / tasks.max(1), 1, tasks))?;
+    backend.polarize(&mut scales, scale.exponent as f32, scale.polarity)?;
+    scales.reshape(shape)
+}
+
+/// `E~_t = E_t diag(w_t)` and `A~_t = s_t diag(w_t) A_t` with `s_t = (n_t / mean n)^2`, concatenated over the `tasks` of each
+/// layer; then `A_cat <- A_cat diag(c)` with `c_j = (||A_cat[:, j]|| / mean_j ||A_cat[:, j]||)^2`.
 pub fn concatenate<B: Backend>(
     backend: &B,
     factors: TaskFactors<B::Tensor>,
+    tasks: usize,
     options: &EsmOptions,
 ) -> Result<Concatenation<B::Tensor>> {
     let TaskFactors { subspace, mut projected, task_norms } = factors;
-    let EssentialSubspace { mut basis, eigenvalues, .. } = subspace;
-    let Shape { batch: tasks, rows: found, cols: d_out } = basis.shape();
+    let PendingEigenpairs { mut basis, sigma, norms, residuals } = subspace;
+    let Shape { batch, rows: found, cols: d_out } = basis.shape();
     let d_in = projected.shape().cols;
-    let weights: Vec<Vec<f64>> =
-        eigenvalues.iter().map(|l| eigenvalue_weights(l, options.eigen_weight_power)).collect();
-    let task_scales = Scale::of(options.inter_task, &task_norms);
+    let weights = eigenvalue_weights(backend, &sigma, options.eigen_weight_power)?;
+    let task_scales = inter_task_scales(backend, &task_norms, tasks, options.inter_task)?;
 
-    let column = |values: Vec<f32>| backend.upload(Shape::new(tasks, found, 1), &values);
-    let own = weights.iter().flat_map(|w| w[..found].iter().map(|&w| w as f32)).collect();
-    backend.scale_rows(&mut basis, &column(own)?)?;
-    let both = weights.iter().zip(&task_scales);
-    let both = both.flat_map(|(w, &s)| w[..found].iter().map(move |w| (w * s) as f32)).collect();
-    backend.scale_rows(&mut projected, &column(both)?)?;
+    let column = backend.slice(&weights, 0..batch, 0..1, 0..found)?.reshape(Shape::new(batch, found, 1))?;
+    backend.scale_rows(&mut basis, &column)?;
+    backend.scale_rows(&mut projected, &column)?;
+    backend.scale_batches(&mut projected, &task_scales)?;
 
-    let e_cat = basis.reshape(Shape::matrix(tasks * found, d_out))?;
-    let mut a_cat = projected.reshape(Shape::matrix(tasks * found, d_in))?;
+    let layers = batch / tasks.max(1);
+    let e_cat = basis.reshape(Shape::new(layers, tasks * found, d_out))?;
+    let mut a_cat = projected.reshape(Shape::new(layers, tasks * found, d_in))?;
     let column_scales = match options.inter_dimension {
         Some(scale) => Some(inter_dimension_scaling(backend, &mut a_cat, scale)?),
         None => None,
     };
-    Ok(Concatenation { e_cat, a_cat, weights, task_scales, column_scales })
+    Ok(Concatenation { e_cat, a_cat, weights, task_scales, column_scales, task_norms, sigma, norms, residuals })
 }
 
 /// `A_cat <- A_cat diag(c)`, `c_j = (||A_cat[:, j]|| / mean_j ||A_cat[:, j]||)^2`; returns `c`.
@@ -194,38 +268,4 @@ fn inter_dimension_scaling<B: Backend>(
     backend.polarize(&mut c, scale.exponent as f32, scale.polarity)?;
     backend.scale_columns(a_cat, &c)?;
     Ok(c)
-}
-
-/// One concatenation, ready to be multiplied.
-struct Orthogonalized<T> {
-    factor: T,
-    mean_sigma: f64,
-    rank_deficient: bool,
-}
-
-/// `polar(M)` and `mean(S)` over the thin dimension (or what `fusion` asks for); `m` is one matrix, of `directions` rows with
-/// those that are null and left out.
-async fn orthogonalize<B: Backend>(
-    backend: &B,
-    m: B::Tensor,
-    directions: usize,
-    options: &EsmOptions,
-    solver: Solver,
-) -> Result<Orthogonalized<B::Tensor>> {
-    if options.fusion == Fusion::Concat {
-        return Ok(Orthogonalized { factor: m, mean_sigma: 1.0, rank_deficient: false });
-    }
-    let thin = directions.min(m.shape().cols) as f64;
-    let nearest = polar(backend, &m, solver.accuracy).await?;
-    let mean_sigma = if options.mean_sigma { nearest.nuclear_norms[0] / thin } else { 1.0 };
-    let factor = match options.fusion {
-        Fusion::Qr => qr_rows(backend, &m).await?,
-        _ => nearest.factor,
-    };
-    Ok(Orthogonalized { factor, mean_sigma, rank_deficient: nearest.rank_deficient[0] })
-}
-
-async fn frobenius_norms<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f64>> {
-    let norms = backend.download(&backend.frobenius_norms(x)?).await?;
-    Ok(norms.iter().map(|&v| f64::from(v)).collect())
 }

@@ -3,19 +3,21 @@
 //! *Paper 1* is "Model Merging in the Essential Subspace" (CVPR 2026, arXiv 2602.20208), *paper 2* "Essential Subspace
 //! Merging for Multi-Task Learning" (arXiv 2606.19164). A method sees tensors on a backend and nothing else: no files,
 //! no layer names. Throughout, T tasks share a linear layer `y = W x` with `W` of `d_out x d_in`; `dW_t = W_t - W_0`.
+//! L layers of one shape are merged in one batch: first all tasks of the first layer, then those of the next.
 
 pub mod arithmetic;
 pub mod assembly;
 pub mod esd;
 pub mod esm;
 pub mod esm_plus;
+mod fusion;
 pub mod options;
 pub mod tsv;
 
 pub use options::{AlphaScope, Decomposition, EsmOptions, Fusion, Preset, Scale, TaskNorm};
 
 use crate::backend::{Backend, Result, Shape, Tensor};
-use crate::linalg::Accuracy;
+use crate::linalg::{Accuracy, Convergence};
 
 /// What every method needs to know about how to compute.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,12 +26,12 @@ pub struct Solver {
     pub accuracy: Accuracy,
     /// Seed of the random starts.
     pub seed: u64,
-    /// Distinguishes the random numbers of different layers.
-    pub stream: u32,
+    /// When the host looks at whether subspaces have converged.
+    pub convergence: Convergence,
 }
 
 /// One tensor of all batches, in order; where one has fewer rows than another, rows of zeros follow.
-fn join_batches<B: Backend>(backend: &B, mut parts: Vec<B::Tensor>) -> Result<B::Tensor> {
+pub(crate) fn join_batches<B: Backend>(backend: &B, mut parts: Vec<B::Tensor>) -> Result<B::Tensor> {
     if parts.len() == 1 {
         return Ok(parts.remove(0));
     }

@@ -1,42 +1,56 @@
 //! TSV-M: Task Singular Vectors merging (Gargiulo et al., CVPR 2025, arXiv 2412.00081).
 
-use super::{Solver, join_batches};
+use super::fusion::Concatenations;
+use super::{Fusion, Solver, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use crate::linalg::{SymmetricProduct, leading_eigenpairs, polar};
+use crate::linalg::{SymmetricProduct, converged, energy_retention, pending_eigenpairs};
 
-/// The k leading singular triples of T tasks.
+/// The k leading singular triples of T tasks in L layers.
 pub struct TaskTriples<T> {
-    /// Left singular vectors as rows, `T x k x d_out`.
+    /// Left singular vectors as rows, `LT x k x d_out`.
     pub u: T,
-    /// Right singular vectors as rows, `T x k x d_in`.
+    /// Right singular vectors as rows, `LT x k x d_in`.
     pub v: T,
-    /// Singular values, k for each task, descending.
-    pub sigma: Vec<f32>,
-    /// Share of `||dW_t||_F^2` that the triples keep, for each task.
-    pub energy_retention: Vec<f64>,
+    /// Singular values, `LT x 1 x k`, descending.
+    pub sigma: T,
+    /// `||dW_t||_F`, `LT x 1 x 1`.
+    pub norms: T,
+    /// Of the subspaces, for [`converged`], `LT x 1 x 1`.
+    pub residuals: T,
 }
 
-/// A layer merged by TSV-M.
-pub struct TsvLayer<T> {
-    /// `dW`, `1 x d_out x d_in`.
-    pub delta: T,
+/// Layers merged by TSV-M.
+pub struct TsvLayers<T> {
+    /// `dW`, `L x d_out x d_in`.
+    pub deltas: T,
+    /// What each layer was like.
+    pub layers: Vec<TsvLayer>,
+}
+
+/// What the merge of one layer was like.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TsvLayer {
     /// Share of `||dW_t||_F^2` kept by the k leading singular triples, for each task.
     pub energy_retention: Vec<f64>,
     /// Whether a concatenation was rank-deficient.
     pub rank_deficient: bool,
+    /// Whether the subspaces of all tasks were found. Else, with [`Convergence::Deferred`](crate::linalg::Convergence), the
+    /// layer has to be merged again, checked.
+    pub converged: bool,
 }
 
-/// TSV-M of one layer; `deltas` is `T x d_out x d_in`. The product is multiplied by the mean singular values of both
-/// concatenations if `mean_sigma`.
+/// TSV-M of layers of one shape; `deltas` is `LT x d_out x d_in`, with the `tasks` of the first layer first. The product is
+/// multiplied by the mean singular values of both concatenations if `mean_sigma`.
 pub async fn tsv_m<B: Backend>(
     backend: &B,
     deltas: &B::Tensor,
+    tasks: usize,
     mean_sigma: bool,
     solver: Solver,
-) -> Result<TsvLayer<B::Tensor>> {
-    let Shape { batch: tasks, rows: d_out, cols: d_in } = deltas.shape();
+) -> Result<TsvLayers<B::Tensor>> {
+    let Shape { rows: d_out, cols: d_in, .. } = deltas.shape();
     let triples = task_triples(backend, deltas, rank_budget(d_out, d_in, tasks), solver).await?;
-    merge_triples(backend, vec![triples], mean_sigma, solver).await
+    merge_triples(backend, vec![triples], tasks, mean_sigma, solver).await
 }
 
 /// The triples kept of a task, `k = max(1, floor(min(d_out, d_in) / T))`.
@@ -52,46 +66,62 @@ pub async fn task_triples<B: Backend>(
     k: usize,
     solver: Solver,
 ) -> Result<TaskTriples<B::Tensor>> {
-    let Shape { batch: tasks, rows: d_out, cols: d_in } = deltas.shape();
-    let ranks = vec![d_out.min(d_in); tasks];
+    let Shape { batch, rows: d_out, cols: d_in } = deltas.shape();
+    let ranks = vec![d_out.min(d_in); batch];
     let c = SymmetricProduct::Factor { x: deltas, op: Op::None };
-    let left =
-        leading_eigenpairs(backend, c, k, &ranks, solver.accuracy, (solver.seed, solver.stream)).await?;
-    let sigma: Vec<f32> = left.values.iter().flatten().map(|l| l.sqrt() as f32).collect();
+    let Solver { accuracy, seed, convergence } = solver;
+    let left = pending_eigenpairs(backend, c, k, &ranks, accuracy, seed, convergence).await?;
     let mut v = backend.matmul(&left.basis, Op::None, deltas, Op::None)?;
-    backend.divide_rows(&mut v, &backend.upload(Shape::new(tasks, k, 1), &sigma)?)?;
-    let energy_retention = left.energy_retention();
-    Ok(TaskTriples { u: left.basis, v, sigma, energy_retention })
+    backend.divide_rows(&mut v, &backend.duplicate(&left.sigma)?.reshape(Shape::new(batch, k, 1))?)?;
+    Ok(TaskTriples { u: left.basis, v, sigma: left.sigma, norms: left.norms, residuals: left.residuals })
 }
 
-/// The second half: `dW = polar(U_cat) diag(S_cat) polar(V_cat)`, over all tasks in order.
+/// The second half: `dW = polar(U_cat) diag(S_cat) polar(V_cat)`, over the `tasks` of each layer in order. The host waits once,
+/// for all that it needs to know of all layers.
 pub async fn merge_triples<B: Backend>(
     backend: &B,
     parts: Vec<TaskTriples<B::Tensor>>,
+    tasks: usize,
     mean_sigma: bool,
     solver: Solver,
-) -> Result<TsvLayer<B::Tensor>> {
-    let (mut us, mut vs, mut sigma, mut energy_retention) = (vec![], vec![], vec![], vec![]);
+) -> Result<TsvLayers<B::Tensor>> {
+    let (mut us, mut vs, mut sigma, mut norms, mut residuals) = (vec![], vec![], vec![], vec![], vec![]);
     for part in parts {
         us.push(part.u);
         vs.push(part.v);
-        sigma.extend(part.sigma);
-        energy_retention.extend(part.energy_retention);
+        sigma.push(part.sigma);
+        norms.push(part.norms);
+        residuals.push(part.residuals);
     }
-    let concatenated = |parts| -> Result<B::Tensor> {
-        let all = join_batches(backend, parts)?;
-        let cols = all.shape().cols;
-        all.reshape(Shape::matrix(sigma.len(), cols))
+    let join = |parts| join_batches(backend, parts);
+    let (u, v, sigma, norms, residuals) = (join(us)?, join(vs)?, join(sigma)?, join(norms)?, join(residuals)?);
+    let Shape { batch, rows: k, cols: d_out } = u.shape();
+    let (d_in, layers, directions) = (v.shape().cols, batch / tasks.max(1), tasks * k);
+    let concatenations = Concatenations {
+        left: &u.reshape(Shape::new(layers, directions, d_out))?,
+        right: &v.reshape(Shape::new(layers, directions, d_in))?,
+        weights: Some(&backend.duplicate(&sigma)?.reshape(Shape::new(layers, directions, 1))?),
+        directions,
+        fusion: Fusion::Polar,
+        mean_sigma,
+        gain: 1.0,
+        accuracy: solver.accuracy,
     };
-    let u = polar(backend, &concatenated(us)?, solver.accuracy).await?;
-    let mut v = polar(backend, &concatenated(vs)?, solver.accuracy).await?;
-    backend.scale_rows(&mut v.factor, &backend.upload(Shape::new(1, sigma.len(), 1), &sigma)?)?;
+    let mut fused = concatenations.fuse(backend).await?;
+    let [left, right] = &fused.checks;
+    let facts = [left, right, &sigma, &norms, &residuals];
+    let [left, right, sigma, norms, residuals] = backend.download_all(facts).await?;
+    let deficient = concatenations.mend(backend, &mut fused.deltas, [&left, &right]).await?;
 
-    let (d_out, d_in) = (u.factor.shape().cols, v.factor.shape().cols);
-    let mean = |nuclear_norm: f64, d: usize| nuclear_norm / sigma.len().min(d) as f64;
-    let scale =
-        if mean_sigma { mean(u.nuclear_norms[0], d_out) * mean(v.nuclear_norms[0], d_in) } else { 1.0 };
-    let mut delta = backend.zeros(Shape::matrix(d_out, d_in))?;
-    backend.gemm(scale as f32, &u.factor, Op::Transpose, &v.factor, Op::None, 0.0, &mut delta)?;
-    Ok(TsvLayer { delta, energy_retention, rank_deficient: u.rank_deficient[0] || v.rank_deficient[0] })
+    let energy_retention = energy_retention(&sigma, &norms, k);
+    let layer = |(l, rank_deficient): (usize, bool)| {
+        let own = l * tasks..(l + 1) * tasks;
+        TsvLayer {
+            energy_retention: energy_retention[own.clone()].to_vec(),
+            rank_deficient,
+            converged: converged(&residuals[own]),
+        }
+    };
+    let layers = deficient.into_iter().enumerate().map(layer).collect();
+    Ok(TsvLayers { deltas: fused.deltas, layers })
 }

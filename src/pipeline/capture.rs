@@ -45,11 +45,15 @@ impl<'a, B: Layers> Captures<'a, B> {
         Ok(Captures { current: running.iter().map(|_| Vec::new()).collect(), running, wanted })
     }
 
-    /// Takes every running expert to the block of a layer that needs inputs. Layers come in the order of their blocks.
-    pub async fn reach(&mut self, job: &Job<'_, B>, layer: &Layer) -> Result<(), Error> {
-        if layer.role != Role::Esm {
-            return Ok(());
+    /// Takes every running expert to the block of some layers that need inputs. Layers come in the order of their blocks.
+    pub async fn reach(&mut self, job: &Job<'_, B>, layers: &[&Layer]) -> Result<(), Error> {
+        for layer in layers.iter().filter(|layer| layer.role == Role::Esm) {
+            self.reach_layer(job, layer).await?;
         }
+        Ok(())
+    }
+
+    async fn reach_layer(&mut self, job: &Job<'_, B>, layer: &Layer) -> Result<(), Error> {
         let wanted = &self.wanted;
         for (t, running) in self.running.iter_mut().enumerate() {
             let Some(capture) = running else { continue };

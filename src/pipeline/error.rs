@@ -29,9 +29,9 @@ pub enum Error {
         layer: String,
     },
     /// The device failed.
-    #[error("merging `{layer}`: {source}")]
+    #[error("merging {layer}: {source}")]
     Device {
-        /// The layer it was working on.
+        /// The layer it was working on, quoted, or several.
         layer: String,
         /// What failed.
         source: backend::Error,
@@ -96,7 +96,14 @@ impl Error {
 
     /// For `map_err`: an error of the device while working on `layer`.
     pub(super) fn device(layer: &str) -> impl FnOnce(backend::Error) -> Error {
-        let layer = layer.to_owned();
+        let layer = format!("`{layer}`");
+        move |source| Error::Device { layer, source }
+    }
+
+    /// The same while working on `layer` and `more` of its shape.
+    pub(super) fn device_on_batch(layer: &str, more: usize) -> impl FnOnce(backend::Error) -> Error {
+        let more = if more > 0 { format!(" and {more} more of its shape") } else { String::new() };
+        let layer = format!("`{layer}`{more}");
         move |source| Error::Device { layer, source }
     }
 }

@@ -3,11 +3,11 @@
 //! Residuals are taken against the weights as they were written, so that an expert also restores what rounding to the output
 //! type lost.
 
-use super::decompose::task_groups;
-use super::inputs::layer_inputs;
+use super::inputs::member_inputs;
+use super::members::{Member, cut, members};
 use super::rounding::Rounding;
 use super::spill::{layer_bytes, try_again};
-use super::weights::{layer_deltas, layer_weights};
+use super::weights::{layer_weights, member_deltas};
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
@@ -35,13 +35,11 @@ pub(super) async fn write_experts<B: Backend>(
     let mut router =
         RouterWriter::create(output.path(), &own_prototypes(experts), &router_meta(job, experts))?;
     let mut energy_retention = Vec::with_capacity(experts.layers.len());
-    for (i, routed) in experts.layers.iter().enumerate() {
+    for routed in &experts.layers {
         let layer = &routed.layer;
         progress.layer(&format!("{} (experts)", layer.name));
-        // numbers of their own: those of the merge end where the plan's layers do
-        let stream = (job.plan.layers.len() + i) as u32;
         let factors = loop {
-            match layer_experts(job, &merged, layer, stream).await {
+            match layer_experts(job, &merged, layer).await {
                 Ok(factors) => break factors,
                 Err(error) => try_again(job, error, progress).await?,
             }
@@ -78,16 +76,17 @@ async fn layer_experts<B: Backend>(
     job: &Job<'_, B>,
     merged: &Checkpoint,
     layer: &Layer,
-    stream: u32,
 ) -> Result<Factors, Error> {
     let device = || Error::device(&layer.name);
-    let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, stream };
+    let solver =
+        Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, ..Solver::default() };
     let decomposition = job.recipe.method.experts().map_or(Decomposition::Esd, |e| e.decomposition);
     let captured = files_only(job);
     let mut factors = Factors::default();
-    for tasks in task_groups(&job.family.experts, &captured, layer, job.backend.max_tensor_bytes()) {
-        let residuals = residuals(job, merged, layer, tasks.clone()).await?;
-        let inputs = layer_inputs(job.backend, job.family, &captured, layer, tasks)?;
+    let members = members(&[layer], job.family.experts.len());
+    for group in cut(&members, &job.family.experts, &captured, job.backend.max_tensor_bytes()) {
+        let residuals = residuals(job, merged, layer, group)?;
+        let inputs = member_inputs(job.backend, job.family, &captured, group)?;
         let experts =
             low_rank_experts(job.backend, &residuals, &inputs, decomposition, layer.rank, solver).await;
         let experts = experts.map_err(device())?;
@@ -119,15 +118,15 @@ impl Factors {
 }
 
 /// `R_t = W_t - W_merged = dW_t + (W_0 - W_merged)`, `T x d_out x d_in`.
-async fn residuals<B: Backend>(
+fn residuals<B: Backend>(
     job: &Job<'_, B>,
     merged: &Checkpoint,
     layer: &Layer,
-    tasks: Range<usize>,
+    members: &[Member<'_>],
 ) -> Result<B::Tensor, Error> {
     let device = || Error::device(&layer.name);
     let mut uncounted = vec![Rounding::default(); job.family.experts.len()]; // the merge has counted these weights
-    let mut residuals = layer_deltas(job.backend, job.family, layer, tasks, &mut uncounted).await?;
+    let mut residuals = member_deltas(job.backend, job.family, members, &mut uncounted)?;
     let mut shift = layer_weights(job.backend, &job.family.base, layer)?;
     let merged = layer_weights(job.backend, merged, layer)?;
     job.backend.axpby(-1.0, &merged, 1.0, &mut shift).map_err(device())?;

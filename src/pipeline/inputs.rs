@@ -1,11 +1,11 @@
 //! Calibration onto the device.
 
 use super::Error;
+use super::members::Member;
 use crate::backend::{Backend, Shape, Tensor};
 use crate::calibration::{Calibration, Captured, Entry, Statistic, Values};
 use crate::method::esd::Inputs;
 use crate::plan::{Expert, Family, Layer};
-use std::ops::Range;
 
 /// Whether what is known of a layer's input in an expert is its tokens or their Gram matrix, and how many tokens; none
 /// without calibration.
@@ -14,24 +14,32 @@ pub(super) fn statistic(expert: &Expert, captured: &[Captured], layer: &Layer) -
     Some((source.statistic(), source.tokens()))
 }
 
-/// The inputs of a layer in the experts `tasks`, whose calibration is all of one kind.
-pub(super) fn layer_inputs<B: Backend>(
+/// The inputs of the members, whose calibration is all of one kind.
+pub(super) fn member_inputs<B: Backend>(
     backend: &B,
     family: &Family,
     captured: &[Vec<Captured>],
-    layer: &Layer,
-    tasks: Range<usize>,
+    members: &[Member<'_>],
 ) -> Result<Inputs<B::Tensor>, Error> {
-    let experts = family.experts[tasks.clone()].iter().zip(&captured[tasks]);
-    let sources: Vec<Source> = experts.filter_map(|(e, captured)| Source::of(e, captured, layer)).collect();
-    let tokens: Vec<usize> = sources.iter().map(Source::tokens).collect();
-    Ok(match sources.first().map(Source::statistic) {
+    let known = members.iter().filter_map(|&Member { layer, task }| {
+        let source = Source::of(&family.experts[task], &captured[task], layer)?;
+        Some(Known { layer: &layer.name, source })
+    });
+    let known: Vec<Known> = known.collect();
+    let tokens: Vec<usize> = known.iter().map(|known| known.source.tokens()).collect();
+    let d_in = members.first().map_or(0, |m| m.layer.d_in);
+    let longest = tokens.iter().copied().max().unwrap_or(0);
+    Ok(match known.first().map(|known| known.source.statistic()) {
         None => Inputs::DataFree,
-        Some(Statistic::Input) => {
-            Inputs::Activations { x: activations(backend, layer, &sources, &tokens)?, tokens }
-        }
-        Some(Statistic::Gram) => Inputs::Gram { gram: grams(backend, layer, &sources)?, tokens },
+        Some(Statistic::Input) => Inputs::Activations { x: stacked(backend, &known, longest, d_in)?, tokens },
+        Some(Statistic::Gram) => Inputs::Gram { gram: stacked(backend, &known, d_in, d_in)?, tokens },
     })
+}
+
+/// What is known of the inputs of one member, and the layer it is of.
+struct Known<'a> {
+    layer: &'a str,
+    source: Source<'a>,
 }
 
 /// What is known of a layer's inputs in one expert.
@@ -67,8 +75,8 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn upload<B: Backend>(&self, backend: &B, layer: &Layer) -> Result<B::Tensor, Error> {
-        let device = Error::device(&layer.name);
+    fn upload<B: Backend>(&self, backend: &B, layer: &str) -> Result<B::Tensor, Error> {
+        let device = Error::device(layer);
         match self {
             Source::File { file, weight, statistic } => {
                 let Values { rows, cols, dtype, bytes } = file.read(weight, *statistic)?;
@@ -83,32 +91,17 @@ impl<'a> Source<'a> {
     }
 }
 
-/// `X_t`, `T x n x d_in`; fewer tokens are padded with zero rows, which add nothing to any product.
-fn activations<B: Backend>(
-    backend: &B,
-    layer: &Layer,
-    sources: &[Source],
-    tokens: &[usize],
-) -> Result<B::Tensor, Error> {
-    let device = || Error::device(&layer.name);
-    let longest = tokens.iter().copied().max().unwrap_or(0);
-    let mut x = backend.zeros(Shape::new(sources.len(), longest, layer.d_in)).map_err(device())?;
-    for (t, source) in sources.iter().enumerate() {
+/// `X_t` or `G_t` of all members, `members x rows x d_in`; fewer tokens are padded with zero rows, which add nothing to any
+/// product.
+fn stacked<B: Backend>(backend: &B, known: &[Known], rows: usize, d_in: usize) -> Result<B::Tensor, Error> {
+    let first = known.first().map_or("", |known| known.layer);
+    let mut all = backend.zeros(Shape::new(known.len(), rows, d_in)).map_err(Error::device(first))?;
+    for (place, Known { layer, source }) in known.iter().enumerate() {
         let values = source.upload(backend, layer)?;
-        let extent = [1, values.shape().rows, layer.d_in];
-        backend.copy_block(&values, [0, 0, 0], &mut x, [t, 0, 0], extent).map_err(device())?;
+        let extent = [1, values.shape().rows, d_in];
+        backend
+            .copy_block(&values, [0, 0, 0], &mut all, [place, 0, 0], extent)
+            .map_err(Error::device(layer))?;
     }
-    Ok(x)
-}
-
-/// `G_t = X_t^T X_t`, `T x d_in x d_in`.
-fn grams<B: Backend>(backend: &B, layer: &Layer, sources: &[Source]) -> Result<B::Tensor, Error> {
-    let device = || Error::device(&layer.name);
-    let d = layer.d_in;
-    let mut grams = backend.zeros(Shape::new(sources.len(), d, d)).map_err(device())?;
-    for (t, source) in sources.iter().enumerate() {
-        let gram = source.upload(backend, layer)?;
-        backend.copy_block(&gram, [0, 0, 0], &mut grams, [t, 0, 0], [1, d, d]).map_err(device())?;
-    }
-    Ok(grams)
+    Ok(all)
 }

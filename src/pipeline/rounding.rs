@@ -1,7 +1,6 @@
 //! How much of each expert's delta is nothing but the rounding of its 16-bit file.
 
-use super::Error;
-use crate::backend::{Backend, Dtype};
+use crate::backend::Dtype;
 use crate::checkpoint::sum_of_squared_ulps;
 
 /// Share of a delta above which its rounding is worth a warning.
@@ -31,13 +30,6 @@ impl Rounding {
         (self.squared_norm > 0.0 && self.squared_ulps > 0.0)
             .then(|| (self.squared_ulps / 12.0 / self.squared_norm).sqrt())
     }
-}
-
-/// The Frobenius norms of all members of a batch.
-pub(super) async fn norms<B: Backend>(backend: &B, x: &B::Tensor, layer: &str) -> Result<Vec<f64>, Error> {
-    let norms = backend.frobenius_norms(x).map_err(Error::device(layer))?;
-    let norms = backend.download(&norms).await.map_err(Error::device(layer))?;
-    Ok(norms.into_iter().map(f64::from).collect())
 }
 
 /// What is said of an expert whose file is too coarse.

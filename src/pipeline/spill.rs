@@ -1,10 +1,10 @@
 //! The file between the two halves of a merge.
 
 use super::capture::{self, Captures};
-use super::decompose::{Outcome, merge_layer};
+use super::decompose::{Outcome, merge_layers};
 use super::outputs::{delta_meta, parent};
 use super::rounding::Rounding;
-use super::{Error, Job, Options, Progress, sums, weights};
+use super::{Error, Job, Options, Progress, batches, sums, weights};
 use crate::backend::Backend;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaMeta, DeltaWriter, OutputDir};
@@ -17,7 +17,7 @@ pub(super) struct Spilled {
     pub deltas: DeltaWriter,
     /// What each layer was like, by layer.
     pub outcomes: Vec<Outcome>,
-    /// Time, by layer.
+    /// Time, by layer; a batch's is shared evenly.
     pub seconds: Vec<f64>,
 }
 
@@ -49,38 +49,46 @@ pub(super) async fn spill<B: Layers>(
     let mut captures = Captures::new(job, &sources)?;
     let mut outcomes = vec![Outcome::default(); job.plan.layers.len()];
     let mut seconds = vec![0.0; job.plan.layers.len()];
-    for i in block_order(&job.plan.layers) {
-        let layer = &job.plan.layers[i];
+    let order = batches::order(job, keep);
+    let mut rest = &order[..];
+    while let Some(&first) = rest.first() {
         let started = Instant::now();
-        if is_spilled(layer, keep) {
-            progress.layer(&layer.name);
-            if let Some(first) = layer.parts.first() {
-                spill.seek(&first.name)?;
-            }
-            if layer.role == Role::Sum {
-                spill_sum(job, layer, &mut spill, rounding).await?;
-            } else {
-                let (values, merged) = loop {
-                    let before = rounding.to_vec();
-                    let tried = match captures.reach(job, layer).await {
-                        Ok(()) => merge_layer(job, layer, captures.current(), i as u32, rounding).await,
-                        Err(error) => Err(error),
-                    };
-                    match tried {
-                        Ok(merged) => break merged,
-                        Err(error) => try_again(job, error, progress).await?,
-                    }
-                    // what the failed try has seen is seen again; experts that run begin again, for a lost device took
-                    // their hidden states with it
-                    rounding.clone_from_slice(&before);
-                    captures = Captures::new(job, &sources)?;
+        let leader = &job.plan.layers[first];
+        progress.layer(&leader.name);
+        let mut batch = &rest[..1];
+        if leader.role == Role::Sum {
+            seek(&mut spill, leader)?;
+            spill_sum(job, leader, &mut spill, rounding).await?;
+        } else {
+            let merged = loop {
+                // a device that has failed may have become smaller
+                batch = &rest[..batches::next(job, rest)];
+                let layers: Vec<&Layer> = batch.iter().map(|&i| &job.plan.layers[i]).collect();
+                let before = rounding.to_vec();
+                let tried = match captures.reach(job, &layers).await {
+                    Ok(()) => merge_layers(job, &layers, captures.current(), rounding).await,
+                    Err(error) => Err(error),
                 };
-                spill.write(&values)?;
-                outcomes[i] = merged;
+                match tried {
+                    Ok(merged) => break merged,
+                    Err(error) => try_again(job, error, progress).await?,
+                }
+                // what the failed try has seen is seen again; experts that run begin again, for a lost device took their
+                // hidden states with it
+                rounding.clone_from_slice(&before);
+                captures = Captures::new(job, &sources)?;
+            };
+            for ((&i, delta), outcome) in batch.iter().zip(&merged.deltas).zip(merged.outcomes) {
+                seek(&mut spill, &job.plan.layers[i])?;
+                spill.write(delta)?;
+                outcomes[i] = outcome;
             }
-            progress.advance(layer_bytes(job, layer));
         }
-        seconds[i] = started.elapsed().as_secs_f64();
+        for &i in batch {
+            progress.advance(layer_bytes(job, &job.plan.layers[i]));
+            seconds[i] = started.elapsed().as_secs_f64() / batch.len() as f64;
+        }
+        rest = &rest[batch.len()..];
     }
     spill.flush()?;
     Ok(Spilled { deltas: spill, outcomes, seconds })
@@ -101,12 +109,9 @@ pub(super) async fn try_again<B: Backend>(
     }
 }
 
-/// The layers by their blocks: in that order an expert that runs meanwhile shows their inputs. Files may have another, such
-/// as 0, 1, 10, 11, 2.
-fn block_order(layers: &[Layer]) -> Vec<usize> {
-    let mut order: Vec<usize> = (0..layers.len()).collect();
-    order.sort_by_key(|&i| layers[i].block());
-    order
+/// To the place of a layer's delta.
+fn seek(spill: &mut DeltaWriter, layer: &Layer) -> Result<(), Error> {
+    layer.parts.first().map_or(Ok(()), |first| Ok(spill.seek(&first.name)?))
 }
 
 /// Whether the delta of a layer goes through the spill: always where layers are compared, and everywhere if the deltas are

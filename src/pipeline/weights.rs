@@ -1,7 +1,8 @@
 //! Weights onto the device: bases, experts, and their difference.
 
 use super::Error;
-use super::rounding::{Rounding, norms};
+use super::members::Member;
+use super::rounding::Rounding;
 use crate::backend::{Backend, Shape};
 use crate::checkpoint::Checkpoint;
 use crate::plan::{Expert, Family, Layer};
@@ -87,35 +88,51 @@ pub(super) fn layer_weights<B: Backend>(
     Ok(weights)
 }
 
-/// `dW_t` of a layer for the experts `tasks`, its parts stacked: `T x d_out x d_in`. One expert's file is in memory at a
-/// time, beside the deltas.
-pub(super) async fn layer_deltas<B: Backend>(
+/// `dW_t` of the members, the parts of each layer stacked: `members x d_out x d_in`. One expert's file is in memory at a time,
+/// beside the deltas.
+pub(super) fn member_deltas<B: Backend>(
     backend: &B,
     family: &Family,
-    layer: &Layer,
-    tasks: Range<usize>,
+    members: &[Member<'_>],
     rounding: &mut [Rounding],
 ) -> Result<B::Tensor, Error> {
+    let Some(Member { layer, .. }) = members.first() else {
+        return backend.zeros(Shape::new(0, 0, 0)).map_err(Error::device("no layer"));
+    };
+    let shape = Shape::new(members.len(), layer.d_out, layer.d_in);
+    let mut deltas = backend.zeros(shape).map_err(Error::device(&layer.name))?;
+    let mut first = 0;
+    for of_layer in members.chunk_by(Member::is_of_layer_of) {
+        layer_deltas(backend, family, of_layer, rounding, (&mut deltas, first))?;
+        first += of_layer.len();
+    }
+    Ok(deltas)
+}
+
+/// Those of members of one layer, into `deltas` from the place `first`.
+fn layer_deltas<B: Backend>(
+    backend: &B,
+    family: &Family,
+    members: &[Member<'_>],
+    rounding: &mut [Rounding],
+    (deltas, first): (&mut B::Tensor, usize),
+) -> Result<(), Error> {
+    let Some(Member { layer, .. }) = members.first() else { return Ok(()) };
     let device = || Error::device(&layer.name);
-    let shape = Shape::new(tasks.len(), layer.d_out, layer.d_in);
-    let mut deltas = backend.zeros(shape).map_err(device())?;
     let mut row = 0;
     for part in &layer.parts {
         let matrix = Shape::matrix(part.rows, layer.d_in);
         let values = 0..part.elements();
         let base = read(backend, &family.base, &part.name, values.clone(), matrix, None)?;
-        for (t, task) in tasks.clone().enumerate() {
-            let (expert, rounding) = (&family.experts[task], &mut rounding[task]);
+        for (place, member) in (first..).zip(members) {
+            let (expert, rounding) = (&family.experts[member.task], &mut rounding[member.task]);
             let part_delta = delta(backend, expert, &part.name, values.clone(), matrix, &base, rounding)?;
             if let Some(d) = part_delta {
                 let extent = [1, part.rows, layer.d_in];
-                backend.copy_block(&d, [0, 0, 0], &mut deltas, [t, row, 0], extent).map_err(device())?;
+                backend.copy_block(&d, [0, 0, 0], deltas, [place, row, 0], extent).map_err(device())?;
             }
         }
         row += part.rows;
     }
-    for (task, norm) in tasks.zip(norms(backend, &deltas, &layer.name).await?) {
-        rounding[task].delta(norm);
-    }
-    Ok(deltas)
+    Ok(())
 }

@@ -10,7 +10,7 @@ use serde::Serialize;
 use wildmatch::WildMatch;
 
 /// What is done with a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Essential Subspace Merging.

@@ -75,7 +75,7 @@ claims! {
     }
 
     async fn power_raises_every_element_and_leaves_zeros(backend) {
-        for exponent in [-0.25f32, -1.0, 0.5, 2.0] {
+        for exponent in [-0.25f32, -1.0, 0.0, 0.5, 2.0] {
             for (count, rows, cols) in SHAPES {
                 let x: Vec<Matrix> = batch(count, rows, cols, 3)
                     .iter()
@@ -141,6 +141,27 @@ claims! {
         Ok(())
     }
 
+    async fn clear_small_clears_what_is_not_above_its_share_of_the_largest(backend) {
+        for (count, rows, cols) in SHAPES {
+            let v = batch(count, rows, cols, 5);
+            for fraction in [0.0f32, 1e-5, 0.5, 1.0] {
+                let mut x = upload(backend, &v)?;
+                backend.clear_small(&mut x, fraction)?;
+                for (got, v) in download(backend, &x).await?.iter().zip(&v) {
+                    let cut = fraction * v.values.iter().fold(0.0f32, |most, &x| most.max(x as f32));
+                    let kept = |&x: &f64| if x as f32 <= cut { 0.0 } else { x };
+                    assert_eq!(got.values, v.values.iter().map(kept).collect::<Vec<_>>(), "{fraction}");
+                }
+            }
+        }
+        let mut x = backend.upload(Shape::new(2, 1, 3), &[f32::NAN, 1.0, 2.0, -3.0, -0.5, -4.0])?;
+        backend.clear_small(&mut x, 0.75)?;
+        let x = backend.download(&x).await?;
+        assert!(x[0].is_nan(), "NaN is not small");
+        assert_eq!(x[1..], [0.0, 2.0, 0.0, 0.0, 0.0]);
+        Ok(())
+    }
+
     async fn elementwise_operations_on_nothing_do_nothing(backend) {
         let mut x = backend.zeros(Shape::new(2, 0, 3))?;
         let y = backend.zeros(x.shape())?;
@@ -148,6 +169,7 @@ claims! {
         backend.scale_columns(&mut x, &backend.zeros(Shape::new(2, 1, 3))?)?;
         backend.scale_rows(&mut x, &backend.zeros(Shape::new(2, 0, 1))?)?;
         backend.polarize(&mut x, 2.0, Polarity::Full)?;
+        backend.clear_small(&mut x, 0.5)?;
         assert!(backend.download(&x).await?.is_empty());
         Ok(())
     }

@@ -254,6 +254,8 @@ fn elementwise(rig: &Rig) {
         rig.checked(&to, "power");
         rig.run(|r| kernels::polarize(r, &rows_packed.view(), 2.0, Polarity::Full));
         rig.checked(&rows_packed, "polarize");
+        rig.run(|r| kernels::clear_small(r, &rows_packed.view(), 0.1));
+        rig.checked(&rows_packed, "clear_small");
     }
 }
 

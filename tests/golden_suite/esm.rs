@@ -3,13 +3,13 @@
 use crate::case::{Case, Run};
 use crate::compare::Actual;
 use esmerge::backend::{Backend, Op, Result, Shape, Tensor};
-use esmerge::linalg::{Accuracy, polar, singular_values};
-use esmerge::method::esd::{Inputs, rank_budget};
+use esmerge::linalg::{Accuracy, Convergence, polar, singular_values};
+use esmerge::method::esd::{Inputs, essential_subspace, rank_budget};
 use esmerge::method::esm::{Concatenation, concatenate, merge_factors, task_factors};
 use esmerge::method::{EsmOptions, Fusion, Preset, Scale, Solver, TaskNorm, arithmetic, assembly, tsv};
 use serde_json::Value;
 
-const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, stream: 0 };
+const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, convergence: Convergence::Checked };
 
 pub async fn compute<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
     let options = options(run);
@@ -21,9 +21,8 @@ pub async fn compute<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<
             "esd" => esm_layer(backend, case, weight, &options, &key, &mut actual).await?,
             "svd" => {
                 let deltas = case.deltas(backend, weight)?;
-                tsv::tsv_m(backend, &deltas, run.fallback_polar_scale.as_deref() == Some("mean_sigma"), EXACT)
-                    .await?
-                    .delta
+                let mean_sigma = run.fallback_polar_scale.as_deref() == Some("mean_sigma");
+                tsv::tsv_m(backend, &deltas, case.tasks, mean_sigma, EXACT).await?.deltas
             }
             _ => average(backend, &case.deltas(backend, weight)?)?,
         };
@@ -100,21 +99,18 @@ async fn esm_layer<B: Backend>(
     let rank = rank_budget(deltas.shape().rows, case.tasks);
     let factors = async || task_factors(backend, &deltas, &inputs, rank, options, EXACT).await;
 
-    let own = factors().await?;
-    let projectors = backend.matmul(&own.subspace.basis, Op::Transpose, &own.subspace.basis, Op::None)?;
+    let own = essential_subspace(backend, &deltas, &inputs, options.decomposition, rank, EXACT).await?;
+    let projectors = backend.matmul(&own.basis, Op::Transpose, &own.basis, Op::None)?;
     let projectors = wide(backend, &projectors).await?;
     for (t, projector) in projectors.chunks(deltas.shape().rows.pow(2)).enumerate() {
         actual.insert(key(&format!("projector.{t}")), projector.to_vec());
-        actual.insert(key(&format!("eigenvalues.{t}")), own.subspace.eigenvalues[t].clone());
+        actual.insert(key(&format!("eigenvalues.{t}")), own.eigenvalues[t].clone());
     }
-    actual.insert(key("energy_retention"), own.subspace.energy_retention.clone());
-    actual.insert(key("task_norm"), own.task_norms.clone());
 
-    let cat = concatenate(backend, own, options)?;
-    for (t, weights) in cat.weights.iter().enumerate() {
-        actual.insert(key(&format!("weights.{t}")), weights.clone());
+    let cat = concatenate(backend, factors().await?, case.tasks, options)?;
+    for (t, weights) in wide(backend, &cat.weights).await?.chunks(rank).enumerate() {
+        actual.insert(key(&format!("weights.{t}")), weights.to_vec());
     }
-    actual.insert(key("task_scale"), cat.task_scales.clone());
     let column_scale = match &cat.column_scales {
         Some(c) => wide(backend, c).await?,
         None => vec![1.0; deltas.shape().cols],
@@ -122,7 +118,12 @@ async fn esm_layer<B: Backend>(
     actual.insert(key("column_scale"), column_scale);
     concatenations(backend, &cat, key, actual).await?;
 
-    Ok(merge_factors(backend, factors().await?, options, EXACT).await?.delta)
+    let mut merged = merge_factors(backend, factors().await?, case.tasks, options, EXACT).await?;
+    let layer = merged.layers.remove(0);
+    actual.insert(key("energy_retention"), layer.energy_retention);
+    actual.insert(key("task_norm"), layer.task_norms);
+    actual.insert(key("task_scale"), layer.task_scales);
+    Ok(merged.deltas)
 }
 
 pub fn inputs<B: Backend>(backend: &B, case: &Case, weight: &str) -> Result<Inputs<B::Tensor>> {
@@ -151,7 +152,7 @@ async fn concatenations<B: Backend>(
         let columns = factor.shape().cols;
         // the null directions that are left out have singular values too: 0
         let mut sigma = singular_values(backend, factor).await?.remove(0);
-        sigma.resize(cat.weights.iter().map(Vec::len).sum::<usize>().min(columns), 0.0);
+        sigma.resize(cat.weights.shape().len().min(columns), 0.0);
         actual.insert(key(&format!("{name}_sigma")), sigma);
         let rows = wide(backend, factor).await?;
         let mut gram = vec![0f64; columns * columns];

@@ -1,4 +1,4 @@
-//! `copy_block`, `axpby`, the scalings, `polarize` and `power`.
+//! `copy_block`, `axpby`, the scalings, `polarize`, `power` and `clear_small`.
 
 use super::parallel::for_each_piece;
 use super::{CpuTensor, Polarity};
@@ -84,4 +84,12 @@ pub fn power(x: &mut CpuTensor, exponent: f32) {
     for_each_piece(&mut x.values, 1, |_, piece| {
         piece.iter_mut().filter(|v| **v != 0.0).for_each(|v| *v = v.powf(exponent));
     });
+}
+
+pub fn clear_small(x: &mut CpuTensor, fraction: f32) {
+    let n = x.shape.matrix_len().max(1);
+    for values in x.values.chunks_mut(n) {
+        let cut = fraction * values.iter().copied().fold(0.0, f32::max);
+        values.iter_mut().filter(|v| **v <= cut).for_each(|v| *v = 0.0);
+    }
 }

@@ -83,6 +83,10 @@ impl Backend for Cpu {
         1 << 28
     }
 
+    fn batch_bytes(&self) -> u64 {
+        1 << 24
+    }
+
     fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<CpuTensor> {
         require(
             bytes.len() == shape.len() * dtype.size(),
@@ -233,6 +237,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn clear_small(&self, x: &mut CpuTensor, fraction: f32) -> Result<()> {
+        elementwise::clear_small(x, fraction);
+        Ok(())
+    }
+
     fn row_norms(&self, x: &CpuTensor) -> Result<CpuTensor> {
         Ok(reduce::row_norms(x))
     }
@@ -253,6 +262,10 @@ impl Backend for Cpu {
     fn inverse_cholesky_above(&self, g: &CpuTensor, smallest: f32) -> Result<CpuTensor> {
         require(g.shape.rows == g.shape.cols, "inverse_cholesky", &[g.shape])?;
         factor::inverse_cholesky(g, smallest)
+    }
+
+    fn largest_eigenproblem(&self) -> usize {
+        0 // reading back costs nothing
     }
 
     fn symmetric_eigen(&self, a: &CpuTensor) -> Result<(CpuTensor, CpuTensor)> {

@@ -44,6 +44,17 @@ impl Gpu {
         Ok(())
     }
 
+    /// Queues an operation that needs all of a matrix at once, on as many matrices as can be bound.
+    fn for_each_matrix(
+        &self,
+        x: View<'_>,
+        encode: impl Fn(&mut Recorder<'_>, &View<'_>) -> kernels::Result<()>,
+    ) -> Result<()> {
+        let bindings = self.bindings();
+        let fits = |block: &Block| block.batches.len() == 1 || bindings.hold(&block.of(&x));
+        self.for_each_part(x.shape, &fits, |recorder, block| encode(recorder, &block.of(&x)))
+    }
+
     /// `x *= s`, where `part` is the part of `s` that belongs to a block of `x`.
     fn scale(
         &self,
@@ -337,12 +348,11 @@ impl Backend for Gpu {
     }
 
     fn polarize(&self, v: &mut GpuTensor, exponent: f32, polarity: Polarity) -> Result<()> {
-        let (v, bindings) = (v.view(), self.bindings());
-        // A matrix is not cut: its mean is needed first.
-        let fits = |block: &Block| block.batches.len() == 1 || bindings.hold(&block.of(&v));
-        self.for_each_part(v.shape, &fits, |recorder, block| {
-            kernels::polarize(recorder, &block.of(&v), exponent, polarity)
-        })
+        self.for_each_matrix(v.view(), |recorder, v| kernels::polarize(recorder, v, exponent, polarity))
+    }
+
+    fn clear_small(&self, x: &mut GpuTensor, fraction: f32) -> Result<()> {
+        self.for_each_matrix(x.view(), |recorder, x| kernels::clear_small(recorder, x, fraction))
     }
 
     fn power(&self, x: &mut GpuTensor, exponent: f32) -> Result<()> {

@@ -1,0 +1,123 @@
+//! Two concatenations, `E_cat` and `A_cat`, fused into merged deltas: orthogonalised (paper 1, eqs. 9 and 10), multiplied, and
+//! multiplied by their mean singular values.
+
+use super::Fusion;
+use crate::backend::{Backend, Op, Result, Shape, Tensor};
+use crate::linalg::{Accuracy, PendingPolar, Polar, pending_polar, polar, qr_rows, rank_deficient};
+
+/// The concatenations of L layers of one shape, and how they are fused.
+pub(super) struct Concatenations<'a, T> {
+    /// `E_cat^T`, `L x s x d_out`.
+    pub left: &'a T,
+    /// `A_cat`, `L x s x d_in`.
+    pub right: &'a T,
+    /// What the rows of the orthogonalised `A_cat` are multiplied by, `L x s x 1`.
+    pub weights: Option<&'a T>,
+    /// Rows of the concatenations with those that are null and left out.
+    pub directions: usize,
+    /// How they are orthogonalised.
+    pub fusion: Fusion,
+    /// Whether the product is multiplied by the mean singular values of both.
+    pub mean_sigma: bool,
+    /// Constant factor of the product.
+    pub gain: f64,
+    /// Of the polar factors.
+    pub accuracy: Accuracy,
+}
+
+/// Merged deltas, of which some may have to be mended.
+pub(super) struct Fused<T> {
+    /// `L x d_out x d_in`
+    pub deltas: T,
+    /// [`PendingPolar::checks`] of the left and the right factors.
+    pub checks: [T; 2],
+}
+
+/// Orthogonalised concatenations.
+struct Factor<T> {
+    values: T,
+    /// `sum(S)`, `L x 1 x 1`.
+    nuclear_norms: T,
+}
+
+impl<T: Tensor> Concatenations<'_, T> {
+    /// `gain mean(S_E) mean(S_A) polar(E_cat)^T diag(w) polar(A_cat)`, as far as `fusion` and `mean_sigma` ask for it. The host
+    /// waits for nothing (a QR factorization apart, which is made there): layers whose concatenations are rank-deficient are
+    /// wrong until [`Self::mend`] has seen the checks.
+    pub async fn fuse<B: Backend<Tensor = T>>(&self, backend: &B) -> Result<Fused<T>> {
+        let (left, left_checks) = self.orthogonalize(backend, self.left).await?;
+        let (right, right_checks) = self.orthogonalize(backend, self.right).await?;
+        let deltas = self.product(backend, &left, right, self.weights)?;
+        Ok(Fused { deltas, checks: [left_checks, right_checks] })
+    }
+
+    /// Computes layers again whose polar iterations failed by their `checks`, and says which these are.
+    pub async fn mend<B: Backend<Tensor = T>>(
+        &self,
+        backend: &B,
+        deltas: &mut T,
+        checks: [&[f32]; 2],
+    ) -> Result<Vec<bool>> {
+        let [left, right] = checks.map(|checks| rank_deficient(self.accuracy, checks));
+        let deficient: Vec<bool> = left.zip(right).map(|(left, right)| left || right).collect();
+        for l in (0..deficient.len()).filter(|&l| deficient[l]) {
+            let layer = |x: &T| backend.slice(x, l..l + 1, 0..x.shape().rows, 0..x.shape().cols);
+            let left = self.orthogonalize_with_care(backend, &layer(self.left)?).await?;
+            let right = self.orthogonalize_with_care(backend, &layer(self.right)?).await?;
+            let weights = self.weights.map(layer).transpose()?;
+            let delta = self.product(backend, &left, right, weights.as_ref())?;
+            let Shape { rows, cols, .. } = delta.shape();
+            backend.copy_block(&delta, [0, 0, 0], deltas, [l, 0, 0], [1, rows, cols])?;
+        }
+        Ok(deficient)
+    }
+
+    /// Factors, and what is to be checked of them.
+    async fn orthogonalize<B: Backend<Tensor = T>>(&self, backend: &B, m: &T) -> Result<(Factor<T>, T)> {
+        if self.fusion == Fusion::Concat {
+            let none = |n| backend.zeros(Shape::new(m.shape().batch, 1, n));
+            return Ok((Factor { values: backend.duplicate(m)?, nuclear_norms: none(1)? }, none(2)?));
+        }
+        let PendingPolar { factor, nuclear_norms, checks } = pending_polar(backend, m, self.accuracy)?;
+        Ok((Factor { values: self.factor(backend, m, factor).await?, nuclear_norms }, checks))
+    }
+
+    /// Factors of one layer that hold whatever its rank.
+    async fn orthogonalize_with_care<B: Backend<Tensor = T>>(&self, backend: &B, m: &T) -> Result<Factor<T>> {
+        let Polar { factor, nuclear_norms, .. } = polar(backend, m, self.accuracy).await?;
+        let nuclear_norms: Vec<f32> = nuclear_norms.iter().map(|&norm| norm as f32).collect();
+        let nuclear_norms = backend.upload(Shape::new(nuclear_norms.len(), 1, 1), &nuclear_norms)?;
+        Ok(Factor { values: self.factor(backend, m, factor).await?, nuclear_norms })
+    }
+
+    /// The factor that is asked for.
+    async fn factor<B: Backend<Tensor = T>>(&self, backend: &B, m: &T, polar: T) -> Result<T> {
+        match self.fusion {
+            Fusion::Qr => qr_rows(backend, m).await,
+            _ => Ok(polar),
+        }
+    }
+
+    fn product<B: Backend<Tensor = T>>(
+        &self,
+        backend: &B,
+        left: &Factor<T>,
+        mut right: Factor<T>,
+        weights: Option<&T>,
+    ) -> Result<T> {
+        if let Some(weights) = weights {
+            backend.scale_rows(&mut right.values, weights)?;
+        }
+        let (d_out, d_in) = (left.values.shape().cols, right.values.shape().cols);
+        let with_means = self.mean_sigma && self.fusion != Fusion::Concat;
+        let thin = |d: usize| self.directions.min(d) as f64;
+        let gain = if with_means { self.gain / (thin(d_out) * thin(d_in)) } else { self.gain };
+        let mut deltas = backend.zeros(Shape::new(left.values.shape().batch, d_out, d_in))?;
+        backend.gemm(gain as f32, &left.values, Op::Transpose, &right.values, Op::None, 0.0, &mut deltas)?;
+        if with_means {
+            backend.scale_batches(&mut right.nuclear_norms, &left.nuclear_norms)?;
+            backend.scale_batches(&mut deltas, &right.nuclear_norms)?;
+        }
+        Ok(deltas)
+    }
+}
