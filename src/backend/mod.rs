@@ -228,6 +228,30 @@ pub trait Backend {
     /// better conditioned than a Gram matrix may be.
     fn inverse_cholesky_above(&self, g: &Self::Tensor, smallest: f32) -> Result<Self::Tensor>;
 
+    /// `w x` with the [`inverse_cholesky`](Backend::inverse_cholesky) factor `w` of `g`: where `g = x x^T`, rows that span what
+    /// those of `x` do, and are orthonormal but for rounding.
+    fn apply_inverse_cholesky(&self, g: &Self::Tensor, x: &Self::Tensor) -> Result<Self::Tensor> {
+        self.matmul(&self.inverse_cholesky(g)?, Op::None, x, Op::None)
+    }
+
+    /// `y = alpha m^(-1) x + beta y` for [`Op::None`], `y = alpha x m^(-1) + beta y` for [`Op::Transpose`], with `m` symmetric
+    /// positive definite and `m^(-1) = w^T w` for its factor of [`inverse_cholesky_above`](Backend::inverse_cholesky_above).
+    fn solve(
+        &self,
+        alpha: f32,
+        (m, smallest): (&Self::Tensor, f32),
+        side: Op,
+        x: &Self::Tensor,
+        beta: f32,
+        y: &mut Self::Tensor,
+    ) -> Result<()> {
+        let inverse = self.gram(&self.inverse_cholesky_above(m, smallest)?, Op::Transpose)?;
+        match side {
+            Op::None => self.gemm(alpha, &inverse, Op::None, x, Op::None, beta, y),
+            Op::Transpose => self.gemm(alpha, x, Op::None, &inverse, Op::None, beta, y),
+        }
+    }
+
     /// Eigenvalues, descending (`batch x 1 x n`), and eigenvectors as ROWS (`batch x n x n`) of symmetric matrices.
     /// Accurate to a few f32 roundings of the largest eigenvalue.
     fn symmetric_eigen(&self, a: &Self::Tensor) -> Result<(Self::Tensor, Self::Tensor)>;

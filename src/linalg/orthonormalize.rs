@@ -11,8 +11,7 @@ use faer::{Mat, MatRef};
 /// whatever the condition (the shift repairs at least three digits a round). Zero rows stay zero.
 pub fn orthonormalize_rows<B: Backend>(backend: &B, mut y: B::Tensor, passes: usize) -> Result<B::Tensor> {
     for _ in 0..passes {
-        let w = backend.inverse_cholesky(&backend.gram(&y, Op::None)?)?;
-        y = backend.matmul(&w, Op::None, &y, Op::None)?;
+        y = backend.apply_inverse_cholesky(&backend.gram(&y, Op::None)?, &y)?;
     }
     Ok(y)
 }

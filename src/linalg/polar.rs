@@ -168,9 +168,9 @@ fn halley_step<B: Backend>(
     let mut m = backend.zeros(Shape { batch: x.shape().batch, ..identity.shape() })?;
     backend.axpby(1.0, identity, 0.0, &mut m)?;
     backend.syrk(c as f32, &x, short_side, 1.0, &mut m)?;
-    let w = backend.inverse_cholesky_above(&m, SMALLEST_PIVOT)?;
-    let inverse = backend.gram(&w, Op::Transpose)?;
-    multiply(backend, (b / c) as f32, (a - b / c) as f32, &inverse, x, short_side)
+    let mut next = backend.duplicate(&x)?;
+    backend.solve((a - b / c) as f32, (&m, SMALLEST_PIVOT), short_side, &x, (b / c) as f32, &mut next)?;
+    Ok(next)
 }
 
 fn identity(n: usize) -> Vec<f32> {

@@ -2,7 +2,7 @@
 
 use crate::matrices::{Matrix, download, upload};
 use crate::{SIZES, U};
-use esmerge::backend::{Error, Op, Shape};
+use esmerge::backend::{Error, Op, Shape, Tensor};
 
 fn identity(n: usize) -> Matrix {
     Matrix::from_fn(n, n, |i, j| f64::from(u8::from(i == j)))
@@ -63,6 +63,60 @@ claims! {
             let g = backend.gram(&upload(backend, &[y])?, Op::None)?;
             let w = backend.download(&backend.inverse_cholesky(&g)?).await?;
             assert!(w.iter().all(|v| v.is_finite() && v.abs() < 1e6));
+        }
+        Ok(())
+    }
+
+    async fn the_inverse_cholesky_factor_is_applied_as_it_is_given(backend) {
+        for n in SIZES {
+            let y: Vec<_> = (0..2).map(|b| Matrix::random(n, 2 * n, 70 + b)).collect();
+            let mut zero_row = y[1].clone();
+            zero_row.values[..2 * n].fill(0.0);
+            let y = upload(backend, &[y[0].clone(), zero_row])?;
+            let g = backend.gram(&y, Op::None)?;
+            let w = download(backend, &backend.inverse_cholesky(&g)?).await?;
+            let q = download(backend, &backend.apply_inverse_cholesky(&g, &y)?).await?;
+            for ((w, y), q) in w.iter().zip(download(backend, &y).await?).zip(&q) {
+                let expected = w.times(&y);
+                // both are backward stable, and the condition number is below 40: sqrt(2n) / sqrt(n) from the edge of the spectrum
+                let off = largest(&q.minus(&expected));
+                assert!(off < 40.0 * (n + 8) as f64 * U * largest(&expected).max(1e-30), "{n}: {off:e}");
+            }
+            assert!(q[1].values[..2 * n].iter().all(|&v| v == 0.0), "{n}: a zero row stays zero");
+        }
+        Ok(())
+    }
+
+    async fn solving_a_system_and_multiplying_gives_the_right_hand_side(backend) {
+        for n in SIZES {
+            let cols = n / 2 + 5;
+            let m: Vec<_> = (0..2).map(|b| {
+                let y = Matrix::random(n, 2 * n, 80 + b);
+                let gram = y.times(&y.transposed());
+                Matrix::from_fn(n, n, |i, j| gram.at(i, j) + if i == j { n as f64 } else { 0.0 })
+            }).collect();
+            let on_device = upload(backend, &m)?;
+            let m = download(backend, &on_device).await?; // as it was rounded
+            for side in [Op::None, Op::Transpose] {
+                let of = |rows, cols, seed| (0..2u64).map(|b| Matrix::random(rows, cols, seed + b)).collect::<Vec<_>>();
+                let (rows, cols) = if side == Op::None { (n, cols) } else { (cols, n) };
+                let (x, y) = (of(rows, cols, 90), of(rows, cols, 95));
+                for beta in [0.0f32, 0.5] {
+                    let mut out = upload(backend, &y)?;
+                    if beta == 0.0 {
+                        out = backend.upload(out.shape(), &vec![f32::NAN; out.shape().len()])?;
+                    }
+                    backend.solve(3.0, (&on_device, 1e-7), side, &upload(backend, &x)?, beta, &mut out)?;
+                    for (b, out) in download(backend, &out).await?.iter().enumerate() {
+                        let z = Matrix::from_fn(rows, cols, |i, j| (out.at(i, j) - f64::from(beta) * y[b].at(i, j)) / 3.0);
+                        let back = if side == Op::None { m[b].times(&z) } else { z.times(&m[b]) };
+                        // backward stable: the residual is of the roundings of |M| |z|, and of those of beta y, which M enlarges
+                        let size = m[b].norm() * (z.norm() + y[b].norm() * f64::from(beta));
+                        let off = back.minus(&x[b]).norm();
+                        assert!(off < 4.0 * (n + 8) as f64 * U * size, "{n}, {side:?}, {beta}: {:e}", off / size);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -147,6 +201,11 @@ claims! {
         let oblong = backend.zeros(Shape::matrix(3, 4))?;
         assert!(matches!(backend.inverse_cholesky(&oblong), Err(Error::Shape { .. })));
         assert!(matches!(backend.symmetric_eigen(&oblong), Err(Error::Shape { .. })));
+        assert!(backend.download(&backend.apply_inverse_cholesky(&empty, &empty)?).await?.is_empty());
+        let (three, mut y) = (backend.upload(Shape::matrix(3, 3), &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0])?, backend.zeros(Shape::matrix(4, 4))?);
+        assert!(matches!(backend.apply_inverse_cholesky(&three, &y), Err(Error::Shape { .. })));
+        let x = backend.zeros(Shape::matrix(4, 4))?;
+        assert!(matches!(backend.solve(1.0, (&three, 1e-7), Op::None, &x, 0.0, &mut y), Err(Error::Shape { .. })));
         Ok(())
     }
 }

@@ -13,6 +13,7 @@ mod parallel;
 mod product;
 mod random;
 mod reduce;
+mod triangle;
 
 use super::{Backend, Dtype, Error, Op, Polarity, Result, Shape, Tensor};
 
@@ -262,6 +263,27 @@ impl Backend for Cpu {
     fn inverse_cholesky_above(&self, g: &CpuTensor, smallest: f32) -> Result<CpuTensor> {
         require(g.shape.rows == g.shape.cols, "inverse_cholesky", &[g.shape])?;
         factor::inverse_cholesky(g, smallest)
+    }
+
+    fn apply_inverse_cholesky(&self, g: &CpuTensor, x: &CpuTensor) -> Result<CpuTensor> {
+        let Shape { batch, rows, .. } = x.shape;
+        require(g.shape == Shape::new(batch, rows, rows), "apply_inverse_cholesky", &[g.shape, x.shape])?;
+        factor::apply_inverse_cholesky(g, crate::kernels::gram_pivot(g.shape.rows), x)
+    }
+
+    fn solve(
+        &self,
+        alpha: f32,
+        (m, smallest): (&CpuTensor, f32),
+        side: Op,
+        x: &CpuTensor,
+        beta: f32,
+        y: &mut CpuTensor,
+    ) -> Result<()> {
+        let n = if side == Op::None { x.shape.rows } else { x.shape.cols };
+        let fits = m.shape == Shape::new(x.shape.batch, n, n) && x.shape == y.shape;
+        require(fits, "solve", &[m.shape, x.shape, y.shape])?;
+        factor::solve(alpha, (m, smallest), side, x, beta, y)
     }
 
     fn largest_eigenproblem(&self) -> usize {
