@@ -4,12 +4,14 @@
 mod synthetic;
 
 use esmerge::backend::Dtype;
+use esmerge::calibration::{Entry, Writer};
 use esmerge::checkpoint::{Stored, TensorFile};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
 use synthetic::{
-    FC1, FC2, Family, NORM, POSITIONS, QUERY, RECIPE, Tensor, Tensors, base, expert, write_tensors,
+    FC1, FC2, Family, MLP, NORM, Numbers, POSITIONS, QUERY, RECIPE, Tensor, Tensors, WIDTH, base, expert,
+    write_tensors,
 };
 
 fn relative_error(got: &[f32], want: &[f32]) -> f64 {
@@ -449,4 +451,46 @@ fn grams_stand_in_for_tokens() {
     let metadata = file.metadata().clone();
     write_tensors(&path, &grams, &metadata);
     assert_close(&family.merged(&["--accuracy", "exact"]), &tokens, 1e-5);
+}
+
+#[test]
+fn a_layer_merges_in_a_batch_as_it_would_alone() {
+    // the MLPs of both blocks have one shape; the second saw fewer tokens, and one of its inputs is known as a Gram matrix
+    let family = Family::new();
+    for (expert, seed) in [("cars", 5), ("birds", 6)] {
+        let mut numbers = Numbers::new(seed);
+        let mut writer =
+            Writer::create(&family.path(&format!("calibration/{expert}.safetensors")), false).unwrap();
+        for (block, tokens) in [(0, 30), (1, 17)] {
+            for (weight, d_in) in [("fc1", WIDTH), ("fc2", MLP)] {
+                let x = numbers.take(tokens * d_in, 1.0);
+                let of_gram = block == 1 && weight == "fc2" && expert == "cars";
+                let dot =
+                    |k: usize| (0..tokens).map(|t| x[t * d_in + k / d_in] * x[t * d_in + k % d_in]).sum();
+                let gram = of_gram.then(|| (0..d_in * d_in).map(dot).collect());
+                let input = (!of_gram).then_some(x.clone());
+                let name = format!("vision_model.encoder.layers.{block}.mlp.{weight}.weight");
+                let entry = Entry { tokens, d_in, input, gram, mean: None };
+                writer.add(&name, &entry, &[]).unwrap();
+            }
+        }
+        writer.finish(4, None).unwrap();
+    }
+    let merged = |layers: &str| {
+        let recipe = format!("{RECIPE}  inter_layer: off\n  accuracy: exact\n  layers: ['{layers}']\n");
+        family.write("recipe.yaml", recipe);
+        family.merged(&[])
+    };
+    let both = merged("*.mlp.*");
+    for block in 0..2 {
+        let alone = merged(&format!("*.{block}.mlp.*"));
+        for weight in ["fc1", "fc2"] {
+            let name = format!("vision_model.encoder.layers.{block}.mlp.{weight}.weight");
+            let error = relative_error(&both[&name].values(), &alone[&name].values());
+            assert!(error < 1e-6, "{name}: {error:e}");
+            // alone, the other block is merged by TSV-M
+            let other = name.replace(&format!(".{block}."), &format!(".{}.", 1 - block));
+            assert!(relative_error(&both[&other].values(), &alone[&other].values()) > 1e-3);
+        }
+    }
 }

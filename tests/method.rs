@@ -8,17 +8,48 @@ mod devices;
 #[path = "common/matrices.rs"]
 mod matrices;
 
+use devices::{Device, Variant};
+use esmerge::backend::gpu::Gpu;
 use esmerge::backend::{Backend, Polarity, Result, Shape};
 use esmerge::linalg::{Accuracy, Convergence};
 use esmerge::method::esd::{EssentialSubspace, Inputs, essential_subspace};
 use esmerge::method::esm::{eigenvalue_weights, esm_layers, join_factors, merge_factors, task_factors};
 use esmerge::method::{Decomposition, EsmOptions, Fusion, Preset, Scale, Solver, assembly, tsv};
+use libtest_mimic::Trial;
 use matrices::{Matrix, download, upload};
 
 const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, convergence: Convergence::Checked };
 
 fn main() {
-    claims::run(claims());
+    let mut trials = claims();
+    // as hardware does, these keep every projected problem to themselves
+    for device in devices::for_each_device() {
+        if let Device::Gpu(..) = device {
+            let device = device.opened(Variant::Tiled);
+            let name = format!("{device}/the_host_waits_once_for_a_batch_of_layers");
+            trials.push(Trial::test(name, move || Ok(pollster::block_on(waits_once(device.gpu()))?)));
+        }
+    }
+    claims::run(trials);
+}
+
+/// The halves of a merge wait for nothing, and once: whatever the number of layers and tasks.
+async fn waits_once(gpu: &Gpu) -> Result<()> {
+    let solver = Solver { accuracy: Accuracy::Balanced, convergence: Convergence::Deferred, ..EXACT };
+    let (layers, tasks) = (3, 4);
+    let (d, x) = (deltas((layers * tasks) as u64, 128, 96), activations((layers * tasks) as u64, 160, 96));
+    let (d, x, options) = (upload(gpu, &d)?, inputs(gpu, &x)?, Preset::Esm.options());
+    let before = gpu.read_backs();
+    let factors = task_factors(gpu, &d, &x, 12, &options, solver).await?;
+    assert_eq!(gpu.read_backs(), before);
+    let merged = merge_factors(gpu, factors, tasks, &options, solver).await?;
+    assert_eq!(gpu.read_backs(), before + 1);
+    assert!(merged.layers.iter().all(|layer| layer.converged && !layer.rank_deficient));
+
+    let merged = tsv::tsv_m(gpu, &d, tasks, true, solver).await?;
+    assert_eq!(gpu.read_backs(), before + 2);
+    assert!(merged.layers.iter().all(|layer| layer.converged && !layer.rank_deficient));
+    Ok(())
 }
 
 /// Deltas of `d_out x d_in` for T tasks, with decaying spectra.
@@ -279,14 +310,12 @@ claims! {
             (Polarity::Suppress, [0.0, 0.25, 1.0, 1.0]),
             (Polarity::Reversed, [0.0, 4.0, 1.0, 0.16]),
         ] {
-            assert_eq!(Scale::of(Some(Scale { exponent: 2.0, polarity }), &norms), expected);
+            assert_eq!(norms.map(|norm| polarity.scale(norm, 1.0, 2.0)), expected);
             let mut device = upload(backend, &[Matrix { rows: 1, cols: 4, values: norms.to_vec() }])?;
             backend.polarize(&mut device, 2.0, polarity)?;
             let got = download(backend, &device).await?.remove(0);
             got.values.iter().zip(expected).for_each(|(g, e)| assert!((g - e).abs() < 1e-6 * e.max(1.0), "{polarity:?}"));
         }
-        assert_eq!(Scale::of(None, &norms), [1.0; 4]);
-        assert_eq!(Scale::of(Some(Scale::default()), &[0.0, 0.0]), [0.0, 0.0]);
         Ok(())
     }
 

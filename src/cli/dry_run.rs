@@ -93,7 +93,11 @@ fn table(plan: &Plan, family: &Family) -> String {
     };
     let costs = plan.experts.as_ref().map(costs).unwrap_or_default();
     let search = plan.search.as_ref().map(search).unwrap_or_default();
-    format!("{table}\n{} experts; GFLOP and memory are estimates{costs}{search}", family.experts.len())
+    format!(
+        "{table}\n{} experts; GFLOP and memory are estimates, memory that of one layer (small ones are merged several at a \
+         time){costs}{search}",
+        family.experts.len()
+    )
 }
 
 /// How alpha will be found.

@@ -118,9 +118,11 @@ pub fn rank_deficient(accuracy: Accuracy, checks: &[f32]) -> impl Iterator<Item 
 
 /// Singular values down to 1e-6 of the bound of [`bounded`], to f32's precision.
 fn by_quintic_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<B::Tensor> {
-    let mut x = bounded(backend, a, short_side)?;
+    let (mut x, gram) = bounded(backend, a, short_side)?;
+    let mut known = Some(gram);
     for step in STEPS {
-        x = quintic_step(backend, x, short_side, step)?;
+        let gram = known.take().map_or_else(|| backend.gram(&x, short_side), Ok)?;
+        x = quintic_step(backend, x, &gram, short_side, step)?;
     }
     Ok(x)
 }
@@ -134,13 +136,16 @@ const BOUNDS: [f64; 3] = [3e-4, 5.6e-3, 0.43];
 /// 1e-5 of the bound of [`bounded`]. The first step costs the smallest singular directions about `c 2^-24`, 5e-3, of
 /// their accuracy, and the others none.
 fn by_halley_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<B::Tensor> {
-    let mut x = bounded(backend, a, short_side)?;
+    let (mut x, gram) = bounded(backend, a, short_side)?;
     let n = short_side.apply(a.shape()).0;
     let identity = backend.upload(Shape::matrix(n, n), &identity(n))?;
+    let mut known = Some(gram);
     for bound in BOUNDS {
-        x = halley_step(backend, x, short_side, &identity, halley_weights(bound))?;
+        let gram = known.take().map_or_else(|| backend.gram(&x, short_side), Ok)?;
+        x = halley_step(backend, x, gram, short_side, &identity, halley_weights(bound))?;
     }
-    quintic_step(backend, x, short_side, STEPS[STEPS.len() - 1])
+    let gram = backend.gram(&x, short_side)?;
+    quintic_step(backend, x, &gram, short_side, STEPS[STEPS.len() - 1])
 }
 
 /// `a`, `b` and `c` of the step `x (a + b x^2) / (1 + c x^2)` that makes the least of its values on `[l, 1]` as large as can
@@ -157,17 +162,17 @@ fn halley_weights(l: f64) -> [f64; 3] {
 /// Pivots of `I + c G` with unit diagonal are not below `1 / (1 + c)` but by rounding.
 const SMALLEST_PIVOT: f32 = f32::EPSILON;
 
-/// `(b/c I + (a - b/c) M^(-1)) X` with `M = I + c X X^T`, or the same from the right with `X^T X`.
+/// `(b/c I + (a - b/c) M^(-1)) X` with `M = I + c G`, `G = X X^T`, or the same from the right with `G = X^T X`.
 fn halley_step<B: Backend>(
     backend: &B,
     x: B::Tensor,
+    gram: B::Tensor,
     short_side: Op,
     identity: &B::Tensor,
     [a, b, c]: [f64; 3],
 ) -> Result<B::Tensor> {
-    let mut m = backend.zeros(Shape { batch: x.shape().batch, ..identity.shape() })?;
-    backend.axpby(1.0, identity, 0.0, &mut m)?;
-    backend.syrk(c as f32, &x, short_side, 1.0, &mut m)?;
+    let mut m = gram;
+    backend.axpby(1.0, identity, c as f32, &mut m)?;
     let mut next = backend.duplicate(&x)?;
     backend.solve((a - b / c) as f32, (&m, SMALLEST_PIVOT), short_side, &x, (b / c) as f32, &mut next)?;
     Ok(next)
@@ -179,16 +184,20 @@ fn identity(n: usize) -> Vec<f32> {
     values
 }
 
-/// `A / s` with `s = (sum of sigma^8)^(1/8)`: no singular value of `A` is above `s`, and the largest is not below
-/// `n^(-1/8) s`, where `||A||_F` may be `sqrt(n)` times too large, which costs two steps. `s^4 = ||G^2||_F`; zero stays zero.
-fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<B::Tensor> {
+/// `X = A / s` with `s = (sum of sigma^8)^(1/8)`, and the Gram matrix of its short side: no singular value of `A` is above `s`,
+/// and the largest is not below `n^(-1/8) s`, where `||A||_F` may be `sqrt(n)` times too large, which costs two steps.
+/// `s^4 = ||G^2||_F` with the Gram matrix of `A`; zero stays zero.
+fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<(B::Tensor, B::Tensor)> {
     let mut x = normalized(backend, a)?;
-    let gram = backend.gram(&x, short_side)?;
+    let mut gram = backend.gram(&x, short_side)?;
     let square = backend.gram(&gram, Op::None)?; // G is symmetric
     let mut scale = backend.frobenius_norms(&square)?;
     backend.power(&mut scale, -0.25)?;
     backend.scale_batches(&mut x, &scale)?;
-    Ok(x)
+    for _ in 0..2 {
+        backend.scale_batches(&mut gram, &scale)?;
+    }
+    Ok((x, gram))
 }
 
 /// `A / ||A||_F`, member by member; zero stays zero.
@@ -204,29 +213,17 @@ fn normalized<B: Backend>(backend: &B, a: &B::Tensor) -> Result<B::Tensor> {
 fn quintic_step<B: Backend>(
     backend: &B,
     x: B::Tensor,
+    gram: &B::Tensor,
     short_side: Op,
     coefficients: [f64; 3],
 ) -> Result<B::Tensor> {
     let [a, b, c] = coefficients.map(|v| v as f32);
-    let gram = backend.gram(&x, short_side)?;
-    let mut polynomial = backend.duplicate(&gram)?;
-    backend.syrk(c, &gram, Op::None, b, &mut polynomial)?; // G is symmetric: c G G^T + b G
-    multiply(backend, a, 1.0, &polynomial, x, short_side)
-}
-
-/// `(a I + b P) X`, or `X (a I + b P)`.
-fn multiply<B: Backend>(
-    backend: &B,
-    a: f32,
-    b: f32,
-    p: &B::Tensor,
-    x: B::Tensor,
-    short_side: Op,
-) -> Result<B::Tensor> {
+    let mut polynomial = backend.duplicate(gram)?;
+    backend.syrk(c, gram, Op::None, b, &mut polynomial)?; // G is symmetric: c G G^T + b G
     let mut next = backend.duplicate(&x)?;
     match short_side {
-        Op::None => backend.gemm(b, p, Op::None, &x, Op::None, a, &mut next)?,
-        Op::Transpose => backend.gemm(b, &x, Op::None, p, Op::None, a, &mut next)?,
+        Op::None => backend.gemm(1.0, &polynomial, Op::None, &x, Op::None, a, &mut next)?,
+        Op::Transpose => backend.gemm(1.0, &x, Op::None, &polynomial, Op::None, a, &mut next)?,
     }
     Ok(next)
 }

@@ -5,7 +5,8 @@
 //! basis to, and do not inherit the Gram's rounding. `docs/numerics.md` says what that costs.
 
 use super::{
-    Accuracy, Convergence, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev, orthonormalize_rows,
+    Accuracy, Convergence, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev,
+    orthonormalize_rows,
 };
 use crate::backend::cpu::dense;
 use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
@@ -54,7 +55,7 @@ pub async fn iterate<B: Backend>(
                 to_roots(backend, &mut sigma)?;
                 Ok(Some(Found { basis: backend.matmul(&vectors, Op::None, &q, Op::None)?, sigma }))
             };
-            (iteration.from_invariant_block(backend, &c, rayleigh_ritz).await?, norms)
+            (iteration.with_invariant_block(backend, &c, rayleigh_ritz).await?, norms)
         }
         SymmetricProduct::Factor { x, op } => {
             // Z: what the factor maps the block to; H = Z Z^T
@@ -80,7 +81,7 @@ pub async fn iterate<B: Backend>(
                 };
                 Ok(Some(Found { basis, sigma }))
             };
-            let found = iteration.from_invariant_block(backend, &gram, rayleigh_ritz).await?;
+            let found = iteration.with_invariant_block(backend, &gram, rayleigh_ritz).await?;
             (found, backend.frobenius_norms(x)?)
         }
     };
@@ -120,7 +121,7 @@ impl Iteration {
     ///
     /// Power steps are enough where the spectrum decays. Where the residual of the block says that it does not, Chebyshev
     /// filters follow. `rayleigh_ritz` gets a block, its residuals, and up to which it shall go on if it looks at them.
-    async fn from_invariant_block<B: Backend>(
+    async fn with_invariant_block<B: Backend>(
         &self,
         backend: &B,
         a: &B::Tensor,
@@ -143,7 +144,8 @@ impl Iteration {
                 _ => {}
             }
             let bounds = ritz_bounds(backend, &h).await?;
-            let degree = bounds.iter().map(|&(least, most)| chebyshev::degree(least, most)).min().unwrap_or(0);
+            let degree =
+                bounds.iter().map(|&(least, most)| chebyshev::degree(least, most)).min().unwrap_or(0);
             if degree < 2 {
                 break;
             }

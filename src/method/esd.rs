@@ -2,7 +2,9 @@
 
 use super::{Decomposition, Solver};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use crate::linalg::{Accuracy, Convergence, PendingEigenpairs, SymmetricProduct, energy_retention, pending_eigenpairs};
+use crate::linalg::{
+    Accuracy, Convergence, PendingEigenpairs, SymmetricProduct, energy_retention, pending_eigenpairs,
+};
 
 /// What is known of the inputs of one layer in each of T experts.
 pub enum Inputs<T> {

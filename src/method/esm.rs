@@ -223,7 +223,8 @@ fn inter_task_scales<B: Backend>(
 ) -> Result<B::Tensor> {
     let shape = task_norms.shape();
     let Some(scale) = scale else { return backend.upload(shape, &vec![1.0; shape.len()]) };
-    let mut scales = backend.duplicate(task_norms)?.reshape(Shape::new(shape.batch / tasks.max(1), 1, tasks))?;
+    let mut scales =
+        backend.duplicate(task_norms)?.reshape(Shape::new(shape.batch / tasks.max(1), 1, tasks))?;
     backend.polarize(&mut scales, scale.exponent as f32, scale.polarity)?;
     scales.reshape(shape)
 }
@@ -255,7 +256,17 @@ pub fn concatenate<B: Backend>(
         Some(scale) => Some(inter_dimension_scaling(backend, &mut a_cat, scale)?),
         None => None,
     };
-    Ok(Concatenation { e_cat, a_cat, weights, task_scales, column_scales, task_norms, sigma, norms, residuals })
+    Ok(Concatenation {
+        e_cat,
+        a_cat,
+        weights,
+        task_scales,
+        column_scales,
+        task_norms,
+        sigma,
+        norms,
+        residuals,
+    })
 }
 
 /// `A_cat <- A_cat diag(c)`, `c_j = (||A_cat[:, j]|| / mean_j ||A_cat[:, j]||)^2`; returns `c`.

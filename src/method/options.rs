@@ -17,15 +17,6 @@ impl Default for Scale {
     }
 }
 
-impl Scale {
-    /// The scales of `values`; all ones for `None` (switched off), zeros where the mean is 0.
-    pub fn of(scale: Option<Scale>, values: &[f64]) -> Vec<f64> {
-        let Some(Scale { exponent, polarity }) = scale else { return vec![1.0; values.len()] };
-        let mean = values.iter().sum::<f64>() / values.len() as f64;
-        values.iter().map(|&v| polarity.scale(v, mean, exponent)).collect()
-    }
-}
-
 /// Where a task's directions come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Decomposition {

@@ -94,7 +94,8 @@ pub async fn merge_triples<B: Backend>(
         residuals.push(part.residuals);
     }
     let join = |parts| join_batches(backend, parts);
-    let (u, v, sigma, norms, residuals) = (join(us)?, join(vs)?, join(sigma)?, join(norms)?, join(residuals)?);
+    let (u, v, sigma, norms, residuals) =
+        (join(us)?, join(vs)?, join(sigma)?, join(norms)?, join(residuals)?);
     let Shape { batch, rows: k, cols: d_out } = u.shape();
     let (d_in, layers, directions) = (v.shape().cols, batch / tasks.max(1), tasks * k);
     let concatenations = Concatenations {

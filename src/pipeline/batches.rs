@@ -44,13 +44,16 @@ pub(super) fn order<B>(job: &Job<'_, B>, keep: bool) -> Vec<usize> {
 pub(super) fn next<B: Backend>(job: &Job<'_, B>, order: &[usize]) -> usize {
     let layers = &job.plan.layers;
     let Some(&leader) = order.first() else { return 0 };
-    let (Some(kind), false) = (Kind::of(&layers[leader]), decompose::is_untouched(job, &layers[leader])) else {
+    let (Some(kind), false) = (Kind::of(&layers[leader]), decompose::is_untouched(job, &layers[leader]))
+    else {
         return 1;
     };
     let runs = job.family.experts.iter().any(|expert| expert.proxies.is_some());
     let alike = |&&i: &&usize| {
         let same_block = !runs || layers[i].block() == layers[leader].block();
-        Kind::of(&layers[i]).as_ref() == Some(&kind) && same_block && !decompose::is_untouched(job, &layers[i])
+        Kind::of(&layers[i]).as_ref() == Some(&kind)
+            && same_block
+            && !decompose::is_untouched(job, &layers[i])
     };
     let bytes = |&i: &usize| {
         let of_expert = |expert| elements(&layers[i], expert, &[]);

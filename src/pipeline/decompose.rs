@@ -121,7 +121,8 @@ impl<B: Backend> Batch<'_, B> {
         for group in cut(&members, &family.experts, captured, backend.max_tensor_bytes()) {
             let deltas = member_deltas(backend, family, group, rounding)?;
             let inputs = member_inputs(backend, family, captured, group)?;
-            let factors = esm::task_factors(backend, &deltas, &inputs, self.rank(), options, self.solver()).await;
+            let factors =
+                esm::task_factors(backend, &deltas, &inputs, self.rank(), options, self.solver()).await;
             parts.push(factors.map_err(self.failed())?);
             norms.push(backend.frobenius_norms(&deltas).map_err(self.failed())?);
         }

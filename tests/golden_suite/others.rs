@@ -29,7 +29,8 @@ pub async fn tsv_m<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Ac
     let solver = Solver { accuracy: Accuracy::Exact, ..Solver::default() };
     let mut actual = Actual::new();
     for weight in case.tensors.keys() {
-        let delta = tsv::tsv_m(backend, &case.deltas(backend, weight)?, case.tasks, mean_sigma, solver).await?.deltas;
+        let delta =
+            tsv::tsv_m(backend, &case.deltas(backend, weight)?, case.tasks, mean_sigma, solver).await?.deltas;
         insert(backend, case, run, weight, delta, &mut actual).await?;
     }
     Ok(actual)

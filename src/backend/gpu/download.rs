@@ -33,6 +33,7 @@ pub(super) async fn read<const N: usize>(
         }
     })?;
     queue.submit()?;
+    queue.count_read_back();
     map(context, &target).await?;
     let range = target.get_mapped_range(..).map_err(|e| Error::Internal(e.to_string()))?;
     let mut from = 0;

@@ -213,9 +213,9 @@ impl Gpu {
         self.live().context.wait(None)
     }
 
-    /// The command buffers submitted so far.
-    pub fn submissions(&self) -> u64 {
-        self.live().queue.submissions()
+    /// How often the host has waited for numbers from the device since it was opened.
+    pub fn read_backs(&self) -> u64 {
+        self.live().queue.read_backs()
     }
 
     /// Submits everything queued and reads the first `bytes` of a buffer.

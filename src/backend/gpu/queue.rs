@@ -16,7 +16,7 @@ pub(super) struct Queue {
     context: Rc<Context>,
     pending: RefCell<Pending>,
     submit_flops: u64,
-    submissions: Cell<u64>,
+    read_backs: Cell<u64>,
 }
 
 struct Pending {
@@ -36,11 +36,16 @@ impl Queue {
             flops: 0,
             dispatches: 0,
         };
-        Queue { context, pending: RefCell::new(pending), submit_flops, submissions: Cell::new(0) }
+        Queue { context, pending: RefCell::new(pending), submit_flops, read_backs: Cell::new(0) }
     }
 
-    pub fn submissions(&self) -> u64 {
-        self.submissions.get()
+    pub fn read_backs(&self) -> u64 {
+        self.read_backs.get()
+    }
+
+    /// The host is about to wait for numbers.
+    pub fn count_read_back(&self) {
+        self.read_backs.set(self.read_backs.get() + 1);
     }
 
     /// Encodes kernels that take about `flops` operations.
@@ -103,7 +108,6 @@ impl Queue {
             pending.staging.seal();
             let index = self.context.queue.submit([encoder.finish()]);
             pending.staging.recall(&index);
-            self.submissions.set(self.submissions.get() + 1);
         }
         (pending.flops, pending.dispatches) = (0, 0);
         self.context.check()
