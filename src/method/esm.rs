@@ -2,7 +2,9 @@
 
 use super::esd::{Inputs, code_padded_norm, pending_subspace};
 use super::fusion::Concatenations;
-use super::{Decomposition, EsmOptions, Fusion, Scale, Solver, TaskNorm, join_batches};
+use super::{
+    Decomposition, EsmOptions, Fusion, MergedLayer, MergedLayers, Scale, Solver, TaskNorm, join_batches,
+};
 use crate::backend::{Backend, Op, Polarity, Result, Shape, Tensor};
 use crate::linalg::{PendingEigenpairs, converged, energy_retention};
 
@@ -39,30 +41,6 @@ pub struct Concatenation<T> {
     pub residuals: T,
 }
 
-/// Merged layers.
-pub struct EsmLayers<T> {
-    /// `dW`, `L x d_out x d_in`, before inter-layer scaling and alpha.
-    pub deltas: T,
-    /// What each layer was like.
-    pub layers: Vec<EsmLayer>,
-}
-
-/// What the merge of one layer was like.
-#[derive(Clone, Debug, PartialEq)]
-pub struct EsmLayer {
-    /// `n_t`.
-    pub task_norms: Vec<f64>,
-    /// `s_t`.
-    pub task_scales: Vec<f64>,
-    /// Share of each task's output shift kept by its r directions.
-    pub energy_retention: Vec<f64>,
-    /// Whether a concatenation was rank-deficient, so that its polar factor came from the host in f64.
-    pub rank_deficient: bool,
-    /// Whether the subspaces of all tasks were found. Else, with [`Convergence::Deferred`](crate::linalg::Convergence), the
-    /// layer has to be merged again, checked.
-    pub converged: bool,
-}
-
 /// Merges layers of one shape: `deltas` is `LT x d_out x d_in`, with the `tasks` of the first layer first, and `rank` the
 /// directions of a task.
 pub async fn esm_layers<B: Backend>(
@@ -73,7 +51,7 @@ pub async fn esm_layers<B: Backend>(
     rank: usize,
     options: &EsmOptions,
     solver: Solver,
-) -> Result<EsmLayers<B::Tensor>> {
+) -> Result<MergedLayers<B::Tensor>> {
     let factors = task_factors(backend, deltas, inputs, rank, options, solver).await?;
     merge_factors(backend, factors, tasks, options, solver).await
 }
@@ -165,7 +143,7 @@ pub async fn merge_factors<B: Backend>(
     tasks: usize,
     options: &EsmOptions,
     solver: Solver,
-) -> Result<EsmLayers<B::Tensor>> {
+) -> Result<MergedLayers<B::Tensor>> {
     let rank = factors.subspace.sigma.shape().cols;
     let cat = concatenate(backend, factors, tasks, options)?;
     let concatenations = Concatenations {
@@ -188,7 +166,7 @@ pub async fn merge_factors<B: Backend>(
     let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect();
     let layer = |(l, rank_deficient): (usize, bool)| {
         let own = l * tasks..(l + 1) * tasks;
-        EsmLayer {
+        MergedLayer {
             task_norms: wide(&task_norms[own.clone()]),
             task_scales: wide(&task_scales[own.clone()]),
             energy_retention: energy_retention[own.clone()].to_vec(),
@@ -197,7 +175,7 @@ pub async fn merge_factors<B: Backend>(
         }
     };
     let layers = deficient.into_iter().enumerate().map(layer).collect();
-    Ok(EsmLayers { deltas: fused.deltas, layers })
+    Ok(MergedLayers { deltas: fused.deltas, layers })
 }
 
 /// Eigenvalue weighting (paper 2) from singular values `batch x 1 x r`: `w_j = (lambda_j / mean lambda)^power` with

@@ -5,6 +5,30 @@ use super::Fusion;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{Accuracy, PendingPolar, Polar, pending_polar, polar, qr_rows, rank_deficient};
 
+/// Merged layers of one shape.
+pub struct MergedLayers<T> {
+    /// `dW`, `L x d_out x d_in`, before inter-layer scaling and alpha.
+    pub deltas: T,
+    /// What each layer was like.
+    pub layers: Vec<MergedLayer>,
+}
+
+/// What the merge of one layer was like.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct MergedLayer {
+    /// `n_t`, for each task; none where tasks are not scaled.
+    pub task_norms: Vec<f64>,
+    /// `s_t`, for each task; none where tasks are not scaled.
+    pub task_scales: Vec<f64>,
+    /// For each task the share of its output shift, or of its `dW`, that its directions keep.
+    pub energy_retention: Vec<f64>,
+    /// Whether a concatenation was rank-deficient, so that its polar factor came from the host in f64.
+    pub rank_deficient: bool,
+    /// Whether the subspaces of all tasks were found. Else, with [`Convergence::Deferred`](crate::linalg::Convergence), the
+    /// layer has to be merged again, checked.
+    pub converged: bool,
+}
+
 /// The concatenations of L layers of one shape, and how they are fused.
 pub(super) struct Concatenations<'a, T> {
     /// `E_cat^T`, `L x s x d_out`.

@@ -14,6 +14,7 @@ mod fusion;
 pub mod options;
 pub mod tsv;
 
+pub use fusion::{MergedLayer, MergedLayers};
 pub use options::{AlphaScope, Decomposition, EsmOptions, Fusion, Preset, Scale, TaskNorm};
 
 use crate::backend::{Backend, Result, Shape, Tensor};

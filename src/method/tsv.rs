@@ -1,7 +1,7 @@
 //! TSV-M: Task Singular Vectors merging (Gargiulo et al., CVPR 2025, arXiv 2412.00081).
 
 use super::fusion::Concatenations;
-use super::{Fusion, Solver, join_batches};
+use super::{Fusion, MergedLayer, MergedLayers, Solver, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{SymmetricProduct, converged, energy_retention, pending_eigenpairs};
 
@@ -19,26 +19,6 @@ pub struct TaskTriples<T> {
     pub residuals: T,
 }
 
-/// Layers merged by TSV-M.
-pub struct TsvLayers<T> {
-    /// `dW`, `L x d_out x d_in`.
-    pub deltas: T,
-    /// What each layer was like.
-    pub layers: Vec<TsvLayer>,
-}
-
-/// What the merge of one layer was like.
-#[derive(Clone, Debug, PartialEq)]
-pub struct TsvLayer {
-    /// Share of `||dW_t||_F^2` kept by the k leading singular triples, for each task.
-    pub energy_retention: Vec<f64>,
-    /// Whether a concatenation was rank-deficient.
-    pub rank_deficient: bool,
-    /// Whether the subspaces of all tasks were found. Else, with [`Convergence::Deferred`](crate::linalg::Convergence), the
-    /// layer has to be merged again, checked.
-    pub converged: bool,
-}
-
 /// TSV-M of layers of one shape; `deltas` is `LT x d_out x d_in`, with the `tasks` of the first layer first. The product is
 /// multiplied by the mean singular values of both concatenations if `mean_sigma`.
 pub async fn tsv_m<B: Backend>(
@@ -47,7 +27,7 @@ pub async fn tsv_m<B: Backend>(
     tasks: usize,
     mean_sigma: bool,
     solver: Solver,
-) -> Result<TsvLayers<B::Tensor>> {
+) -> Result<MergedLayers<B::Tensor>> {
     let Shape { rows: d_out, cols: d_in, .. } = deltas.shape();
     let triples = task_triples(backend, deltas, rank_budget(d_out, d_in, tasks), solver).await?;
     merge_triples(backend, vec![triples], tasks, mean_sigma, solver).await
@@ -84,7 +64,7 @@ pub async fn merge_triples<B: Backend>(
     tasks: usize,
     mean_sigma: bool,
     solver: Solver,
-) -> Result<TsvLayers<B::Tensor>> {
+) -> Result<MergedLayers<B::Tensor>> {
     let (mut us, mut vs, mut sigma, mut norms, mut residuals) = (vec![], vec![], vec![], vec![], vec![]);
     for part in parts {
         us.push(part.u);
@@ -117,12 +97,13 @@ pub async fn merge_triples<B: Backend>(
     let energy_retention = energy_retention(&sigma, &norms, k);
     let layer = |(l, rank_deficient): (usize, bool)| {
         let own = l * tasks..(l + 1) * tasks;
-        TsvLayer {
+        MergedLayer {
             energy_retention: energy_retention[own.clone()].to_vec(),
             rank_deficient,
             converged: converged(&residuals[own]),
+            ..MergedLayer::default()
         }
     };
     let layers = deficient.into_iter().enumerate().map(layer).collect();
-    Ok(TsvLayers { deltas: fused.deltas, layers })
+    Ok(MergedLayers { deltas: fused.deltas, layers })
 }

@@ -2,7 +2,7 @@
 //! scaling compares the norms of all of them before the first can be written.
 
 use super::inputs::member_inputs;
-use super::members::{cut, members};
+use super::members::{Member, cut, members};
 use super::rounding::Rounding;
 use super::weights::member_deltas;
 use super::{Error, Job};
@@ -10,7 +10,7 @@ use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
 use crate::checkpoint::first_not_finite;
 use crate::linalg::Convergence;
-use crate::method::{EsmOptions, Solver, esm, join_batches, tsv};
+use crate::method::{EsmOptions, MergedLayer, MergedLayers, Solver, esm, join_batches, tsv};
 use crate::plan::{Expert, Layer, Role};
 
 /// What is known of a layer once it is merged.
@@ -27,10 +27,22 @@ pub(super) struct Outcome {
 }
 
 /// Merged layers on the host.
-pub(super) struct MergedLayers {
-    /// `dW` of each.
-    pub deltas: Vec<Vec<f32>>,
+pub(super) struct OnHost {
+    /// `dW` of all, one after the other.
+    values: Vec<f32>,
     pub outcomes: Vec<Outcome>,
+}
+
+impl OnHost {
+    /// `dW`, layer by layer.
+    pub fn deltas(&self) -> impl Iterator<Item = &[f32]> {
+        self.values.chunks(self.size())
+    }
+
+    /// Values of a layer.
+    fn size(&self) -> usize {
+        (self.values.len() / self.outcomes.len().max(1)).max(1)
+    }
 }
 
 /// Merges layers of one shape by ESM or TSV-M, in one batch.
@@ -39,10 +51,10 @@ pub(super) async fn merge_layers<B: Backend>(
     layers: &[&Layer],
     captured: &[Vec<Captured>],
     rounding: &mut [Rounding],
-) -> Result<MergedLayers, Error> {
+) -> Result<OnHost, Error> {
     if layers.iter().all(|layer| is_untouched(job, layer)) {
-        let deltas = layers.iter().map(|layer| vec![0.0; layer.elements()]).collect();
-        return Ok(MergedLayers { deltas, outcomes: vec![Outcome::default(); layers.len()] });
+        let elements = layers.iter().map(|layer| layer.elements()).sum();
+        return Ok(OnHost { values: vec![0.0; elements], outcomes: vec![Outcome::default(); layers.len()] });
     }
     let batch = Batch { job, layers, captured, convergence: Convergence::Deferred };
     let (mut merged, converged) = batch.merge(rounding).await?;
@@ -50,10 +62,11 @@ pub(super) async fn merge_layers<B: Backend>(
         let mut uncounted = vec![Rounding::default(); rounding.len()]; // these weights were counted
         let alone = Batch { layers: &layers[l..=l], convergence: Convergence::Checked, ..batch };
         let (again, _) = alone.merge(&mut uncounted).await?;
-        merged.deltas.splice(l..=l, again.deltas);
+        let size = merged.size();
+        merged.values[l * size..(l + 1) * size].copy_from_slice(&again.values);
         merged.outcomes.splice(l..=l, again.outcomes);
     }
-    for (layer, delta) in layers.iter().zip(&merged.deltas) {
+    for (layer, delta) in layers.iter().zip(merged.deltas()) {
         if let Some((index, value)) = first_not_finite(Dtype::F32, bytemuck::cast_slice(delta)) {
             return Err(Error::NotFinite { layer: layer.name.clone(), index, value });
         }
@@ -67,6 +80,9 @@ pub(super) fn is_untouched<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
     job.family.experts.iter().all(lacks)
 }
 
+/// Merged layers on the device, and `||dW_t||_F` of the experts, `LT x 1 x 1`.
+type Merged<B> = Result<(MergedLayers<<B as Backend>::Tensor>, <B as Backend>::Tensor), Error>;
+
 /// Layers of one shape, and what is known of their inputs.
 #[derive(Clone, Copy)]
 struct Batch<'a, B> {
@@ -76,100 +92,78 @@ struct Batch<'a, B> {
     convergence: Convergence,
 }
 
-/// Merged layers on the device.
-struct OnDevice<T> {
-    /// `L x d_out x d_in`
-    deltas: T,
-    /// `||dW_t||_F` of the experts, `LT x 1 x 1`.
-    expert_norms: T,
-    outcomes: Vec<Outcome>,
-    /// Whether the subspaces of a layer were found.
-    converged: Vec<bool>,
-}
-
 impl<B: Backend> Batch<'_, B> {
     /// Merges, reads back, and says of every layer whether its subspaces were found.
-    async fn merge(&self, rounding: &mut [Rounding]) -> Result<(MergedLayers, Vec<bool>), Error> {
+    async fn merge(&self, rounding: &mut [Rounding]) -> Result<(OnHost, Vec<bool>), Error> {
         let backend = self.job.backend;
-        let merged = match (self.layers.first().map(|layer| layer.role), self.job.esm_options()) {
-            (Some(Role::Esm), Some(options)) => self.by_esm(options, rounding).await?,
-            _ => self.by_tsv(rounding).await?,
-        };
-        let OnDevice { deltas, expert_norms, mut outcomes, converged } = merged;
-        let norms = backend.frobenius_norms(&deltas).map_err(self.failed())?;
-        let all = backend.download_all([&deltas, &norms, &expert_norms]).await;
-        let [deltas, norms, expert_norms] = all.map_err(self.failed())?;
+        let tasks = self.job.family.experts.len();
+        let (merged, expert_norms) =
+            match (self.layers.first().map(|layer| layer.role), self.job.esm_options()) {
+                (Some(Role::Esm), Some(options)) => self.by_esm(options, rounding).await?,
+                _ => self.by_tsv(rounding).await?,
+            };
+        let norms = backend.frobenius_norms(&merged.deltas).map_err(self.failed())?;
+        let all = backend.download_all([&merged.deltas, &norms, &expert_norms]).await;
+        let [values, norms, expert_norms] = all.map_err(self.failed())?;
         for (i, norm) in expert_norms.into_iter().enumerate() {
-            rounding[i % self.job.family.experts.len()].delta(norm.into());
+            rounding[i % tasks].delta(norm.into());
         }
-        for (outcome, norm) in outcomes.iter_mut().zip(norms) {
-            outcome.norm = norm.into();
-        }
-        let size = (deltas.len() / outcomes.len().max(1)).max(1);
-        Ok((MergedLayers { deltas: deltas.chunks(size).map(<[f32]>::to_vec).collect(), outcomes }, converged))
+        let converged = merged.layers.iter().map(|layer| layer.converged).collect();
+        let outcome = |(layer, norm): (MergedLayer, f32)| Outcome {
+            norm: norm.into(),
+            task_scales: layer.task_scales,
+            energy_retention: layer.energy_retention,
+            rank_deficient: layer.rank_deficient,
+        };
+        let outcomes = merged.layers.into_iter().zip(norms).map(outcome).collect();
+        Ok((OnHost { values, outcomes }, converged))
     }
 
-    /// ESM. The first half of the method is independent between tasks, so that they pass through it in groups.
-    async fn by_esm(
-        &self,
-        options: &EsmOptions,
-        rounding: &mut [Rounding],
-    ) -> Result<OnDevice<B::Tensor>, Error> {
-        let Batch { job: &Job { backend, family, .. }, captured, .. } = *self;
-        let members = members(self.layers, family.experts.len());
-        let (mut parts, mut norms) = (Vec::new(), Vec::new());
-        for group in cut(&members, &family.experts, captured, backend.max_tensor_bytes()) {
-            let deltas = member_deltas(backend, family, group, rounding)?;
-            let inputs = member_inputs(backend, family, captured, group)?;
+    /// ESM.
+    async fn by_esm(&self, options: &EsmOptions, rounding: &mut [Rounding]) -> Merged<B> {
+        let Job { backend, family, .. } = *self.job;
+        let half = async |deltas: &B::Tensor, members: &[Member<'_>]| {
+            let inputs = member_inputs(backend, family, self.captured, members)?;
             let factors =
-                esm::task_factors(backend, &deltas, &inputs, self.rank(), options, self.solver()).await;
-            parts.push(factors.map_err(self.failed())?);
-            norms.push(backend.frobenius_norms(&deltas).map_err(self.failed())?);
-        }
+                esm::task_factors(backend, deltas, &inputs, self.rank(), options, self.solver()).await;
+            factors.map_err(self.failed())
+        };
+        let (parts, norms) = self.first_half(rounding, half).await?;
         let factors = esm::join_factors(backend, parts).map_err(self.failed())?;
         let merged = esm::merge_factors(backend, factors, family.experts.len(), options, self.solver()).await;
-        let merged = merged.map_err(self.failed())?;
-        let outcome = |layer: &esm::EsmLayer| Outcome {
-            norm: 0.0,
-            task_scales: layer.task_scales.clone(),
-            energy_retention: layer.energy_retention.clone(),
-            rank_deficient: layer.rank_deficient,
-        };
-        Ok(OnDevice {
-            deltas: merged.deltas,
-            expert_norms: join_batches(backend, norms).map_err(self.failed())?,
-            outcomes: merged.layers.iter().map(outcome).collect(),
-            converged: merged.layers.iter().map(|layer| layer.converged).collect(),
-        })
+        Ok((merged.map_err(self.failed())?, norms))
     }
 
-    /// TSV-M; its first half, too, is independent between tasks.
-    async fn by_tsv(&self, rounding: &mut [Rounding]) -> Result<OnDevice<B::Tensor>, Error> {
-        let Batch { job: &Job { backend, family, .. }, captured, .. } = *self;
-        let members = members(self.layers, family.experts.len());
+    /// TSV-M.
+    async fn by_tsv(&self, rounding: &mut [Rounding]) -> Merged<B> {
+        let Job { backend, family, .. } = *self.job;
+        let half = async |deltas: &B::Tensor, _: &[Member<'_>]| {
+            let triples = tsv::task_triples(backend, deltas, self.rank(), self.solver()).await;
+            triples.map_err(self.failed())
+        };
+        let (parts, norms) = self.first_half(rounding, half).await?;
         let mean_sigma = self.layers.first().is_some_and(|layer| layer.mean_sigma);
-        let (mut parts, mut norms) = (Vec::new(), Vec::new());
-        for group in cut(&members, &family.experts, captured, backend.max_tensor_bytes()) {
-            let deltas = member_deltas(backend, family, group, rounding)?;
-            let triples = tsv::task_triples(backend, &deltas, self.rank(), self.solver()).await;
-            parts.push(triples.map_err(self.failed())?);
-            norms.push(backend.frobenius_norms(&deltas).map_err(self.failed())?);
-        }
         let merged =
             tsv::merge_triples(backend, parts, family.experts.len(), mean_sigma, self.solver()).await;
-        let merged = merged.map_err(self.failed())?;
-        let outcome = |layer: &tsv::TsvLayer| Outcome {
-            norm: 0.0,
-            task_scales: Vec::new(),
-            energy_retention: layer.energy_retention.clone(),
-            rank_deficient: layer.rank_deficient,
-        };
-        Ok(OnDevice {
-            deltas: merged.deltas,
-            expert_norms: join_batches(backend, norms).map_err(self.failed())?,
-            outcomes: merged.layers.iter().map(outcome).collect(),
-            converged: merged.layers.iter().map(|layer| layer.converged).collect(),
-        })
+        Ok((merged.map_err(self.failed())?, norms))
+    }
+
+    /// The half of a method that is independent between tasks, so that they pass through it in groups; and the norms of all
+    /// deltas.
+    async fn first_half<P>(
+        &self,
+        rounding: &mut [Rounding],
+        half: impl AsyncFn(&B::Tensor, &[Member<'_>]) -> Result<P, Error>,
+    ) -> Result<(Vec<P>, B::Tensor), Error> {
+        let Job { backend, family, .. } = *self.job;
+        let members = members(self.layers, family.experts.len());
+        let (mut parts, mut norms) = (Vec::new(), Vec::new());
+        for group in cut(&members, &family.experts, self.captured, backend.max_tensor_bytes()) {
+            let deltas = member_deltas(backend, family, group, rounding)?;
+            parts.push(half(&deltas, group).await?);
+            norms.push(backend.frobenius_norms(&deltas).map_err(self.failed())?);
+        }
+        Ok((parts, join_batches(backend, norms).map_err(self.failed())?))
     }
 
     fn rank(&self) -> usize {

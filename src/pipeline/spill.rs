@@ -78,10 +78,10 @@ pub(super) async fn spill<B: Layers>(
                 rounding.clone_from_slice(&before);
                 captures = Captures::new(job, &sources)?;
             };
-            for ((&i, delta), outcome) in batch.iter().zip(&merged.deltas).zip(merged.outcomes) {
+            for ((&i, delta), outcome) in batch.iter().zip(merged.deltas()).zip(&merged.outcomes) {
                 seek(&mut spill, &job.plan.layers[i])?;
                 spill.write(delta)?;
-                outcomes[i] = outcome;
+                outcomes[i].clone_from(outcome);
             }
         }
         for &i in batch {
