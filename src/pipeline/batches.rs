@@ -35,9 +35,15 @@ pub(super) fn order<B>(job: &Job<'_, B>, keep: bool) -> Vec<usize> {
     for (place, &i) in order.iter().enumerate() {
         first.entry(Kind::of(&layers[i])).or_insert(place);
     }
-    let runs = job.family.experts.iter().any(|expert| expert.proxies.is_some());
-    order.sort_by_key(|&i| (layers[i].block().filter(|_| runs), first.get(&Kind::of(&layers[i])).copied()));
+    let within_blocks = experts_run(job);
+    let place = |i: usize| first.get(&Kind::of(&layers[i])).copied();
+    order.sort_by_key(|&i| (layers[i].block().filter(|_| within_blocks), place(i)));
     order
+}
+
+/// Whether the inputs of layers are captured during the merge.
+fn experts_run<B>(job: &Job<'_, B>) -> bool {
+    job.family.experts.iter().any(|expert| expert.proxies.is_some())
 }
 
 /// How many of the layers `order`, of which there is one at least, make the next batch.
@@ -48,9 +54,9 @@ pub(super) fn next<B: Backend>(job: &Job<'_, B>, order: &[usize]) -> usize {
     else {
         return 1;
     };
-    let runs = job.family.experts.iter().any(|expert| expert.proxies.is_some());
+    let within_blocks = experts_run(job);
     let alike = |&&i: &&usize| {
-        let same_block = !runs || layers[i].block() == layers[leader].block();
+        let same_block = !within_blocks || layers[i].block() == layers[leader].block();
         Kind::of(&layers[i]).as_ref() == Some(&kind)
             && same_block
             && !decompose::is_untouched(job, &layers[i])
