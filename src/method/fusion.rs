@@ -1,4 +1,4 @@
-//! Two concatenations, `E_cat` and `A_cat`, fused into merged deltas: orthogonalised (paper 1, eqs. 9 and 10), multiplied, and
+//! Two concatenations, `E_cat` and `A_cat`, fused into merged deltas: orthogonalised (paper 1, section 3), multiplied, and
 //! multiplied by their mean singular values.
 
 use super::Fusion;
