@@ -56,7 +56,7 @@ pub struct PendingEigenpairs<T> {
     pub sigma: T,
     /// Square roots of the traces, `batch x 1 x 1`.
     pub norms: T,
-    /// What is yet to be shown to [`converged`], `batch x 1 x 1`; zeros where it was seen already.
+    /// What is yet to be shown to [`converged`](super::converged), `batch x 1 x 1`; zeros where it was seen already.
     pub residuals: T,
 }
 

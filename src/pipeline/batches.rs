@@ -73,3 +73,12 @@ pub(super) fn next<B: Backend>(job: &Job<'_, B>, order: &[usize]) -> usize {
     };
     order.iter().take_while(alike).take_while(fits).count().max(1)
 }
+
+/// What a batch is called where progress is shown.
+pub(super) fn name<B>(job: &Job<'_, B>, batch: &[usize]) -> String {
+    let first = batch.first().map_or("", |&i| &job.plan.layers[i].name);
+    match batch.len() {
+        0 | 1 => first.to_owned(),
+        n => format!("{first} and {} more of its shape", n - 1),
+    }
+}

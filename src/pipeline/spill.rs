@@ -54,15 +54,13 @@ pub(super) async fn spill<B: Layers>(
     while let Some(&first) = rest.first() {
         let started = Instant::now();
         let leader = &job.plan.layers[first];
-        progress.layer(&leader.name);
-        let mut batch = &rest[..1];
+        let mut batch = &rest[..batches::next(job, rest)];
+        progress.layer(&batches::name(job, batch));
         if leader.role == Role::Sum {
             seek(&mut spill, leader)?;
             spill_sum(job, leader, &mut spill, rounding).await?;
         } else {
             let merged = loop {
-                // a device that has failed may have become smaller
-                batch = &rest[..batches::next(job, rest)];
                 let layers: Vec<&Layer> = batch.iter().map(|&i| &job.plan.layers[i]).collect();
                 let before = rounding.to_vec();
                 let tried = match captures.reach(job, &layers).await {
@@ -73,6 +71,7 @@ pub(super) async fn spill<B: Layers>(
                     Ok(merged) => break merged,
                     Err(error) => try_again(job, error, progress).await?,
                 }
+                batch = &rest[..batches::next(job, rest)]; // the device may do with less now
                 // what the failed try has seen is seen again; experts that run begin again, for a lost device took their
                 // hidden states with it
                 rounding.clone_from_slice(&before);
