@@ -1,7 +1,7 @@
 //! Carries out a plan: read, upload, compute, download, write.
 //!
-//! One layer is in memory at a time, with all its experts, or a batch of small ones; nothing needs the whole model. The merged deltas of decomposed
-//! layers go to a file, in f32, and the weights are made from them once every layer's norm is known.
+//! One layer is in memory at a time, with all its experts, or a batch of small ones; nothing needs the whole model. The merged
+//! deltas of decomposed layers go to a file, in f32, and the weights are made from them once every layer's norm is known.
 
 mod assemble;
 mod batches;

@@ -1,4 +1,5 @@
-//! Systems with a triangle, by halves: nearly all of the work is plain products.
+//! Systems with a triangle, by halves: nearly all of the work is plain products. A merge takes a tenth less time than with
+//! faer's solver (`docs/rejected-optimizations.md`).
 
 use super::memory;
 use faer::linalg::matmul::matmul;
