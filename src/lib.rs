@@ -14,6 +14,8 @@ pub mod cli;
 pub mod data;
 #[cfg(feature = "merge")]
 pub mod eval;
+#[cfg(feature = "merge")]
+mod files;
 pub mod kernels;
 #[cfg(feature = "merge")]
 pub mod linalg;

@@ -1,0 +1,78 @@
+//! Files from strangers: only regular ones are opened, and no more of them is read than is expected.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+
+/// Bytes of a settings file (configuration, index, tokenizer options) past which it is taken for something else.
+pub(crate) const SETTINGS: u64 = 16 << 20;
+
+/// Opens a regular file. A FIFO, a device or a folder is refused without waiting for it.
+pub(crate) fn open(path: &Path) -> io::Result<File> {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, NONBLOCK); // a FIFO would wait for its writer
+    let file = options.open(path)?;
+    let kind = file.metadata()?.file_type();
+    if kind.is_file() {
+        return Ok(file);
+    }
+    let what = if kind.is_dir() { "it is a folder" } else { "it is not a regular file" };
+    Err(io::Error::other(what))
+}
+
+/// `O_NONBLOCK`, which does nothing to regular files.
+#[cfg(any(target_os = "linux", target_os = "android"))]
+const NONBLOCK: i32 = 0o4000;
+#[cfg(all(unix, not(any(target_os = "linux", target_os = "android"))))]
+const NONBLOCK: i32 = 0x4;
+
+/// All of a regular file of at most `limit` bytes.
+pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = open(path)?;
+    let length = file.metadata()?.len();
+    if length > limit {
+        return Err(too_large(limit));
+    }
+    let mut bytes = Vec::with_capacity(length as usize);
+    read_at_most(file, limit, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// All of a stream that ends within `limit` bytes.
+pub(crate) fn read_at_most(stream: impl Read, limit: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
+    stream.take(limit + 1).read_to_end(bytes)?;
+    if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(()) }
+}
+
+fn too_large(limit: u64) -> io::Error {
+    io::Error::other(format!("it has more than the {} MiB expected of such a file", limit >> 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_regular_files_of_the_expected_size_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("f");
+        std::fs::write(&path, [7; 100]).unwrap();
+        assert_eq!(read(&path, 100).unwrap(), [7; 100]);
+        assert!(read(&path, 99).is_err());
+        assert!(open(folder.path()).is_err());
+        assert!(read(Path::new("/dev/zero"), 10).is_err());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_fifo_is_refused_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fifo");
+        let made = std::process::Command::new("mkfifo").arg(&path).status();
+        if made.is_ok_and(|status| status.success()) {
+            assert!(open(&path).is_err());
+        }
+    }
+}
