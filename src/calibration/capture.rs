@@ -32,6 +32,12 @@ impl Captured {
     pub fn is_of(&self, weight: &str) -> bool {
         self.weight == weight || self.sharing.iter().any(|other| other == weight)
     }
+
+    /// The same inputs under other names: `name` gives each weight's.
+    pub fn renamed(self, name: impl Fn(String) -> String) -> Captured {
+        let sharing = self.sharing.into_iter().map(&name).collect();
+        Captured { weight: name(self.weight), sharing, entry: self.entry }
+    }
 }
 
 /// Bytes of a calibration past which Gram matrices take the place of tokens, unless the user says otherwise.

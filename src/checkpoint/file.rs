@@ -1,7 +1,7 @@
 //! One safetensors file: its header, checked and owned, and reads of byte ranges.
 
 use super::scan::first_not_finite;
-use super::{Error, TensorMeta};
+use super::{Error, TensorMeta, magic};
 use indexmap::IndexMap;
 use safetensors::tensor::TensorInfo;
 use serde::Deserialize;
@@ -106,6 +106,11 @@ fn read_header(file: &File, path: &Path, length: u64) -> Result<Vec<u8>, Error> 
     read_exact_at(file, &mut prefix, 0).map_err(Error::io("read", path))?;
     let bytes = u64::from_le_bytes(prefix);
     if bytes > MAX_HEADER || bytes > length - LENGTH_PREFIX {
+        let mut start = vec![0; length.min(magic::BYTES as u64) as usize];
+        read_exact_at(file, &mut start, 0).map_err(Error::io("read", path))?;
+        if let Some(what) = magic::kind(&start) {
+            return Err(malformed(path, what.to_owned()));
+        }
         return Err(malformed(
             path,
             format!(

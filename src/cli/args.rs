@@ -116,6 +116,9 @@ pub(super) struct Merge {
     /// Seed of random numbers, instead of the recipe's
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Merge experts whose config.json differs from the base's in this key, though their weights mean something else by it
+    #[arg(long, value_name = "KEY")]
+    pub allow_mismatch: Vec<String>,
     /// Check everything and show what would be done to every tensor, without reading weights
     #[arg(long)]
     pub dry_run: bool,

@@ -95,8 +95,9 @@ fn table(plan: &Plan, family: &Family) -> String {
     let search = plan.search.as_ref().map(search).unwrap_or_default();
     format!(
         "{table}\n{} experts; GFLOP and memory are estimates, memory that of one layer (small ones are merged several at a \
-         time){costs}{search}",
-        family.experts.len()
+         time){costs}{search}\n{}",
+        family.experts.len(),
+        plan.account
     )
 }
 

@@ -12,7 +12,12 @@ use crate::report;
 
 /// `esmerge merge`
 pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
-    let overrides = Overrides { alpha: args.alpha, accuracy: args.accuracy, seed: args.seed };
+    let overrides = Overrides {
+        alpha: args.alpha,
+        accuracy: args.accuracy,
+        seed: args.seed,
+        allow_mismatch: args.allow_mismatch.clone(),
+    };
     let recipe = Recipe::open(&args.recipe, &overrides)?;
     if let Some(out) = &args.out {
         drop(OutputDir::create(out)?); // a wrong output path is told before any work
@@ -69,7 +74,8 @@ fn changes(args: &args::Merge) -> Vec<String> {
     let alpha = args.alpha.map(|v| format!("--alpha {v}"));
     let accuracy = args.accuracy.map(|v| format!("--accuracy {v}"));
     let seed = args.seed.map(|v| format!("--seed {v}"));
-    [alpha, accuracy, seed].into_iter().flatten().collect()
+    let allowed = args.allow_mismatch.iter().map(|key| format!("--allow-mismatch {key}"));
+    [alpha, accuracy, seed].into_iter().flatten().chain(allowed).collect()
 }
 
 /// Names every tensor that is not merged by the method's main rule.

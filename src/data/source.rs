@@ -43,7 +43,7 @@ impl ModelSource {
 
     /// Opens a folder or a file.
     pub fn checkpoint(path: &Path) -> Result<ModelSource, Error> {
-        let base = Checkpoint::open(path)?;
+        let base = Checkpoint::open(path)?.with_modern_norms();
         let config = config(&base)?;
         Ok(ModelSource { path: path.to_path_buf(), base, delta: None, config })
     }

@@ -7,9 +7,10 @@ use super::outputs::{check_keep_delta, finish, write_reports};
 use super::rounding::{self, Rounding, WARN_ABOVE};
 use super::spill::{is_spilled, layer_bytes, spill};
 use super::sums::Merged;
+use super::variances::negative_variances;
 use super::{Error, Job, Progress, search, summary};
 use crate::backend::layers::Layers;
-use crate::checkpoint::{OutputDir, TensorMeta, copy_sidecars};
+use crate::checkpoint::{Checkpoint, OutputDir, TensorMeta, copy_sidecars};
 use crate::method::assembly;
 use crate::plan::{Family, Plan, Role};
 use crate::recipe::Recipe;
@@ -74,14 +75,19 @@ pub async fn merge<B: Layers>(
         let energy = write_experts(&job, experts, &output, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));
     }
-    for (expert, rounding) in family.experts.iter().zip(&rounding) {
-        let Some(damage) = rounding.damage() else { continue };
-        report.rounding.insert(expert.name.clone(), damage);
-        if damage > WARN_ABOVE {
-            let warning = rounding::warning(&expert.name, damage);
-            progress.warn(&warning);
-            report.warnings.push(warning);
-        }
+    let damages = family.experts.iter().zip(&rounding).filter_map(|(e, r)| Some((e.name.as_str(), r.damage()?)));
+    let damages: Vec<(&str, f64)> = damages.collect();
+    report.rounding = damages.iter().map(|&(name, damage)| (name.to_owned(), damage)).collect();
+    let mut warnings = Vec::new();
+    // a sum only averages the noise; a decomposition takes it for directions
+    if plan.layers.iter().any(|layer| matches!(layer.role, Role::Esm | Role::TsvM)) {
+        let coarse: Vec<_> = damages.into_iter().filter(|(_, damage)| *damage > WARN_ABOVE).collect();
+        warnings.extend(rounding::warning(&coarse));
+    }
+    warnings.extend(negative_variances(&Checkpoint::open(output.path())?)?);
+    for warning in warnings {
+        progress.warn(&warning);
+        report.warnings.push(warning);
     }
     if let Some(folder) = family.base.folder() {
         copy_sidecars(folder, output.path(), recipe.out_dtype)?;
@@ -126,7 +132,7 @@ fn steps<B>(job: &Job<'_, B>, betas: &[f64]) -> IndexMap<String, Step> {
 fn check_fingerprints(family: &Family) -> Result<(), Error> {
     for expert in &family.experts {
         if let Some(calibration) = &expert.calibration {
-            calibration.check_fingerprint(&expert.weights)?;
+            calibration.check_fingerprint(&expert.own)?;
         }
     }
     Ok(())

@@ -20,6 +20,7 @@ mod search;
 mod spill;
 mod summary;
 mod sums;
+mod variances;
 mod weights;
 
 pub use error::Error;

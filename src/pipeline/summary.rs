@@ -35,6 +35,7 @@ pub(super) fn report<B: Backend>(
         overrides: options.overrides.clone(),
         groups: groups(job, &layers),
         layers,
+        account: Some(job.plan.account.clone()),
         warnings: job.plan.warnings.clone(),
         ..Report::default()
     };

@@ -3,24 +3,34 @@
 //! [`plan`] is a function of the recipe and the headers of the files it names. Everything that can be wrong with names,
 //! shapes and types is found here.
 
+mod account;
 mod check;
 mod cost;
 mod error;
 mod family;
+mod identical;
 mod layers;
+mod matching;
 mod names;
+mod quantised;
 mod roles;
 mod routed;
+mod rule;
 mod samples;
+mod settings;
 
+pub use account::{Account, ModelAccount};
 pub use cost::Cost;
 pub use error::Error;
 pub use family::{Expert, Family};
 pub use layers::plan;
+pub use matching::{Matching, Prefix};
 pub use names::kind_of_layer;
 pub use roles::Role;
 pub use routed::{Experts, Routed};
+pub use rule::Rule;
 pub use samples::{AlphaSearch, SearchSamples, expert_source, read_proxies};
+pub use settings::Settings;
 
 use serde::Serialize;
 
@@ -42,6 +52,8 @@ pub struct Plan {
     /// The search for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<AlphaSearch>,
+    /// What becomes of every tensor that is read.
+    pub account: Account,
     /// What the user should know before the merge starts.
     pub warnings: Vec<String>,
 }
@@ -80,6 +92,9 @@ pub struct Layer {
     pub mean_sigma: bool,
     /// Why it is not merged by the method's main rule, if it is not.
     pub reason: Option<&'static str>,
+    /// The rule by which it is the base's ([`Role::Base`], [`Role::Pretrained`]).
+    #[serde(skip)]
+    pub kept: Option<Rule>,
     /// What it costs.
     pub cost: Cost,
 }

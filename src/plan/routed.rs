@@ -2,7 +2,7 @@
 
 use super::layers::Planner;
 use super::names::block_index;
-use super::roles::Rules;
+use super::roles::{Rules, Ruling};
 use super::{Error, Layer, Part, Role};
 use crate::checkpoint::module_of;
 use crate::method::esm_plus::ResidualBase;
@@ -82,7 +82,7 @@ impl Planner<'_> {
             let path = self.family.base.path().to_path_buf();
             return Err(Error::NotLinear { weight: odd.name.clone(), path });
         }
-        self.layer(name, parts, (Role::Experts, None))
+        self.layer(name, parts, Ruling::plain(Role::Experts))
     }
 
     /// The weight whose prototypes route a layer. Layers that every expert's calibration gives the same inputs share them.

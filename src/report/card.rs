@@ -46,6 +46,9 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
             range(&group.beta)
         )?;
     }
+    if let Some(account) = &report.account {
+        writeln!(card, "\n## Every tensor\n\n```text\n{account}\n```")?;
+    }
     if let Some(experts) = &report.experts {
         write_experts(card, report, experts)?;
     }

@@ -9,6 +9,7 @@ pub use card::model_card;
 pub use table::{align_right, new_table, short_names, table};
 
 use crate::eval::Probe;
+use crate::plan::Account;
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::path::Path;
@@ -67,6 +68,9 @@ pub struct Report {
     /// The low-rank experts of ESM++.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertsReport>,
+    /// What became of every tensor that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
     /// For experts stored in 16 bits: the estimated relative error of their deltas.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub rounding: IndexMap<String, f64>,
@@ -108,6 +112,7 @@ impl Default for Report {
             groups: Vec::new(),
             layers: Vec::new(),
             experts: None,
+            account: None,
             rounding: IndexMap::new(),
             warnings: Vec::new(),
             seconds: None,

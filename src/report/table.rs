@@ -20,10 +20,10 @@ pub fn table(report: &Report) -> String {
         ]);
     }
     align_right(&mut table, &[2, 7]);
-    match &report.experts {
-        None => table.to_string(),
-        Some(experts) => format!("{table}\n{}", experts_line(experts)),
-    }
+    let mut text = table.to_string();
+    text.extend(report.experts.iter().map(|experts| format!("\n{}", experts_line(experts))));
+    text.extend(report.account.iter().map(|account| format!("\n{account}")));
+    text
 }
 
 fn experts_line(experts: &ExpertsReport) -> String {
