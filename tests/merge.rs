@@ -267,7 +267,9 @@ fn layers_name_esms_tensors() {
 #[test]
 fn an_unknown_architecture_gets_esm_on_every_matrix_of_a_block_with_a_warning() {
     let family = Family::new();
-    family.write("base/config.json", r#"{"model_type": "brand_new"}"#);
+    for model in ["base", "experts/cars", "experts/birds"] {
+        family.write(&format!("{model}/config.json"), r#"{"model_type": "brand_new"}"#);
+    }
     let output = family.esmerge(&["merge", "recipe.yaml", "--dry-run", "--json"]);
     // out_proj is ESM's now, and nobody calibrated it
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -404,13 +406,39 @@ fn coarse_expert_files_are_warned_about() {
     family.write_model("experts/cars", &expert(1, Dtype::Bf16));
     let output = family.esmerge(&["merge", "recipe.yaml", "out", "--device", "cpu", "--json"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("warning: the 16-bit file of expert `cars`"), "{stderr}");
-    assert!(!stderr.contains("`birds`"), "{stderr}");
+    let warnings: Vec<&str> = stderr.lines().filter(|line| line.contains("16-bit")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("cars by about"), "{stderr}");
+    assert!(!warnings[0].contains("birds"), "{stderr}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     // weights of up to 1, moved by up to 0.1, in 8 bits
     let damage = report["rounding"]["cars"].as_f64().unwrap();
     assert!(damage > 0.01 && damage < 0.05, "{damage}");
     assert!(report["seconds"].as_f64().is_some());
+}
+
+#[test]
+fn rounding_counts_only_values_that_fine_tuning_changed_and_is_no_matter_for_sums() {
+    let family = Family::new();
+    let base = base(Dtype::Bf16);
+    family.write_model("base", &base);
+    // one matrix is trained, far beyond its rounding; all others are the base's
+    let mut tuned = base.clone();
+    let values: Vec<f32> = base[FC1].values().iter().map(|v| v + 0.5).collect();
+    tuned.insert(FC1.to_owned(), Tensor::float(Dtype::Bf16, &base[FC1].shape, &values));
+    family.write_model("experts/cars", &tuned);
+    family.write_model("experts/birds", &expert(2, Dtype::Bf16));
+    let recipe = "merge_method: linear\nbase_model: base\nmodels:\n  - model: experts/cars\n  - model: experts/birds\n";
+    family.write("recipe.yaml", recipe);
+    let output = family.esmerge(&["merge", "recipe.yaml", "out", "--device", "cpu", "--json"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!stderr.contains("16-bit"), "{stderr}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // the values are rounded from v + 0.5, |v| <= 1, to 8 bits
+    let damage = report["rounding"]["cars"].as_f64().unwrap();
+    let ulp = |v: f32| 2f64.powi(f64::from(v.abs()).log2().floor() as i32 - 7);
+    let expected =
+        (values.iter().map(|v| ulp(*v).powi(2)).sum::<f64>() / 12.0 / (0.25 * values.len() as f64)).sqrt();
+    assert!((damage / expected - 1.0).abs() < 0.1, "{damage} {expected}");
 }
 
 #[test]

@@ -8,7 +8,8 @@ use std::path::Path;
 /// `null`. The error is a clause that follows the file's name.
 pub fn read_settings(path: &Path) -> Result<Value, String> {
     let bytes = files::read(path, files::SETTINGS).map_err(|e| e.to_string())?;
-    serde_json::from_slice(&bytes).or_else(|e| serde_json::from_slice(&without_odd_numbers(&bytes)).map_err(|_| e.to_string()))
+    serde_json::from_slice(&bytes)
+        .or_else(|e| serde_json::from_slice(&without_odd_numbers(&bytes)).map_err(|_| e.to_string()))
 }
 
 /// The text with `null` in place of `NaN`, `Infinity` and `-Infinity` outside strings.

@@ -75,7 +75,8 @@ pub async fn merge<B: Layers>(
         let energy = write_experts(&job, experts, &output, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));
     }
-    let damages = family.experts.iter().zip(&rounding).filter_map(|(e, r)| Some((e.name.as_str(), r.damage()?)));
+    let damages =
+        family.experts.iter().zip(&rounding).filter_map(|(e, r)| Some((e.name.as_str(), r.damage()?)));
     let damages: Vec<(&str, f64)> = damages.collect();
     report.rounding = damages.iter().map(|&(name, damage)| (name.to_owned(), damage)).collect();
     let mut warnings = Vec::new();

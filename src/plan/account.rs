@@ -105,7 +105,8 @@ pub(super) fn account(family: &Family, layers: &[Layer]) -> Result<Account, Erro
             }
         }
     }
-    let mut base = ModelAccount { read: family.base.names().count(), merged: merged.len(), ..Default::default() };
+    let mut base =
+        ModelAccount { read: family.base.names().count(), merged: merged.len(), ..Default::default() };
     kept.values().for_each(|rule| *base.copied.entry(*rule).or_default() += 1);
     check("the base", family.base.path(), &base)?;
     let mut experts = IndexMap::new();
@@ -150,6 +151,9 @@ fn check(what: &str, path: &std::path::Path, account: &ModelAccount) -> Result<(
     if account.balances() {
         return Ok(());
     }
-    let reason = format!("the account of {what} does not balance ({}): a defect of esmerge; please report it", account.line());
+    let reason = format!(
+        "the account of {what} does not balance ({}): a defect of esmerge; please report it",
+        account.line()
+    );
     Err(Error::Unsupported { path: path.to_path_buf(), reason })
 }

@@ -21,7 +21,12 @@ pub(super) fn identical(family: &Family, out: Option<Dtype>) -> Result<HashSet<S
     Ok(found)
 }
 
-fn cannot_be_merged(base: &Checkpoint, name: &str, meta: &TensorMeta, out: Option<Dtype>) -> Result<bool, Error> {
+fn cannot_be_merged(
+    base: &Checkpoint,
+    name: &str,
+    meta: &TensorMeta,
+    out: Option<Dtype>,
+) -> Result<bool, Error> {
     match kind(meta.dtype) {
         Kind::Integer => Ok(false),
         Kind::Unsupported => Ok(true),

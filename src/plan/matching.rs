@@ -1,7 +1,8 @@
 //! Which tensor of an expert belongs to which tensor of the base, where their names are not the same.
 
 use super::names::{
-    is_input_embedding, is_output_embedding, is_recomputed, is_task_part, is_training_state, older_spelling, tower,
+    is_input_embedding, is_output_embedding, is_recomputed, is_task_part, is_training_state, older_spelling,
+    tower,
 };
 use super::rule::Rule;
 use super::settings::Settings;
@@ -75,7 +76,8 @@ impl Matching {
             });
         }
         if let Some((name, n)) = first(&self.mapped, Rule::OlderSpelling) {
-            clauses.push(format!("{} found in the other spelling of norms (gamma and beta)", counted(n, &name)));
+            clauses
+                .push(format!("{} found in the other spelling of norms (gamma and beta)", counted(n, &name)));
         }
         if let Some((name, n)) = first(&self.lacks, Rule::Head) {
             let zero = "its difference is taken for zero there";

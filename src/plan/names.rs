@@ -165,7 +165,8 @@ pub(super) fn is_task_part(name: &str) -> bool {
         "nsp_head",
     ];
     let bare = block(name).is_none() && name.split('.').any(|part| PARTS.contains(&part));
-    bare || is_head(name) || matches!(name, "decoder.weight" | "decoder.bias" | "projector.weight" | "projector.bias")
+    bare || is_head(name)
+        || matches!(name, "decoder.weight" | "decoder.bias" | "projector.weight" | "projector.bias")
 }
 
 /// Buffers that loaders compute from the configuration.
@@ -195,7 +196,12 @@ pub(super) fn is_training_state(name: &str) -> bool {
 pub(super) fn tower(name: &str) -> Option<&'static str> {
     match name.split('.').next()? {
         "vision_model" | "visual_projection" | "visual" => Some("vision"),
-        "text_model" | "text_projection" | "text" | "transformer" | "token_embedding" | "positional_embedding"
+        "text_model"
+        | "text_projection"
+        | "text"
+        | "transformer"
+        | "token_embedding"
+        | "positional_embedding"
         | "ln_final" => Some("text"),
         "logit_scale" | "logit_bias" => Some("joint"),
         _ => None,
@@ -223,7 +229,9 @@ pub(super) fn is_router_gate(name: &str, has_experts: impl Fn(&str) -> bool) -> 
     }
     let mut parts = module.rsplit('.');
     match parts.next() {
-        Some("gate" | "shared_expert_gate") => module.rsplit_once('.').is_some_and(|(parent, _)| has_experts(parent)),
+        Some("gate" | "shared_expert_gate") => {
+            module.rsplit_once('.').is_some_and(|(parent, _)| has_experts(parent))
+        }
         Some("router") => true,
         _ => parts.next() == Some("router"),
     }

@@ -35,7 +35,8 @@ pub(super) fn refuse_quantised(model: &Checkpoint, settings: &Settings) -> Resul
 fn scheme(model: &Checkpoint, settings: &Settings) -> Option<(String, String)> {
     for key in ["quantization_config", "compression_config"] {
         if let Some(config) = settings.config.get(key).filter(|value| value.is_object()) {
-            let method = config.get("quant_method").and_then(Value::as_str).unwrap_or("a method it does not name");
+            let method =
+                config.get("quant_method").and_then(Value::as_str).unwrap_or("a method it does not name");
             return Some((method.to_owned(), format!("its config.json has a `{key}`")));
         }
     }

@@ -214,7 +214,9 @@ impl<'a> Rules<'a> {
             2 if self.is_vocabulary(name, meta) => average("vocabulary embedding"),
             2 if is_head(name) => average("head"),
             2 if self.gates.contains(name) => average("router gate"),
-            2 if block(name).is_some() && !is_layer_weight(name) => average("not the weight of a linear layer"),
+            2 if block(name).is_some() && !is_layer_weight(name) => {
+                average("not the weight of a linear layer")
+            }
             2 => None,
             _ => average("three or more dimensions"),
         }
@@ -282,7 +284,11 @@ fn gates(family: &Family) -> HashSet<&str> {
     let modules: HashSet<&str> = family
         .base
         .names()
-        .flat_map(|name| [".experts.", ".experts", ".shared_expert."].into_iter().filter_map(|at| Some(name.split_once(at)?.0)))
+        .flat_map(|name| {
+            [".experts.", ".experts", ".shared_expert."]
+                .into_iter()
+                .filter_map(|at| Some(name.split_once(at)?.0))
+        })
         .collect();
     family.base.names().filter(|name| is_router_gate(name, |parent| modules.contains(parent))).collect()
 }

@@ -24,10 +24,16 @@ pub struct Settings {
 /// architectures call it by.
 const OF_WEIGHTS: [(&str, &[&str]); 7] = [
     ("hidden_size", &["hidden_size", "d_model", "n_embd", "dim", "embed_dim"]),
-    ("num_attention_heads", &["num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"]),
+    (
+        "num_attention_heads",
+        &["num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads"],
+    ),
     ("num_key_value_heads", &["num_key_value_heads", "num_kv_heads"]),
     ("head_dim", &["head_dim", "d_kv"]),
-    ("hidden_act", &["hidden_act", "activation_function", "hidden_activation", "feed_forward_proj", "activation"]),
+    (
+        "hidden_act",
+        &["hidden_act", "activation_function", "hidden_activation", "feed_forward_proj", "activation"],
+    ),
     ("norm_eps", &["rms_norm_eps", "layer_norm_eps", "layer_norm_epsilon", "norm_epsilon", "norm_eps"]),
     ("partial_rotary_factor", &["partial_rotary_factor", "rotary_pct", "rotary_dim"]),
 ];
@@ -42,7 +48,8 @@ impl Settings {
         let Some(folder) = model.folder() else { return Ok(Settings::default()) };
         let path = folder.join("config.json");
         let config = read(&path)?;
-        let beside = [read(&folder.join("generation_config.json"))?, read(&folder.join("tokenizer_config.json"))?];
+        let beside =
+            [read(&folder.join("generation_config.json"))?, read(&folder.join("tokenizer_config.json"))?];
         let file = folder.join("chat_template.jinja");
         let in_file = crate::files::read(&file, crate::files::SETTINGS).ok();
         let in_file = in_file.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
@@ -85,7 +92,11 @@ fn read(path: &Path) -> Result<Value, Error> {
 }
 
 /// Refuses experts whose weights mean something else than the base's, except by the keys that the user insists on.
-pub(super) fn weights_mean_the_same(base: &Settings, expert: &Expert, allowed: &[String]) -> Result<(), Error> {
+pub(super) fn weights_mean_the_same(
+    base: &Settings,
+    expert: &Expert,
+    allowed: &[String],
+) -> Result<(), Error> {
     let other = &expert.settings;
     if base.config.is_null() || other.config.is_null() {
         return Ok(());
@@ -114,7 +125,8 @@ fn differences(base: &Settings, other: &Settings) -> Vec<(String, String, String
         return found;
     };
     for (key, names) in OF_WEIGHTS {
-        let value = |config: &Value| names.iter().find_map(|n| config.get(*n).filter(|v| !v.is_null()).cloned());
+        let value =
+            |config: &Value| names.iter().find_map(|n| config.get(*n).filter(|v| !v.is_null()).cloned());
         let (Some(of_base), Some(of_expert)) = (value(a), value(b)) else { continue };
         if !equal(&of_base, &of_expert) {
             found.push((key.to_owned(), of_base.to_string(), of_expert.to_string()));
@@ -207,9 +219,8 @@ pub(super) fn used_otherwise(base: &Settings, experts: &[Expert]) -> Vec<String>
         };
         notes.extend(differing(experts.iter().filter(differs), &format!("`{key}`")));
     }
-    let template = |expert: &&Expert| {
-        expert.settings.template.is_some() && expert.settings.template != base.template
-    };
+    let template =
+        |expert: &&Expert| expert.settings.template.is_some() && expert.settings.template != base.template;
     notes.extend(differing(experts.iter().filter(template), "the chat template"));
     notes
 }
@@ -265,7 +276,8 @@ mod tests {
 
     #[test]
     fn a_tower_is_held_against_its_part_of_the_whole() {
-        let whole = json!({"model_type": "clip", "vision_config": {"num_attention_heads": 4}, "text_config": {}});
+        let whole =
+            json!({"model_type": "clip", "vision_config": {"num_attention_heads": 4}, "text_config": {}});
         let tower = |heads: u32| json!({"model_type": "clip_vision_model", "num_attention_heads": heads});
         assert!(keys(whole.clone(), tower(4)).is_empty());
         assert_eq!(keys(tower(8), whole), ["num_attention_heads"]);

@@ -34,7 +34,8 @@ impl<'a> Cursor<'a> {
             Value::Int(i) => *i as f64,
             Value::Float(x) => *x,
             Value::Text(text) if text.parse::<f64>().is_ok() => {
-                return Err(self.error(format!("a number is expected, but text is given; write {text} without quotes")));
+                return Err(self
+                    .error(format!("a number is expected, but text is given; write {text} without quotes")));
             }
             Value::List(_) => {
                 let message = "a number is expected; gradients and values by layer name (mergekit's lists and filters) are \

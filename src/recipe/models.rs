@@ -36,7 +36,8 @@ impl Models<'_> {
                     return Err(c.error("this is the base model itself; leave it out of `models`"));
                 }
                 // mergekit lists the base among the models and leaves it out of the sum.
-                self.notes.push(format!("{} is the base model; its delta is zero, so it is left out", c.path));
+                self.notes
+                    .push(format!("{} is the base model; its delta is zero, so it is left out", c.path));
                 continue;
             }
             if let Some(twin) = models.iter().position(|m| m.name == model.name) {
@@ -149,7 +150,9 @@ impl Models<'_> {
 /// Shells expand `~` and variables; recipes are read as they are.
 pub(super) fn check_expanded(c: &Cursor, text: &str, path: &Path) -> Result<(), Error> {
     if (text.starts_with('~') || text.contains('$')) && !path.exists() {
-        return Err(c.error(format!("`{text}`: ~ and $VARIABLES are not expanded in a recipe; write the path out")));
+        return Err(
+            c.error(format!("`{text}`: ~ and $VARIABLES are not expanded in a recipe; write the path out"))
+        );
     }
     Ok(())
 }

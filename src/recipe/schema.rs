@@ -63,7 +63,8 @@ fn not_yaml(error: &serde_saphyr::Error, path: &Path) -> Error {
     // The location is given before the text; once is enough.
     let text = text.split(" at line ").next().unwrap_or(&text).to_owned();
     if text.contains("multiple YAML documents") {
-        let message = "several YAML documents in one file are not supported in this version; write one recipe each";
+        let message =
+            "several YAML documents in one file are not supported in this version; write one recipe each";
         return Error::new(path, line, "", message);
     }
     Error::new(path, line, "", format!("not a valid YAML mapping: {text}"))
@@ -143,7 +144,9 @@ fn dtype(c: Cursor) -> Result<Option<Dtype>, Error> {
         name => name,
     };
     let dtype = Dtype::from_name(name);
-    dtype.map(Some).ok_or_else(|| c.error(format!("one of float32, float16, bfloat16 is expected, but `{text}` is given")))
+    dtype.map(Some).ok_or_else(|| {
+        c.error(format!("one of float32, float16, bfloat16 is expected, but `{text}` is given"))
+    })
 }
 
 fn accuracy(c: &Cursor) -> Result<Accuracy, Error> {
