@@ -284,7 +284,8 @@ fn what_cannot_be_merged_is_copied_bit_for_bit_if_it_is_the_same_in_all_models()
 #[test]
 fn quantised_models_are_refused_by_name() {
     let codes = |dtype, shape: &[usize], bytes| Tensor { dtype, shape: shape.to_vec(), bytes };
-    let cases: [(&str, Value, Vec<(&str, Tensor)>); 4] = [
+    type Extra = Vec<(&'static str, Tensor)>;
+    let cases: [(&str, Value, Extra); 4] = [
         (
             "bitsandbytes",
             with(bert(), "quantization_config", json!({"quant_method": "bitsandbytes"})),

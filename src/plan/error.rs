@@ -44,25 +44,12 @@ pub enum Error {
         reason: String,
     },
     /// An expert's weights mean something else than the base's.
-    #[error(
-        "the expert `{expert}` is of another kind than the base: `{key}` is {of_expert} in {} and {of_base} in {}, so that their \
-         weights do not mean the same; use an expert of this base, or insist with --allow-mismatch {key}",
-        path.display(),
-        base.display()
-    )]
+    #[error("the expert `{expert}` is of another kind than the base: {reason}")]
     OtherSettings {
         /// The expert's name.
         expert: String,
-        /// Its configuration.
-        path: PathBuf,
-        /// The base's configuration.
-        base: PathBuf,
-        /// What differs.
-        key: String,
-        /// The base's value.
-        of_base: String,
-        /// The expert's value.
-        of_expert: String,
+        /// Which key differs, where, and what to do.
+        reason: String,
     },
     /// An expert lacks calibration for a layer.
     #[error(

@@ -13,6 +13,7 @@ use crate::calibration::Statistic;
 use crate::checkpoint::TensorMeta;
 use crate::method::{AlphaScope, arithmetic, tsv};
 use crate::recipe::{Alpha, Esm, Method, Recipe};
+use indexmap::IndexMap;
 use std::collections::HashMap;
 
 /// Decides what happens to every tensor.
@@ -46,10 +47,17 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
 /// What is noteworthy about the models' files.
 fn notes_on_files(family: &Family) -> Vec<String> {
     let mut notes = family.base.notes().to_vec();
+    let mut of_experts: IndexMap<String, Vec<&str>> = IndexMap::new();
     for expert in &family.experts {
         notes.extend(expert.own.notes().iter().cloned());
-        notes.extend(expert.matching.note().map(|note| format!("expert `{}`: {note}", expert.name)));
+        if let Some(note) = expert.matching.note() {
+            of_experts.entry(note).or_default().push(&expert.name);
+        }
     }
+    notes.extend(of_experts.into_iter().map(|(note, names)| match names[..] {
+        [name] => format!("expert `{name}`: {note}"),
+        _ => format!("experts {}, each: {note}", names.join(", ")),
+    }));
     notes.extend(used_otherwise(&family.settings, &family.experts));
     notes
 }

@@ -3,6 +3,7 @@
 use super::Error;
 use super::family::Expert;
 use crate::checkpoint::{Checkpoint, read_settings};
+use indexmap::IndexMap;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -103,14 +104,12 @@ pub(super) fn weights_mean_the_same(
     }
     for (key, of_base, of_expert) in differences(base, other) {
         if !allowed.contains(&key) {
-            return Err(Error::OtherSettings {
-                expert: expert.name.clone(),
-                path: other.path.clone(),
-                base: base.path.clone(),
-                key,
-                of_base,
-                of_expert,
-            });
+            let (here, there) = (other.path.display(), base.path.display());
+            let reason = format!(
+                "`{key}` is {of_expert} in {here} and {of_base} in {there}, so that their weights do not mean the same; use an \
+                 expert of this base, or insist with --allow-mismatch {key}"
+            );
+            return Err(Error::OtherSettings { expert: expert.name.clone(), reason });
         }
     }
     Ok(())
@@ -210,30 +209,35 @@ fn rope_scaling(config: &Value) -> BTreeMap<String, String> {
 
 /// What a user should look at where experts are used otherwise than the base: the output has the base's files.
 pub(super) fn used_otherwise(base: &Settings, experts: &[Expert]) -> Vec<String> {
-    let mut notes = Vec::new();
-    for key in OF_USE {
-        let of = |s: &Settings| [&s.config, &s.beside[0], &s.beside[1]].map(|file| file.get(key).cloned());
-        let differs = |expert: &&Expert| {
-            let pairs = of(base).into_iter().zip(of(&expert.settings));
-            pairs.into_iter().any(|(a, b)| b.is_some_and(|b| !b.is_null() && a.as_ref() != Some(&b)))
-        };
-        notes.extend(differing(experts.iter().filter(differs), &format!("`{key}`")));
+    let mut names_by_keys: IndexMap<String, Vec<&str>> = IndexMap::new();
+    for expert in experts {
+        let keys = used_by_other_keys(base, &expert.settings);
+        if !keys.is_empty() {
+            names_by_keys.entry(keys.join(", ")).or_default().push(&expert.name);
+        }
     }
-    let template =
-        |expert: &&Expert| expert.settings.template.is_some() && expert.settings.template != base.template;
-    notes.extend(differing(experts.iter().filter(template), "the chat template"));
-    notes
-}
-
-fn differing<'a>(experts: impl Iterator<Item = &'a Expert>, what: &str) -> Option<String> {
-    let names: Vec<&str> = experts.map(|expert| expert.name.as_str()).collect();
-    (!names.is_empty()).then(|| {
+    let note = |(keys, names): (String, Vec<&str>)| {
         format!(
-            "{what} of {} is not the base's; the output has the base's, so copy the expert's file if the merged model is to \
-             be used as the expert is",
+            "{keys} of {} differ from the base's, which the output has; copy the expert's files if the merged model is to be used \
+             as the expert is",
             names.join(", ")
         )
-    })
+    };
+    names_by_keys.into_iter().map(note).collect()
+}
+
+fn used_by_other_keys(base: &Settings, other: &Settings) -> Vec<String> {
+    let of =
+        |s: &Settings, key: &str| [&s.config, &s.beside[0], &s.beside[1]].map(|file| file.get(key).cloned());
+    let differs = |key: &&&str| {
+        let pairs = of(base, key).into_iter().zip(of(other, key));
+        pairs.into_iter().any(|(a, b)| b.is_some_and(|b| !b.is_null() && a.as_ref() != Some(&b)))
+    };
+    let mut keys: Vec<String> = OF_USE.iter().filter(differs).map(|key| format!("`{key}`")).collect();
+    if other.template.is_some() && other.template != base.template {
+        keys.push("the chat template".to_owned());
+    }
+    keys
 }
 
 #[cfg(test)]
