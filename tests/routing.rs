@@ -207,7 +207,7 @@ fn fold_in(task: &str, folder: &Path) {
     let mut writer = TensorWriter::create(&path, &specs, &BTreeMap::new()).unwrap();
     for spec in &specs {
         assert_eq!(spec.dtype, stored(esmerge::backend::Dtype::F32));
-        let mut weight = floats(model.file_of(&spec.name).unwrap(), &spec.name);
+        let mut weight = floats(model.place(&spec.name).unwrap().0, &spec.name);
         let [a, b] = lora_keys(&spec.name);
         if adapter.tensors().contains_key(&a) {
             let rank = adapter.meta(&a).unwrap().shape[0];
@@ -243,7 +243,7 @@ impl OnLayers for FullRank {
                 let x = floats(&proxies, &format!("{source}.input"));
                 let x = backend.upload(Shape::matrix(x.len() / d_in, d_in), &x)?;
                 let outputs = |model: &Checkpoint| {
-                    let w = floats(model.file_of(weight).unwrap(), weight);
+                    let w = floats(model.place(weight).unwrap().0, weight);
                     backend.matmul(
                         &x,
                         Op::None,
