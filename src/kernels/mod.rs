@@ -51,6 +51,7 @@ mod scale;
 mod softmax;
 mod symmetric_eigen;
 mod tile;
+mod unit_scale;
 mod unpack;
 mod view;
 
@@ -85,6 +86,7 @@ pub use softmax::{Mask, softmax};
 pub use symmetric_eigen::{EigenScratch, LARGEST_EIGENPROBLEM, symmetric_eigen};
 pub(crate) use symmetric_eigen::{eigen_steps, symmetric_eigen_step};
 pub use tile::{Choice, ShapeClass, Tile};
+pub use unit_scale::unit_scale;
 pub use unpack::unpack;
 pub use view::{Raw, View};
 
