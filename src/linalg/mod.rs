@@ -9,6 +9,7 @@ mod orthonormalize;
 mod polar;
 mod singular;
 mod subspace;
+mod unit;
 
 pub use eigen::{
     Eigenpairs, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, energy_retention, leading_eigenpairs,

@@ -1,6 +1,6 @@
 //! The orthogonal polar factor by an iteration of matrix products and Cholesky factorizations, and its nuclear norm.
 
-use super::Accuracy;
+use super::{Accuracy, unit::UnitScaled};
 use crate::backend::cpu::dense;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use faer::{Mat, MatRef, Par};
@@ -94,7 +94,9 @@ pub fn pending_polar<B: Backend>(
             side_by_side(backend, [&backend.frobenius_norms(&factor)?, &backend.frobenius_norms(&gram)?])?
         }
     };
-    let nuclear_norms = backend.inner_products(&factor, a)?;
+    let unit = unit_scaled(backend, a)?;
+    let mut nuclear_norms = backend.inner_products(&factor, &unit.values)?;
+    unit.undo(backend, &mut nuclear_norms)?;
     Ok(PendingPolar { factor, nuclear_norms, checks })
 }
 
@@ -188,7 +190,7 @@ fn identity(n: usize) -> Vec<f32> {
 /// and the largest is not below `n^(-1/8) s`, where `||A||_F` may be `sqrt(n)` times too large, which costs two steps.
 /// `s^4 = ||G^2||_F` with the Gram matrix of `A`; zero stays zero.
 fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<(B::Tensor, B::Tensor)> {
-    let mut x = normalized(backend, a)?;
+    let mut x = unit_scaled(backend, a)?.values;
     let mut gram = backend.gram(&x, short_side)?;
     let square = backend.gram(&gram, Op::None)?; // G is symmetric
     let mut scale = backend.frobenius_norms(&square)?;
@@ -200,13 +202,8 @@ fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<(B:
     Ok((x, gram))
 }
 
-/// `A / ||A||_F`, member by member; zero stays zero.
-fn normalized<B: Backend>(backend: &B, a: &B::Tensor) -> Result<B::Tensor> {
-    let shape = a.shape();
-    let mut x = backend.duplicate(a)?.reshape(Shape::new(shape.batch, 1, shape.matrix_len()))?;
-    let norms = backend.row_norms(&x)?;
-    backend.divide_rows(&mut x, &norms)?;
-    x.reshape(shape)
+fn unit_scaled<B: Backend>(backend: &B, a: &B::Tensor) -> Result<UnitScaled<B::Tensor>> {
+    UnitScaled::of(backend, a, &backend.frobenius_norms(a)?)
 }
 
 /// `(a I + b G + c G^2) X` with `G = X X^T`, or `X (a I + b G + c G^2)` with `G = X^T X`.

@@ -3,10 +3,14 @@
 //! The iteration runs on the smaller of the two Gram matrices of the factor, formed once in f32; the last
 //! multiplication goes through the factor itself, so that eigenvalues are squared norms of what the factor maps the
 //! basis to, and do not inherit the Gram's rounding. `docs/numerics.md` says what that costs.
+//!
+//! All of it happens on factors scaled by powers of two to about unit norm, which is exact: the squares of small ones would vanish,
+//! and those of large ones overflow.
 
 use super::{
     Accuracy, Convergence, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev,
     orthonormalize_rows,
+    unit::{UnitScaled, unit_scaled_gram},
 };
 use crate::backend::cpu::dense;
 use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
@@ -41,9 +45,11 @@ pub async fn iterate<B: Backend>(
         Iteration { block: block_size(r, accuracy), steps: accuracy.effort().iterations, seed, convergence };
     let (mut found, norms) = match c {
         SymmetricProduct::Congruence { d, g } => {
-            let dg = backend.matmul(d, Op::None, g, Op::None)?;
-            let c = backend.matmul(&dg, Op::None, d, Op::Transpose)?;
-            let mut norms = backend.inner_products(&dg, d)?;
+            let d = UnitScaled::of(backend, d, &backend.frobenius_norms(d)?)?;
+            let g = unit_scaled_gram(backend, g)?;
+            let dg = backend.matmul(&d.values, Op::None, &g.values, Op::None)?;
+            let c = backend.matmul(&dg, Op::None, &d.values, Op::Transpose)?;
+            let mut norms = backend.inner_products(&dg, &d.values)?;
             to_roots(backend, &mut norms)?;
             let rayleigh_ritz = async |q: B::Tensor, residuals: &B::Tensor, accepted: f32| {
                 let cq = backend.matmul(&q, Op::None, &c, Op::None)?;
@@ -55,16 +61,23 @@ pub async fn iterate<B: Backend>(
                 to_roots(backend, &mut sigma)?;
                 Ok(Some(Found { basis: backend.matmul(&vectors, Op::None, &q, Op::None)?, sigma }))
             };
-            (iteration.with_invariant_block(backend, &c, rayleigh_ritz).await?, norms)
+            let mut found = iteration.with_invariant_block(backend, &c, rayleigh_ritz).await?;
+            for scaled in [&d, &g] {
+                scaled.undo(backend, &mut found.0.sigma)?;
+                scaled.undo(backend, &mut norms)?;
+            }
+            (found, norms)
         }
         SymmetricProduct::Factor { x, op } => {
             // Z: what the factor maps the block to; H = Z Z^T
             let (d, n) = op.apply(x.shape());
             let other = if op == Op::None { Op::Transpose } else { Op::None };
             let side = if d <= n { op } else { other };
-            let gram = backend.gram(x, side)?;
+            let norms = backend.frobenius_norms(x)?;
+            let x = UnitScaled::of(backend, x, &norms)?;
+            let gram = backend.gram(&x.values, side)?;
             let rayleigh_ritz = async |q: B::Tensor, residuals: &B::Tensor, accepted: f32| {
-                let z = backend.matmul(&q, Op::None, x, side)?;
+                let z = backend.matmul(&q, Op::None, &x.values, side)?;
                 let h = backend.gram(&z, Op::None)?;
                 let Some((_, vectors)) = ritz_vectors(backend, &h, r, residuals, accepted).await? else {
                     return Ok(None);
@@ -81,8 +94,9 @@ pub async fn iterate<B: Backend>(
                 };
                 Ok(Some(Found { basis, sigma }))
             };
-            let found = iteration.with_invariant_block(backend, &gram, rayleigh_ritz).await?;
-            (found, backend.frobenius_norms(x)?)
+            let mut found = iteration.with_invariant_block(backend, &gram, rayleigh_ritz).await?;
+            x.undo(backend, &mut found.0.sigma)?;
+            (found, norms)
         }
     };
     drop_null_directions(backend, &mut found.0, ranks)?;
