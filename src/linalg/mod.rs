@@ -5,6 +5,7 @@
 
 mod chebyshev;
 mod eigen;
+mod host;
 mod orthonormalize;
 mod polar;
 mod singular;

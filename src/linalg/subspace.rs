@@ -9,13 +9,11 @@
 
 use super::{
     Accuracy, Convergence, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev,
+    host::{self, Matrix, Threads, symmetric_eigen},
     orthonormalize_rows,
     unit::{UnitScaled, unit_scaled_gram},
 };
-use crate::backend::cpu::dense;
 use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
-use faer::{Mat, Par};
-use rayon::prelude::*;
 
 /// Vectors in the iterated block for `r` wanted ones.
 fn block_size(r: usize, accuracy: Accuracy) -> usize {
@@ -222,7 +220,7 @@ async fn ritz_bounds<B: Backend>(backend: &B, h: &B::Tensor) -> Result<Vec<(f64,
     let host = backend.download(h).await?;
     let bounds = |h: &[f32]| {
         let symmetric = |i: usize, j: usize| 0.5 * (f64::from(h[i * k + j]) + f64::from(h[j * k + i]));
-        let eigen = dense::symmetric_eigen(Mat::from_fn(k, k, symmetric).as_ref())?;
+        let eigen = symmetric_eigen(&Matrix::from_fn(k, k, symmetric), Threads::All)?;
         Ok((eigen.values[k - 1], eigen.values[0]))
     };
     host.chunks(k * k).map(bounds).collect()
@@ -244,21 +242,14 @@ async fn ritz_vectors<B: Backend>(
         let values = backend.slice(&values, 0..batch, 0..1, 0..r)?;
         return Ok(Some((values, backend.slice(&vectors, 0..batch, 0..r, 0..k)?)));
     }
-    let [residuals, host] = backend.download_all([residuals, h]).await?;
+    let [residuals, projected] = backend.download_all([residuals, h]).await?;
     if residuals.iter().any(|&residual| residual > accepted) {
         return Ok(None);
     }
-    let par = if batch >= rayon::current_num_threads() { Par::Seq } else { Par::rayon(0) };
-    let solved: Vec<dense::SymmetricEigen> = (0..batch)
-        .into_par_iter()
-        .map(|b| {
-            let h_b = &host[b * k * k..(b + 1) * k * k];
-            dense::symmetric_eigen_with(Mat::from_fn(k, k, |i, j| f64::from(h_b[i * k + j])).as_ref(), par)
-        })
-        .collect::<Result<_>>()?;
-    let row =
-        |e: &dense::SymmetricEigen, j: usize| (0..k).map(|i| e.vectors[(i, j)] as f32).collect::<Vec<_>>();
-    let rows: Vec<f32> = solved.iter().flat_map(|e| (0..r).flat_map(|j| row(e, j))).collect();
+    let solved = host::for_each_member(batch, |b, threads| {
+        symmetric_eigen(&Matrix::widened(&projected[b * k * k..(b + 1) * k * k], k, k, Op::None), threads)
+    })?;
+    let rows: Vec<f32> = solved.iter().flat_map(|e| e.vectors.first_rows(r).narrowed(Op::None)).collect();
     let values: Vec<f32> = solved.iter().flat_map(|e| e.values[..r].iter().map(|&v| v as f32)).collect();
     let values = backend.upload(Shape::new(batch, 1, r), &values)?;
     Ok(Some((values, backend.upload(Shape::new(batch, r, k), &rows)?)))

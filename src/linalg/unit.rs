@@ -36,7 +36,7 @@ pub(super) fn unit_scaled_gram<B: Backend>(backend: &B, g: &B::Tensor) -> Result
     Ok(scaled)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "merge"))]
 mod tests {
     use super::*;
     use crate::backend::{Shape, cpu::Cpu};
