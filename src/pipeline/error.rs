@@ -37,22 +37,19 @@ pub enum Error {
         source: backend::Error,
     },
     /// The merged values are not numbers.
-    #[error(
-        "merging `{layer}` gave {value} at element {index}: the deltas or inputs of this layer are too large for float32; \
-         look at the experts' weights, or try another `gain`, `alpha` or scaling exponent"
-    )]
+    #[error("merging `{layer}` {what}: {cause}")]
     NotFinite {
         /// The layer or tensor.
         layer: String,
-        /// Position in it.
-        index: usize,
-        /// "NaN" or "an infinity".
-        value: &'static str,
+        /// What was found, and where.
+        what: String,
+        /// Which file or key it comes from, and what to do.
+        cause: String,
     },
     /// A merged weight does not fit the output type.
     #[error(
-        "tensor `{tensor}` of the merged model holds {value} at element {index} after rounding to {dtype}; choose another \
-         out_dtype (float32 or bfloat16), or a smaller alpha"
+        "tensor `{tensor}` of the merged model holds {value} at element {index} after rounding to {dtype}; {}",
+        smaller(*.dtype)
     )]
     Overflow {
         /// The tensor.
@@ -82,6 +79,16 @@ pub enum Error {
         /// Why not, and what to do.
         reason: String,
     },
+}
+
+/// What to do about a weight that does not fit a type.
+fn smaller(dtype: backend::Dtype) -> &'static str {
+    match dtype {
+        backend::Dtype::F16 => {
+            "choose another out_dtype (float32 or bfloat16), or a smaller `alpha`, `lambda` or `weight`"
+        }
+        _ => "choose a smaller `alpha`, `lambda` or `weight`, or look at the experts' values of this tensor",
+    }
 }
 
 impl Error {

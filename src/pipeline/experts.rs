@@ -101,7 +101,9 @@ impl Factors {
     fn write(&self, layer: &Layer, adapters: &mut [LoraWriter]) -> Result<(), Error> {
         for values in [&self.a, &self.b] {
             if let Some((index, value)) = first_not_finite(Dtype::F32, bytemuck::cast_slice(values)) {
-                return Err(Error::NotFinite { layer: layer.name.clone(), index, value });
+                let what = format!("gave {value} at element {index} of an expert's factors");
+                let cause = "its residuals or inputs are too large for float32; look at the experts' weights and calibration";
+                return Err(Error::NotFinite { layer: layer.name.clone(), what, cause: cause.to_owned() });
             }
         }
         let (a, b) = (self.a.chunks(layer.rank * layer.d_in), self.b.chunks(layer.rank * layer.d_out));

@@ -12,6 +12,7 @@ mod experts;
 mod inputs;
 mod members;
 mod merge;
+mod not_finite;
 mod outputs;
 mod progress;
 mod rescale;
