@@ -2,7 +2,7 @@
 
 use super::{Error, FORMAT};
 use crate::checkpoint::TensorFile;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// Refuses a path, before any work, where a file is that is not a calibration: it would be lost. `force` takes any file.
 pub fn check(path: &Path, force: bool) -> Result<(), Error> {
@@ -25,30 +25,4 @@ pub fn check(path: &Path, force: bool) -> Result<(), Error> {
         return Ok(());
     }
     refused("the file exists and is no calibration file; choose another name, or replace it with --force")
-}
-
-/// The folders that were made for a file. Those that hold nothing in the end are removed.
-pub struct Folders {
-    /// The innermost first.
-    made: Vec<PathBuf>,
-}
-
-impl Folders {
-    /// Makes a folder and those it lies in, where they are missing.
-    pub fn make(folder: &Path) -> std::io::Result<Folders> {
-        let missing = folder.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists());
-        let folders = Folders { made: missing.map(Path::to_path_buf).collect() };
-        std::fs::create_dir_all(folder)?;
-        Ok(folders)
-    }
-}
-
-impl Drop for Folders {
-    fn drop(&mut self) {
-        for folder in &self.made {
-            if std::fs::remove_dir(folder).is_err() {
-                return; // something is in it, and so in those around it
-            }
-        }
-    }
 }

@@ -1,9 +1,9 @@
 //! A calibration file out: values first, to a temporary file, then header and values under the file's own name. What is
 //! in memory is one matrix.
 
-use super::place::{self, Folders};
+use super::place;
 use super::{Error, FORMAT};
-use crate::checkpoint::{self, Stored, TensorSpec, TensorWriter, aligned_order};
+use crate::checkpoint::{self, Parents, Stored, TensorSpec, TensorWriter, aligned_order};
 use half::f16;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -31,7 +31,7 @@ pub struct Writer {
     path: PathBuf,
     folder: TempDir,
     /// Behind the temporary folder, which goes first.
-    _made: Folders,
+    _made: Parents,
     values: File,
     /// Whether input tokens are rounded to f16.
     half: bool,
@@ -56,7 +56,7 @@ impl Writer {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let made = Folders::make(parent).map_err(|e| io("create", parent, e))?;
+        let made = Parents::create(parent)?;
         let folder = tempfile::Builder::new()
             .prefix(".calibration.partial-")
             .tempdir_in(parent)
