@@ -11,7 +11,8 @@ use libtest_mimic::{Arguments, Trial};
 use pollster::block_on;
 use std::path::PathBuf;
 
-const ARCHITECTURES: [&str; 8] = ["clip", "open_clip", "vit", "bert", "roberta", "llama", "mistral", "qwen2"];
+const ARCHITECTURES: [&str; 9] =
+    ["clip", "open_clip", "vit", "bert", "bert_decoder", "roberta", "llama", "mistral", "qwen2"];
 
 /// One architecture on one device.
 struct Golden(&'static str);

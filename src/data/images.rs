@@ -79,8 +79,8 @@ pub fn check_sizes(paths: &[PathBuf], preprocessor: &Preprocessor) -> Result<(),
                     path,
                     format!(
                         "has {} x {} pixels (width x height) and comes out of preprocessing at {} x {}, but {} has {w} x {h} \
-                         and comes out at {ready_w} x {ready_h}; images of one size are needed: give some, or crop them \
-                         by `do_center_crop` and `crop_size` in the model's preprocessor_config.json",
+                         and comes out at {ready_w} x {ready_h}; give images of one size, or \
+                         crop them by `do_center_crop` and `crop_size` in the model's preprocessor_config.json",
                         size[0],
                         size[1],
                         ready[0],

@@ -7,7 +7,7 @@ use crate::model::{Error, Grid, Images, InputKind, Result, Samples, Tokens};
 const LENGTH: usize = 64;
 
 /// Bytes that synthetic samples may take.
-const MAX_BYTES: usize = 1 << 30;
+const MAX_BYTES: usize = 256 << 20;
 
 /// Noise images (standard normal after normalisation), or texts of random tokens.
 pub fn synthetic(inputs: InputKind, samples: usize, seed: u64) -> Result<Samples> {
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn more_samples_than_memory_are_refused_with_how_many_fit() {
-        let grid = Grid { channels: 3, image: 1024, patch: 16 };
+        let grid = Grid { channels: 3, image: 512, patch: 16 };
         let images = InputKind::Images { grid, tokens: 1 };
         assert!(synthetic(images, 86, 0).unwrap_err().to_string().contains("85 of this model's"));
         let grid = Grid { channels: usize::MAX, image: usize::MAX, patch: 1 };

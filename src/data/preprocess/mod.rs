@@ -4,7 +4,7 @@ mod settings;
 
 use super::Error;
 use super::error::read_json;
-use crate::model::{Config, Grid, Images};
+use crate::model::{self, Config, Grid, Images};
 use image::imageops::{self, FilterType};
 use image::{RgbImage, imageops::crop_imm};
 use std::path::Path;
@@ -21,6 +21,14 @@ pub struct Preprocessor {
     factor: f32,
     mean: [f32; 3],
     std: [f32; 3],
+}
+
+/// The settings at `path` are wrong.
+fn bad(path: &Path, error: model::Error) -> Error {
+    match error {
+        model::Error::Config(reason) => Error::bad(path, reason),
+        other => Error::bad(path, other.to_string()),
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,12 +63,10 @@ impl Preprocessor {
         let path = folder.map(|f| f.join("preprocessor_config.json")).filter(|p| p.is_file());
         if let Some(path) = path {
             let json = read_json(&path)?;
-            let bad = |e: crate::model::Error| Error::bad(&path, e.to_string());
-            return settings::from_config(Config::new(&json), grid).map_err(bad);
+            return settings::from_config(Config::new(&json), grid).map_err(|e| bad(&path, e));
         }
-        let bad =
-            |e: crate::model::Error| Error::bad(folder.unwrap_or(Path::new("the model")), e.to_string());
-        settings::as_clip(Config::new(config), grid).map_err(bad)
+        let place = folder.unwrap_or(Path::new("the model"));
+        settings::as_clip(Config::new(config), grid).map_err(|e| bad(place, e))
     }
 
     /// Width and height that every image comes out at, where they do not hang on its own.
