@@ -3,7 +3,7 @@
 use super::Entry;
 use crate::backend::layers::Layers;
 use crate::backend::{Backend, Shape, Tensor};
-use crate::model::{Hidden, Model, Part, Result, Samples, Tap};
+use crate::model::{Error, Hidden, Model, Part, Result, Samples, Tap, not_finite};
 
 /// An expert on its way through its samples. Each call of [`next_block`](Capture::next_block) gives the inputs of one
 /// more block; no more than one block's inputs are in memory.
@@ -194,6 +194,11 @@ impl<B: Layers> Layer<B> {
         }
         entry.mean = Some(self.sum.iter().map(|s| (s / tokens as f64) as f32).collect());
         let weight = self.names.remove(0);
+        for values in [&entry.input, &entry.gram, &entry.mean].into_iter().flatten() {
+            if let Some((_, value)) = not_finite(values) {
+                return Err(Error::not_finite_input(&weight, value));
+            }
+        }
         Ok(Captured { weight, sharing: self.names, entry })
     }
 }

@@ -1,8 +1,9 @@
 //! A calibration file out: values first, to a temporary file, then header and values under the file's own name. What is
 //! in memory is one matrix.
 
+use super::place;
 use super::{Error, FORMAT};
-use crate::checkpoint::{self, Stored, TensorSpec, TensorWriter, aligned_order};
+use crate::checkpoint::{self, Parents, Stored, TensorSpec, TensorWriter, aligned_order};
 use half::f16;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
@@ -29,6 +30,8 @@ pub struct Entry {
 pub struct Writer {
     path: PathBuf,
     folder: TempDir,
+    /// Behind the temporary folder, which goes first.
+    _made: Parents,
     values: File,
     /// Whether input tokens are rounded to f16.
     half: bool,
@@ -40,13 +43,20 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a file that will appear at `path`, whose folder must exist. `half` rounds input tokens to f16: half the
+    /// Refuses, before any work, a path where something is that would be lost: all but a calibration file, or any file if
+    /// `force` says so.
+    pub fn check(path: &Path, force: bool) -> Result<(), Error> {
+        place::check(path, force)
+    }
+
+    /// Begins a file that will appear at `path`, whose folder is made. `half` rounds input tokens to f16: half the
     /// size, for an error of 1e-4 and more in the merged deltas.
     pub fn create(path: &Path, half: bool) -> Result<Writer, Error> {
         let parent = match path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
+        let made = Parents::create(parent)?;
         let folder = tempfile::Builder::new()
             .prefix(".calibration.partial-")
             .tempdir_in(parent)
@@ -61,6 +71,7 @@ impl Writer {
         Ok(Writer {
             path: path.to_path_buf(),
             folder,
+            _made: made,
             values,
             half,
             specs: Vec::new(),

@@ -74,12 +74,13 @@ impl OutputDir {
     }
 }
 
-/// Folders created on the way to the output.
+/// Folders created on the way to an output; dropped, those that hold nothing are removed.
 #[derive(Debug)]
-struct Parents(Vec<PathBuf>);
+pub(crate) struct Parents(Vec<PathBuf>);
 
 impl Parents {
-    fn create(parent: &Path) -> Result<Parents, Error> {
+    /// Makes a folder and those it lies in, where they are missing.
+    pub(crate) fn create(parent: &Path) -> Result<Parents, Error> {
         let missing = parent.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists());
         let mut missing: Vec<PathBuf> = missing.map(Path::to_path_buf).collect();
         missing.reverse();

@@ -165,9 +165,12 @@ pub(super) struct Capture {
     /// Noise images, or random tokens, in place of samples
     #[arg(long)]
     pub synthetic: bool,
-    /// The calibration file to write
+    /// The calibration file to write, its folders made; an earlier one is replaced
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace the file even if it is no calibration file
+    #[arg(long)]
+    pub force: bool,
     /// How many samples
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,

@@ -43,9 +43,9 @@ async fn decide<B: Layers>(
     let model = source.model(backend)?;
     let samples = args.samples.map_or(usize::MAX, |n| n as usize);
     let chosen = Proxies { samples, seed: 0, max_length: args.max_length.map(|n| n as usize) };
-    let samples = chosen.read(&args.data, source, model.inputs())?;
-    for start in (0..samples.len()).step_by(WAVE) {
-        let wave = samples.slice(start..samples.len().min(start + WAVE));
+    let chosen = chosen.choose(&args.data, source, model.inputs())?;
+    for start in (0..chosen.len()).step_by(WAVE) {
+        let wave = chosen.read(start..chosen.len().min(start + WAVE))?;
         model.run(&wave, None, &mut router).await.map_err(Error::model(source.path()))?;
     }
     Ok(router.finish()?)

@@ -1,4 +1,4 @@
-use crate::{checkpoint, model};
+use crate::{checkpoint, files, model};
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with models to run and with samples.
@@ -38,13 +38,14 @@ impl Error {
     }
 }
 
-/// Reads a text file.
-pub(super) fn read_text(path: &Path) -> Result<String, Error> {
-    let bytes = std::fs::read(path).map_err(|e| Error::bad(path, format!("cannot be read: {e}")))?;
+/// Reads a text file of at most `limit` bytes.
+pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
+    let bytes = files::read(path, limit).map_err(|e| Error::bad(path, format!("cannot be read: {e}")))?;
     String::from_utf8(bytes).map_err(|_| Error::bad(path, "is not UTF-8 text"))
 }
 
-/// Reads a JSON file.
+/// Reads a JSON file of settings.
 pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, Error> {
-    serde_json::from_str(&read_text(path)?).map_err(|e| Error::bad(path, format!("is not valid JSON: {e}")))
+    serde_json::from_str(&read_text(path, files::SETTINGS)?)
+        .map_err(|e| Error::bad(path, format!("is not valid JSON: {e}")))
 }

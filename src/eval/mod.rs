@@ -7,7 +7,7 @@ mod earlier;
 mod report;
 mod run;
 
-pub use accuracy::{Accuracy, Difference, predict, wilson_interval};
+pub use accuracy::{Accuracy, Difference, NotFinite, predict, wilson_interval};
 pub use alpha::{Probe, golden_section, peak};
 pub use cka::linear_cka;
 pub use earlier::Earlier;

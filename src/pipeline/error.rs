@@ -61,6 +61,16 @@ pub enum Error {
         /// The output type.
         dtype: backend::Dtype,
     },
+    /// The merged model gives no numbers at an alpha that is tried.
+    #[error("with alpha {alpha:.3} the merged model cannot be measured on {}: {reason}", data.display())]
+    Search {
+        /// The alpha.
+        alpha: f64,
+        /// The samples.
+        data: PathBuf,
+        /// What was not finite.
+        reason: String,
+    },
     /// An output of ESM++ cannot be rescaled.
     #[error(
         "{} comes from merge_method esm++, whose low-rank experts are what the model merged with one alpha lacks; another \

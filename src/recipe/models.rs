@@ -2,7 +2,7 @@
 
 use super::cursor::Cursor;
 use super::{Calibration, Error, Method, Model, Proxies, Source};
-use crate::checkpoint::weights_file;
+use crate::checkpoint::{names_adapter, weights_file};
 use std::path::Path;
 
 /// The keys of an expert.
@@ -199,8 +199,7 @@ fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
              calibration file",
         ));
     }
-    let unfit = |ch: char| ch.is_control() || "/\\:*?\"<>|".contains(ch);
-    if model.name.starts_with('.') || model.name.contains(unfit) {
+    if !names_adapter(&model.name) {
         return Err(c.error(format!(
             "`{}` cannot name the folder of an adapter; give the expert a `name` without a leading dot and without \
              / \\ : * ? \" < > |",
