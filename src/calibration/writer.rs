@@ -2,13 +2,12 @@
 //! in memory is one matrix.
 
 use super::{Error, FORMAT};
-use crate::checkpoint::{self, Stored, TensorSpec, TensorWriter, aligned_order};
+use crate::checkpoint::{self, Left, Stored, Temporary, TensorSpec, TensorWriter, aligned_order};
 use half::f16;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 /// The inputs of one weight; at least one of `input` and `gram` is present.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,7 +27,7 @@ pub struct Entry {
 /// A calibration file being written.
 pub struct Writer {
     path: PathBuf,
-    folder: TempDir,
+    folder: Temporary,
     values: File,
     /// Whether input tokens are rounded to f16.
     half: bool,
@@ -40,17 +39,10 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a file that will appear at `path`, whose folder must exist. `half` rounds input tokens to f16: half the
+    /// Begins a file that will appear at `path`. `half` rounds input tokens to f16: half the
     /// size, for an error of 1e-4 and more in the merged deltas.
     pub fn create(path: &Path, half: bool) -> Result<Writer, Error> {
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let folder = tempfile::Builder::new()
-            .prefix(".calibration.partial-")
-            .tempdir_in(parent)
-            .map_err(|e| io("create a folder in", parent, e))?;
+        let folder = Temporary::beside(path)?;
         let values = folder.path().join("values");
         let values = File::options()
             .create_new(true)
@@ -69,6 +61,11 @@ impl Writer {
             tokens: BTreeMap::new(),
             alias: BTreeMap::new(),
         })
+    }
+
+    /// What a killed run had left of this file.
+    pub fn left(&self) -> Option<&Left> {
+        self.folder.left()
     }
 
     /// Adds the inputs of a weight, which those of `sharing` share.
@@ -133,7 +130,8 @@ impl Writer {
             copy(&mut self.values, offset, spec.bytes(), &mut writer, &self.path)?;
         }
         writer.finish()?;
-        std::fs::rename(&temporary, &self.path).map_err(|e| io("write", &self.path, e))
+        let path = &self.path;
+        Ok(self.folder.publish(|_| checkpoint::rename(&temporary, path))?)
     }
 
     fn metadata(&self, samples: usize, fingerprint: Option<&str>) -> Result<BTreeMap<String, String>, Error> {

@@ -13,6 +13,8 @@ mod output;
 mod router;
 mod scan;
 mod sidecar;
+mod sync;
+mod temporary;
 mod write;
 
 pub use delta::{DeltaEntry, DeltaFile, DeltaMeta, DeltaWriter};
@@ -27,4 +29,7 @@ pub use router::{ADAPTERS, ROUTER, RouterFile, RouterMeta, RouterWriter};
 pub use safetensors::Dtype as Stored;
 pub use scan::{first_not_finite, sum_of_squared_ulps, widen};
 pub use sidecar::copy_sidecars;
+pub(crate) use sync::rename;
+pub(crate) use temporary::parent;
+pub use temporary::{Left, Temporary, remove_all};
 pub use write::{Shard, TensorSpec, TensorWriter, aligned_order, index, shards};

@@ -13,6 +13,7 @@ mod output;
 mod progress;
 mod rescale;
 mod route;
+mod signals;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -22,6 +23,7 @@ use std::process::ExitCode;
 /// any other error.
 pub fn main() -> ExitCode {
     let cli = Cli::parse(); // exits with code 2 on a usage error
+    signals::watch();
     let done = match cli.command {
         Command::Merge(args) => merge::run(&args),
         Command::Rescale(args) => rescale::run(&args),
@@ -31,6 +33,7 @@ pub fn main() -> ExitCode {
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
     };
+    signals::wait_if_stopped();
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => failure.report(),

@@ -3,19 +3,19 @@
 use super::assemble::{Files, Step, write_model};
 use super::decompose::Outcome;
 use super::experts::write_experts;
-use super::outputs::{check_keep_delta, finish, write_reports};
+use super::outputs::{Keep, delta_meta, finish, name_wanted, write_reports};
 use super::rounding::{self, Rounding, WARN_ABOVE};
 use super::spill::{is_spilled, layer_bytes, spill};
 use super::sums::Merged;
 use super::{Error, Job, Progress, search, summary};
 use crate::backend::layers::Layers;
-use crate::checkpoint::{OutputDir, TensorMeta, copy_sidecars};
+use crate::checkpoint::{DeltaWriter, OutputDir, TensorMeta, copy_sidecars, fingerprint};
 use crate::method::assembly;
 use crate::plan::{Family, Plan, Role};
 use crate::recipe::Recipe;
 use crate::report::Report;
 use indexmap::IndexMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// What a merge is asked for beside the recipe.
@@ -25,6 +25,8 @@ pub struct Options {
     pub shard_size: u64,
     /// Where to keep the merged deltas.
     pub keep_delta: Option<PathBuf>,
+    /// Whether kept deltas may replace earlier ones.
+    pub force: bool,
     /// What flags changed in the recipe, for the report: `--alpha 0.7`.
     pub overrides: Vec<String>,
 }
@@ -39,24 +41,40 @@ pub async fn merge<B: Layers>(
     recipe: &Recipe,
     family: &Family,
     plan: &Plan,
-    output: &Path,
+    output: OutputDir,
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
-    let output = OutputDir::create(output)?;
+    let keep = options.keep_delta.as_ref().map(|file| Keep::create(file, &output, options.force)).transpose()?;
+    for left in output.left().into_iter().chain(keep.as_ref().and_then(Keep::left)) {
+        progress.warn(&left.to_string());
+    }
     let job = Job { backend, recipe, family, plan };
-    if let Some(file) = &options.keep_delta {
-        check_keep_delta(file, output.wanted())?;
-        if plan.experts.is_some() {
-            progress.warn(KEPT_WITHOUT_USE);
-        }
+    let written = write(job, &output, keep.as_ref(), options, progress).await;
+    let (mut report, deltas) = written.map_err(|e| name_wanted(e, &output, keep.as_ref()))?;
+    finish(output, deltas, keep)?;
+    report.seconds = Some(started.elapsed().as_secs_f64());
+    Ok(report)
+}
+
+/// Everything, under temporary names.
+async fn write<B: Layers>(
+    job: Job<'_, B>,
+    output: &OutputDir,
+    keep: Option<&Keep>,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<(Report, DeltaWriter), Error> {
+    let Job { backend, recipe, family, plan } = job;
+    if keep.is_some() && plan.experts.is_some() {
+        progress.warn(KEPT_WITHOUT_USE);
     }
     check_fingerprints(family)?;
-    progress.start(work(&job, options.keep_delta.is_some() || plan.search.is_some()));
+    progress.start(work(&job, keep.is_some() || plan.search.is_some()));
 
     let mut rounding = vec![Rounding::default(); family.experts.len()];
-    let spilled = spill(&job, &output, options, &mut rounding, progress).await?;
+    let mut spilled = spill(&job, output, keep, &mut rounding, progress).await?;
     let betas = betas(&job, &spilled.outcomes);
     let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas, progress).await? {
         None => (plan.clone(), None),
@@ -66,12 +84,12 @@ pub async fn merge<B: Layers>(
     let steps = steps(&job, &betas);
     let mut deltas = Merged { job: &job, spill: &spilled.deltas, rounding: &mut rounding };
     let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
-    write_model(backend, &family.base, &steps, &mut deltas, &output, &files, progress).await?;
+    write_model(backend, &family.base, &steps, &mut deltas, output, &files, progress).await?;
 
     let mut report = summary::report(&job, &spilled.outcomes, &betas, options);
     report.alpha_search = alpha_search;
     if let Some(experts) = &plan.experts {
-        let energy = write_experts(&job, experts, &output, progress).await?;
+        let energy = write_experts(&job, experts, output, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));
     }
     for (expert, rounding) in family.experts.iter().zip(&rounding) {
@@ -87,11 +105,13 @@ pub async fn merge<B: Layers>(
         copy_sidecars(folder, output.path(), recipe.out_dtype)?;
     }
     report.products = backend.tuning();
-    write_reports(&output, &recipe.text, &report)?;
-    finish(output, spilled.deltas, options, &job, &betas)?;
+    write_reports(output, &recipe.text, &report)?;
+    if keep.is_some() {
+        let fingerprint = fingerprint(&family.base, family.base.names())?;
+        spilled.deltas.seal(&delta_meta(&job, &betas, fingerprint))?;
+    }
     summary::add_times(&mut report, &job, &spilled.seconds);
-    report.seconds = Some(started.elapsed().as_secs_f64());
-    Ok(report)
+    Ok((report, spilled.deltas))
 }
 
 /// Inter-layer scales, layer by layer.

@@ -24,6 +24,7 @@ mod weights;
 
 pub use error::Error;
 pub use merge::{Options, merge};
+pub use outputs::check_keep_delta;
 pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
 

@@ -1,7 +1,7 @@
 //! Another alpha from the deltas that a merge kept.
 
 use super::assemble::{Deltas, Files, Step, write_model};
-use super::outputs::write_reports;
+use super::outputs::{name_wanted, write_reports};
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, fingerprint};
@@ -29,12 +29,26 @@ pub struct Rescale {
 pub async fn rescale<B: Backend>(
     backend: &B,
     request: &Rescale,
-    output: &Path,
+    output: OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
+    output.left().iter().for_each(|left| progress.warn(&left.to_string()));
+    let written = write(backend, request, &output, progress).await;
+    let mut report = written.map_err(|e| name_wanted(e, &output, None))?;
+    output.finish()?;
+    report.seconds = Some(started.elapsed().as_secs_f64());
+    Ok(report)
+}
+
+/// Everything, under temporary names.
+async fn write<B: Backend>(
+    backend: &B,
+    request: &Rescale,
+    output: &OutputDir,
+    progress: &mut dyn Progress,
+) -> Result<Report, Error> {
     refuse_experts(&request.delta)?;
-    let output = OutputDir::create(output)?;
     let deltas = DeltaFile::open(&request.delta)?;
     if deltas.meta().method == ESM_PLUS {
         return Err(Error::DependsOnAlpha { path: request.delta.clone() });
@@ -45,15 +59,13 @@ pub async fn rescale<B: Backend>(
     progress.start(steps.keys().filter_map(|name| base.get(name)).map(|m| m.bytes).sum());
     let mut source = Kept { backend, file: &deltas };
     let files = Files { shard_size: request.shard_size, always_index: false };
-    write_model(backend, &base, &steps, &mut source, &output, &files, progress).await?;
+    write_model(backend, &base, &steps, &mut source, output, &files, progress).await?;
 
-    let mut report = report(backend, &deltas, &base, request.alpha);
+    let report = report(backend, &deltas, &base, request.alpha);
     if let Some(folder) = base.folder() {
         checkpoint::copy_sidecars(folder, output.path(), deltas.meta().out_dtype)?;
     }
-    write_reports(&output, &deltas.meta().recipe, &report)?;
-    output.finish()?;
-    report.seconds = Some(started.elapsed().as_secs_f64());
+    write_reports(output, &deltas.meta().recipe, &report)?;
     Ok(report)
 }
 
