@@ -18,7 +18,7 @@ pub(super) fn watch() {
         let _ = woken.read(&mut [0]);
         checkpoint::remove_all();
         let signal = STOPPED_BY.load(Ordering::SeqCst);
-        output::say(&format!("stopped by {}; nothing was written", name(signal)));
+        output::say(&format!("stopped by {}", name(signal)));
         exit(signal);
     };
     let watching = std::thread::Builder::new().name("signals".to_owned()).spawn(clean);

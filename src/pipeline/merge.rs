@@ -3,13 +3,14 @@
 use super::assemble::{Files, Step, write_model};
 use super::decompose::Outcome;
 use super::experts::write_experts;
+use super::modules::Module;
 use super::outputs::{Keep, delta_meta, finish, name_wanted, write_reports};
 use super::rounding::{self, Rounding, WARN_ABOVE};
 use super::spill::{is_spilled, layer_bytes, spill};
 use super::sums::Merged;
-use super::{Error, Job, Progress, search, summary};
+use super::{Error, Job, Progress, modules, search, summary};
 use crate::backend::layers::Layers;
-use crate::checkpoint::{DeltaWriter, OutputDir, TensorMeta, copy_sidecars, fingerprint};
+use crate::checkpoint::{DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::method::assembly;
 use crate::plan::{Family, Plan, Role};
 use crate::recipe::Recipe;
@@ -70,6 +71,9 @@ async fn write<B: Layers>(
     if keep.is_some() && plan.experts.is_some() {
         progress.warn(KEPT_WITHOUT_USE);
     }
+    let (sidecars, modules) = beside(family)?;
+    let notes = notes(&sidecars, &modules);
+    notes.iter().for_each(|note| progress.warn(note));
     check_fingerprints(family)?;
     progress.start(work(&job, keep.is_some() || plan.search.is_some()));
 
@@ -82,11 +86,15 @@ async fn write<B: Layers>(
     };
     let job = Job { plan: &searched, ..job };
     let steps = steps(&job, &betas);
-    let mut deltas = Merged { job: &job, spill: &spilled.deltas, rounding: &mut rounding };
+    let mut deltas = Merged { job: &job, spill: Some(&spilled.deltas), rounding: &mut rounding };
     let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
-    write_model(backend, &family.base, &steps, &mut deltas, output, &files, progress).await?;
+    write_model(backend, &family.base, &steps, &mut deltas, output.path(), &files, progress).await?;
+    for module in &modules {
+        module.write(&job, &sidecars, output.path(), options.shard_size, progress).await?;
+    }
 
-    let mut report = summary::report(&job, &spilled.outcomes, &betas, options);
+    let mut report = summary::report(&job, &spilled.outcomes, &betas, options)?;
+    report.warnings.extend(notes);
     report.alpha_search = alpha_search;
     if let Some(experts) = &plan.experts {
         let energy = write_experts(&job, experts, output, progress).await?;
@@ -101,17 +109,32 @@ async fn write<B: Layers>(
             report.warnings.push(warning);
         }
     }
-    if let Some(folder) = family.base.folder() {
-        copy_sidecars(folder, output.path(), recipe.out_dtype)?;
-    }
+    sidecars.copy(output.path(), recipe.out_dtype)?;
     report.products = backend.tuning();
-    write_reports(output, &recipe.text, &report)?;
+    write_reports(output.path(), &recipe.text, &report)?;
     if keep.is_some() {
         let fingerprint = fingerprint(&family.base, family.base.names())?;
         spilled.deltas.seal(&delta_meta(&job, &betas, fingerprint))?;
     }
     summary::add_times(&mut report, &job, &spilled.seconds);
     Ok((report, spilled.deltas))
+}
+
+/// The files beside the base's weights, and the modules with weights of their own.
+fn beside(family: &Family) -> Result<(Sidecars, Vec<Module>), Error> {
+    let sidecars = family.base.folder().map(Sidecars::find).transpose()?.unwrap_or_default();
+    let modules = modules::find(family, &sidecars);
+    Ok((sidecars, modules))
+}
+
+fn notes(sidecars: &Sidecars, modules: &[Module]) -> Vec<String> {
+    sidecars.warnings().iter().cloned().chain(modules.iter().filter_map(Module::note)).collect()
+}
+
+/// What is said of the files beside the base's weights, found out before any work; an error where they cannot be used.
+pub fn check_files_beside(family: &Family) -> Result<Vec<String>, Error> {
+    let (sidecars, modules) = beside(family)?;
+    Ok(notes(&sidecars, &modules))
 }
 
 /// Inter-layer scales, layer by layer.

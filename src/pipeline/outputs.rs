@@ -10,26 +10,30 @@ use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Put before a recipe that has left the folder its paths start from.
+const NOTE: &str = "# Relative paths in this recipe start from the folder that it was in; esmerge-report.json names all inputs in \
+    full.\n";
+
 /// Recipe, report and model card.
-pub(super) fn write_reports(output: &OutputDir, recipe: &str, report: &Report) -> Result<(), Error> {
-    write_text(output, "recipe.yaml", recipe)?;
-    write_json(output, report::FILE, report)?;
-    write_text(output, "README.md", &report::model_card(report, recipe))
+pub(super) fn write_reports(folder: &Path, recipe: &str, report: &Report) -> Result<(), Error> {
+    let recipe = recipe.trim_start_matches('\u{feff}');
+    let note = if recipe.starts_with(NOTE) { "" } else { NOTE };
+    write(folder, "recipe.yaml", format!("{note}{recipe}").as_bytes())?;
+    write_json(folder, report::FILE, report)?;
+    write(folder, "README.md", report::model_card(report, recipe).as_bytes())
 }
 
 /// Writes a small JSON file into the output.
-pub(super) fn write_json(output: &OutputDir, name: &str, value: &impl serde::Serialize) -> Result<(), Error> {
-    let path = output.path().join(name);
-    let io = |source| checkpoint::Error::Io { action: "write", path: path.clone(), source };
-    let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
+pub(super) fn write_json(folder: &Path, name: &str, value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec_pretty(value);
+    let mut text = text.map_err(|e| checkpoint::Error::io("write", &folder.join(name))(e.into()))?;
     text.push(b'\n');
-    Ok(fs::write(&path, text).map_err(io)?)
+    write(folder, name, &text)
 }
 
-fn write_text(output: &OutputDir, name: &str, text: &str) -> Result<(), Error> {
-    let path = output.path().join(name);
-    let io = |source| checkpoint::Error::Io { action: "write", path: path.clone(), source };
-    Ok(fs::write(&path, text).map_err(io)?)
+fn write(folder: &Path, name: &str, text: &[u8]) -> Result<(), Error> {
+    let path = folder.join(name);
+    Ok(fs::write(&path, text).map_err(checkpoint::Error::io("write", &path))?)
 }
 
 /// Gives the finished files their names: the model first, for a model without its deltas is of more use than the reverse.

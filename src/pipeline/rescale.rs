@@ -4,9 +4,9 @@ use super::assemble::{Deltas, Files, Step, write_model};
 use super::outputs::{name_wanted, write_reports};
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
-use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, fingerprint};
+use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, Sidecars, fingerprint};
 use crate::plan::{self, Role};
-use crate::report::{Group, Report};
+use crate::report::{Group, Input, Report, library};
 use indexmap::IndexMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -54,18 +54,23 @@ async fn write<B: Backend>(
         return Err(Error::DependsOnAlpha { path: request.delta.clone() });
     }
     let base = Checkpoint::open(&request.base)?;
+    let sidecars = base.folder().map(Sidecars::find).transpose()?.unwrap_or_default();
+    let modules = sidecars.modules().into_iter();
+    let kept = modules.map(|name| format!("the module {name} is the base's: delta files hold no modules"));
+    let notes: Vec<String> = sidecars.warnings().iter().cloned().chain(kept).collect();
+    notes.iter().for_each(|note| progress.warn(note));
     check_base(&deltas, &base, request)?;
     let steps = steps(&deltas, &base, request.alpha);
     progress.start(steps.keys().filter_map(|name| base.get(name)).map(|m| m.bytes).sum());
     let mut source = Kept { backend, file: &deltas };
     let files = Files { shard_size: request.shard_size, always_index: false };
-    write_model(backend, &base, &steps, &mut source, output, &files, progress).await?;
+    write_model(backend, &base, &steps, &mut source, output.path(), &files, progress).await?;
 
-    let report = report(backend, &deltas, &base, request.alpha);
-    if let Some(folder) = base.folder() {
-        checkpoint::copy_sidecars(folder, output.path(), deltas.meta().out_dtype)?;
-    }
-    write_reports(output, &deltas.meta().recipe, &report)?;
+    let mut report = report(backend, &deltas, &base, request.alpha)?;
+    report.warnings = notes;
+    sidecars.modules().iter().try_for_each(|name| sidecars.copy_weights(name, output.path()))?;
+    sidecars.copy(output.path(), deltas.meta().out_dtype)?;
+    write_reports(output.path(), &deltas.meta().recipe, &report)?;
     Ok(report)
 }
 
@@ -127,7 +132,12 @@ impl<B: Backend> Deltas<B> for Kept<'_, B> {
     }
 }
 
-fn report<B: Backend>(backend: &B, deltas: &DeltaFile, base: &Checkpoint, alpha: f64) -> Report {
+fn report<B: Backend>(
+    backend: &B,
+    deltas: &DeltaFile,
+    base: &Checkpoint,
+    alpha: f64,
+) -> Result<Report, Error> {
     let meta = deltas.meta();
     let mut groups: IndexMap<(String, Option<String>), Group> = IndexMap::new();
     for (tensor, entry) in &meta.tensors {
@@ -145,15 +155,18 @@ fn report<B: Backend>(backend: &B, deltas: &DeltaFile, base: &Checkpoint, alpha:
             group.beta.extend([entry.beta]);
         }
     }
-    Report {
+    let input = Input::of(base, "base", None)?;
+    Ok(Report {
         merge_method: meta.method.clone(),
         models: meta.models.clone(),
-        base_model: crate::report::last_part(base.path()),
+        base_model: input.name.clone(),
+        library_name: base.folder().and_then(library),
+        inputs: vec![input],
         device: backend.name(),
         alpha,
         out_dtype: meta.out_dtype.map(|d| d.to_string()),
         overrides: vec![format!("rescaled from alpha {} to {alpha}", meta.alpha)],
         groups: groups.into_values().collect(),
         ..Report::default()
-    }
+    })
 }

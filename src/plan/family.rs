@@ -2,7 +2,7 @@
 
 use super::Error;
 use crate::calibration::Calibration;
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{self, Checkpoint, settings};
 use crate::recipe::{self, Proxies, Recipe, Source};
 use serde::Deserialize;
 use std::path::Path;
@@ -82,8 +82,7 @@ fn model_type(base: &Checkpoint) -> Result<Option<String>, Error> {
     let Some(path) = base.folder().map(|f| f.join("config.json")).filter(|p| p.is_file()) else {
         return Ok(None);
     };
-    let bad = |reason: String| Error::BadConfig { path: path.clone(), reason };
-    let text = std::fs::read(&path).map_err(|e| bad(e.to_string()))?;
-    let config: Config = serde_json::from_slice(&text).map_err(|e| bad(e.to_string()))?;
+    let config: Config =
+        settings::read(&path).map_err(|e| Error::BadConfig { path, reason: e.to_string() })?;
     Ok(config.model_type)
 }
