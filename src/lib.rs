@@ -34,3 +34,5 @@ pub mod recipe;
 pub mod report;
 #[cfg(feature = "merge")]
 pub mod routing;
+#[cfg(feature = "cli")]
+mod text;

@@ -167,8 +167,13 @@ impl DeltaWriter {
         }
         json.resize((self.room - LENGTH_PREFIX) as usize, b' '); // trailing blanks are part of a valid header
         let start = self.file.seek(SeekFrom::Start(0));
-        start.and_then(|_| self.file.write_all(&with_length(json))).map_err(Error::io("write", &self.path))?;
-        self.file.flush().and_then(|()| self.file.get_ref().sync_all()).map_err(Error::io("write", &self.path))
+        start
+            .and_then(|_| self.file.write_all(&with_length(json)))
+            .map_err(Error::io("write", &self.path))?;
+        self.file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_all())
+            .map_err(Error::io("write", &self.path))
     }
 
     /// Gives the sealed file its name; an existing file makes way only if `replace` says so.

@@ -3,8 +3,8 @@
 use super::TensorMeta;
 use indexmap::IndexMap;
 use safetensors::tensor::TensorInfo;
-use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error, MapAccess, Visitor};
 use std::collections::BTreeMap;
 use std::fmt::{Formatter, Result as Written};
 
@@ -82,7 +82,9 @@ impl<'de> Deserialize<'de> for Entries {
                 while let Some(name) = map.next_key::<String>()? {
                     if name == METADATA {
                         let found = map.next_value::<Unique>().map_err(|e| {
-                            A::Error::custom(format!("`{METADATA}` should map strings to strings, each once: {e}"))
+                            A::Error::custom(format!(
+                                "`{METADATA}` should map strings to strings, each once: {e}"
+                            ))
                         })?;
                         if entries.metadata.replace(found.0).is_some() {
                             return Err(A::Error::custom(format!("`{METADATA}` is there twice")));

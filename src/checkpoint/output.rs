@@ -152,7 +152,8 @@ fn is_mount_point(folder: &Path) -> bool {
     let Ok(folder) = fs::canonicalize(folder) else { return false };
     let device = |path: &Path| fs::metadata(path).map(|meta| meta.dev()).ok();
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let escaped = folder.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011");
+    let escaped =
+        folder.to_string_lossy().replace('\\', "\\134").replace(' ', "\\040").replace('\t', "\\011");
     folder.parent().is_none_or(|parent| device(parent) != device(&folder))
         || mounts.lines().any(|line| line.split(' ').nth(4) == Some(&escaped))
 }
@@ -187,7 +188,8 @@ fn rename(from: &Path, to: &Path) -> Result<(), Error> {
 fn replace(folder: &Path, wanted: &Path) -> Result<(), Error> {
     let aside = aside(wanted);
     if let Ok(meta) = fs::metadata(wanted) {
-        fs::set_permissions(folder, meta.permissions()).map_err(Error::io("set the permissions of", wanted))?;
+        fs::set_permissions(folder, meta.permissions())
+            .map_err(Error::io("set the permissions of", wanted))?;
     }
     fs::rename(wanted, &aside).map_err(Error::io("replace", wanted))?;
     if let Err(error) = rename(folder, wanted) {
@@ -224,4 +226,109 @@ fn move_in(folder: &Path, wanted: &Path) -> Result<(), Error> {
 fn rank(name: &OsStr) -> usize {
     let name = name.to_string_lossy();
     LAST.iter().position(|end| name.ends_with(end)).map_or(0, |at| at + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    /// A finished output with one file.
+    fn output(wanted: &Path, force: bool, text: &str) -> Result<(), Error> {
+        let output = OutputDir::create(wanted, force)?;
+        fs::write(output.path().join("model.safetensors"), text).unwrap();
+        fs::write(output.path().join(crate::report::FILE), "{}").unwrap();
+        output.finish()
+    }
+
+    fn place() -> (TempDir, PathBuf) {
+        let place = tempfile::tempdir().unwrap();
+        let wanted = place.path().join("out");
+        (place, wanted)
+    }
+
+    fn names(folder: &Path) -> Vec<String> {
+        let entries = fs::read_dir(folder).unwrap();
+        let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn an_empty_folder_stays_the_folder_it_is() {
+        use std::os::unix::fs::{MetadataExt, PermissionsExt};
+        let (place, wanted) = place();
+        fs::create_dir_all(wanted.join(NOBODYS)).unwrap();
+        fs::set_permissions(&wanted, fs::Permissions::from_mode(0o700)).unwrap();
+        let before = fs::metadata(&wanted).unwrap();
+        let running = OutputDir::create(&wanted, false).unwrap();
+        assert!(running.path().starts_with(&wanted), "on the file system that it names");
+        let error = OutputDir::create(&wanted, false).unwrap_err().to_string();
+        assert!(error.contains("another run"), "{error}");
+        drop(running);
+        output(&wanted, false, "new").unwrap();
+        let after = fs::metadata(&wanted).unwrap();
+        assert_eq!((after.ino(), after.mode()), (before.ino(), before.mode()));
+        assert_eq!(names(&wanted), [crate::report::FILE, NOBODYS, "model.safetensors"]);
+        assert_eq!(names(place.path()), ["out"]);
+    }
+
+    #[test]
+    fn only_an_earlier_output_is_replaced_and_only_when_the_new_one_is_complete() {
+        let (place, wanted) = place();
+        output(&wanted, false, "old").unwrap();
+        let refused = output(&wanted, false, "new").unwrap_err().to_string();
+        assert!(refused.contains("not empty") && refused.contains("--force"), "{refused}");
+        drop(OutputDir::create(&wanted, true).unwrap());
+        assert_eq!(fs::read_to_string(wanted.join("model.safetensors")).unwrap(), "old");
+        output(&wanted, true, "new").unwrap();
+        assert_eq!(fs::read_to_string(wanted.join("model.safetensors")).unwrap(), "new");
+        assert_eq!(names(place.path()), ["out"]);
+
+        fs::remove_file(wanted.join(crate::report::FILE)).unwrap();
+        let refused = output(&wanted, true, "third").unwrap_err().to_string();
+        assert!(refused.contains("something else") && refused.contains("out"), "{refused}");
+    }
+
+    #[test]
+    fn an_output_put_aside_by_a_killed_run_comes_back() {
+        let (place, wanted) = place();
+        output(&wanted, false, "old").unwrap();
+        fs::rename(&wanted, aside(&wanted)).unwrap();
+        drop(OutputDir::create(&wanted, true).unwrap());
+        assert_eq!(fs::read_to_string(wanted.join("model.safetensors")).unwrap(), "old");
+        assert_eq!(names(place.path()), ["out"]);
+    }
+
+    #[test]
+    fn what_is_put_into_an_empty_folder_meanwhile_is_not_overwritten() {
+        let (_place, wanted) = place();
+        fs::create_dir(&wanted).unwrap();
+        let running = OutputDir::create(&wanted, false).unwrap();
+        for folder in [running.path(), &wanted] {
+            fs::write(folder.join("config.json"), folder.display().to_string()).unwrap();
+        }
+        let error = running.finish().unwrap_err().to_string();
+        assert!(error.contains("config.json") && error.contains("meanwhile"), "{error}");
+        assert_eq!(names(&wanted), ["config.json"]);
+        assert_eq!(fs::read_to_string(wanted.join("config.json")).unwrap(), wanted.display().to_string());
+    }
+
+    #[test]
+    fn the_files_that_make_a_folder_a_model_come_last() {
+        let mut names = [crate::report::FILE, "config.json", "model.safetensors.index.json", "a.safetensors"];
+        names.sort_by_key(|name| rank(name.as_ref()));
+        let last = ["a.safetensors", "model.safetensors.index.json", "config.json", crate::report::FILE];
+        assert_eq!(names, last);
+    }
+
+    #[test]
+    fn errors_name_the_folder_that_was_asked_for() {
+        let (_place, wanted) = place();
+        let output = OutputDir::create(&wanted, false).unwrap();
+        let full = Error::io("write", &output.path().join("x/y"))(std::io::Error::other("full"));
+        let text = output.name_wanted(full).to_string();
+        assert_eq!(text, format!("cannot write {}: full", wanted.join("x/y").display()));
+    }
 }

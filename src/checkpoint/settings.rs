@@ -103,10 +103,7 @@ mod tests {
     fn numbers_that_are_not_finite_are_read_as_null() {
         let text = br#"{"a": [0.0, Infinity, -Infinity], "b": NaN, "c": "NaN \" Infinity", "d": 1}"#;
         let value: Value = parse(text).unwrap();
-        assert_eq!(
-            value,
-            json!({ "a": [0.0, null, null], "b": null, "c": "NaN \" Infinity", "d": 1 })
-        );
+        assert_eq!(value, json!({ "a": [0.0, null, null], "b": null, "c": "NaN \" Infinity", "d": 1 }));
         for broken in ["{", r#"{"a": NaNcy}"#, r#"{"a": "x}"#, "", r#""\"#] {
             assert!(parse::<Value>(broken.as_bytes()).is_err(), "{broken}");
         }

@@ -31,15 +31,17 @@ impl Sidecars {
     /// `1_Pooling/config.json` there, and transformers `additional_chat_templates`.
     pub fn find(folder: &Path) -> Result<Sidecars, Error> {
         let real = fs::canonicalize(folder).map_err(Error::io("list", folder))?;
-        let mut finder = Finder { roots: roots(&real), found: Sidecars { folder: folder.into(), ..Sidecars::default() } };
-        let modules = if folder.join(MODULES).exists() { finder.modules()? } else { Vec::new() };
+        let mut finder =
+            Finder { roots: roots(&real), found: Sidecars { folder: folder.into(), ..Sidecars::default() } };
+        let modules = if folder.join(MODULES).is_file() { finder.modules() } else { Vec::new() };
         finder.top(&modules)?;
         Ok(finder.found)
     }
 
     /// The folders of modules that have weights of their own.
     pub fn modules(&self) -> Vec<&str> {
-        let mut modules: Vec<&str> = self.weights.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
+        let mut modules: Vec<&str> =
+            self.weights.iter().filter_map(|name| Some(name.split_once('/')?.0)).collect();
         modules.dedup();
         modules
     }
@@ -91,13 +93,19 @@ struct Module {
 
 impl Finder {
     /// The folders that `modules.json` names.
-    fn modules(&self) -> Result<Vec<String>, Error> {
-        let path = self.found.folder.join(MODULES);
-        let listed: Vec<Module> = settings::read(&path).map_err(|e| Error::Sidecar {
-            reason: format!("it is not the list of modules of a sentence-transformers model ({e})"),
-            path,
-        })?;
-        Ok(listed.into_iter().map(|module| module.path.trim_end_matches('/').to_owned()).collect())
+    fn modules(&mut self) -> Vec<String> {
+        match settings::read::<Vec<Module>>(&self.found.folder.join(MODULES)) {
+            Ok(listed) => {
+                listed.into_iter().map(|module| module.path.trim_end_matches('/').to_owned()).collect()
+            }
+            Err(e) => {
+                let note = format!(
+                    "`{MODULES}` beside the base's weights is no list of modules ({e}): none is merged"
+                );
+                self.found.skipped.push(note);
+                Vec::new()
+            }
+        }
     }
 
     fn top(&mut self, modules: &[String]) -> Result<(), Error> {
@@ -113,10 +121,13 @@ impl Finder {
         }
         if !others.is_empty() {
             let names = others.join(", ");
-            self.found.skipped.push(format!("left out are folders with weights of another model or format: {names}"));
+            self.found
+                .skipped
+                .push(format!("left out are folders with weights of another model or format: {names}"));
         }
         let nested = modules.iter().filter(|path| path.contains('/'));
-        let left_out = |path: &String| format!("the module {path} is left out: it is not a folder beside the weights");
+        let left_out =
+            |path: &String| format!("the module {path} is left out: it is not a folder beside the weights");
         self.found.skipped.extend(nested.map(left_out));
         Ok(())
     }
@@ -192,7 +203,8 @@ fn roots(folder: &Path) -> Vec<PathBuf> {
 /// The repository in the Hugging Face cache that a path lies in, `models--ORG--NAME/snapshots/HASH`, and its name, `ORG/NAME`.
 pub fn hub_repository(path: &Path) -> Option<(&Path, String)> {
     path.ancestors().find_map(|snapshots| {
-        let repository = snapshots.parent().filter(|_| snapshots.file_name() == Some("snapshots".as_ref()))?;
+        let repository =
+            snapshots.parent().filter(|_| snapshots.file_name() == Some("snapshots".as_ref()))?;
         let name = repository.file_name()?.to_str()?.strip_prefix("models--")?;
         Some((repository, name.replace("--", "/")))
     })

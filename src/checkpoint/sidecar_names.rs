@@ -1,13 +1,16 @@
 //! Which files beside the weights belong to a model.
 
 /// Endings of files that a model is loaded with: settings, vocabularies, templates, custom code.
-const ENDINGS: [&str; 9] = [".json", ".txt", ".model", ".vocab", ".merges", ".jinja", ".tiktoken", ".py", ".spm"];
+const ENDINGS: [&str; 9] =
+    [".json", ".txt", ".model", ".vocab", ".merges", ".jinja", ".tiktoken", ".py", ".spm"];
 
 /// Tokenizer files whose endings say nothing, as transformers declares them in `VOCAB_FILES_NAMES`, now or in the past.
-const NAMES: [&str; 5] = ["bpe.codes", "prophetnet.tokenizer", "vocab.bpe", "tokenizer.model.v3", "vocab.tokenizer"];
+const NAMES: [&str; 5] =
+    ["bpe.codes", "prophetnet.tokenizer", "vocab.bpe", "tokenizer.model.v3", "vocab.tokenizer"];
 
 /// How files begin that say what others may do with the model.
-const TERMS: [&str; 7] = ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "USAGE_POLICY", "THIRD_PARTY"];
+const TERMS: [&str; 7] =
+    ["LICENSE", "LICENCE", "NOTICE", "COPYING", "USE_POLICY", "USAGE_POLICY", "THIRD_PARTY"];
 
 /// What is not the output's, whatever it ends in: an adapter's settings would make loaders look for its weights, and the
 /// report and recipe of a base that was itself merged are replaced.
@@ -19,8 +22,10 @@ const WEIGHTS: [&str; 9] =
 
 /// Whether a file is copied into the output.
 pub(super) fn belongs(name: &str) -> bool {
-    let starts = |start: &&str| name.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
-    let ours = NAMES.contains(&name) || ENDINGS.iter().any(|end| name.ends_with(end)) || TERMS.iter().any(|t| starts(&t));
+    let starts = |start: &str| name.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
+    let ours = NAMES.contains(&name)
+        || ENDINGS.iter().any(|end| name.ends_with(end))
+        || TERMS.iter().any(|t| starts(t));
     let hidden = name.starts_with('.');
     ours && !hidden && !NEVER.contains(&name) && !name.ends_with(".index.json")
 }

@@ -182,7 +182,9 @@ fn lock_or_take_over(wanted: &Path, folder: &Path) -> Result<(Option<File>, Opti
                 return Ok((Some(lock), Some(left)));
             }
             Lock::Taken => {
-                return Err(refuse("belongs to another run that is writing there; wait for it, or name another output"));
+                return Err(refuse(
+                    "belongs to another run that is writing there; wait for it, or name another output",
+                ));
             }
             Lock::None => return Err(refuse("is in the way; remove it unless another run is writing there")),
             Lock::Gone => {}

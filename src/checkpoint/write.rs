@@ -1,7 +1,7 @@
 //! Safetensors files out: the header first, since all shapes are known, then the values as they come.
 
-use super::{Checkpoint, Error};
 use super::file::LENGTH_PREFIX;
+use super::{Checkpoint, Error};
 use safetensors::Dtype as Stored;
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value};

@@ -22,6 +22,9 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         display.warn(warning);
     }
     let Some(output) = output else {
+        for note in pipeline::check_files_beside(&family)? {
+            display.warn(&note);
+        }
         return dry_run::show(&plan, &family, args);
     };
     let out = output.wanted().to_path_buf();

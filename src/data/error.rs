@@ -48,7 +48,9 @@ pub(super) fn read_text(path: &Path) -> Result<String, Error> {
 /// Reads a JSON file.
 pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, Error> {
     crate::checkpoint::settings::read(path).map_err(|e| match e.kind() {
-        ErrorKind::InvalidData | ErrorKind::UnexpectedEof => Error::bad(path, format!("is not valid JSON: {e}")),
+        ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
+            Error::bad(path, format!("is not valid JSON: {e}"))
+        }
         _ => Error::bad(path, format!("cannot be read: {e}")),
     })
 }

@@ -51,8 +51,7 @@ pub enum Error {
     },
     /// A merged weight does not fit the output type.
     #[error(
-        "tensor `{tensor}` of the merged model holds {value} at element {index} after rounding to {dtype}; choose another \
-         out_dtype (float32 or bfloat16), or a smaller alpha"
+        "tensor `{tensor}` of the merged model holds {value} at element {index} after rounding to {dtype}; {}", way_out(*dtype)
     )]
     Overflow {
         /// The tensor.
@@ -82,6 +81,16 @@ pub enum Error {
         /// Why not, and what to do.
         reason: String,
     },
+}
+
+/// What can be done about weights that a type does not hold: float32 and bfloat16 reach equally far.
+fn way_out(dtype: backend::Dtype) -> &'static str {
+    match dtype {
+        backend::Dtype::F16 => {
+            "set `out_dtype: float32` or `bfloat16`, which reach further, or take a smaller `alpha` or `weight`"
+        }
+        _ => "no other out_dtype reaches further: take a smaller `alpha`, `weight` or `gain`",
+    }
 }
 
 impl Error {

@@ -47,7 +47,8 @@ pub async fn merge<B: Layers>(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
-    let keep = options.keep_delta.as_ref().map(|file| Keep::create(file, &output, options.force)).transpose()?;
+    let keep =
+        options.keep_delta.as_ref().map(|file| Keep::create(file, &output, options.force)).transpose()?;
     for left in output.left().into_iter().chain(keep.as_ref().and_then(Keep::left)) {
         progress.warn(&left.to_string());
     }
@@ -95,6 +96,7 @@ async fn write<B: Layers>(
 
     let mut report = summary::report(&job, &spilled.outcomes, &betas, options)?;
     report.warnings.extend(notes);
+    report.modules = modules.iter().filter(|m| m.is_merged()).map(|m| m.name.clone()).collect();
     report.alpha_search = alpha_search;
     if let Some(experts) = &plan.experts {
         let energy = write_experts(&job, experts, output, progress).await?;

@@ -23,8 +23,7 @@ pub(super) struct Module {
 
 /// Looks at the modules of a family, before it is merged.
 pub(super) fn find(family: &Family, sidecars: &Sidecars) -> Vec<Module> {
-    let module =
-        |name: &str| Module { name: name.to_owned(), family: family_of(family, name).map(Box::new) };
+    let module = |name: &str| Module { name: name.to_owned(), family: family_of(family, name).map(Box::new) };
     sidecars.modules().into_iter().map(module).collect()
 }
 
@@ -33,6 +32,11 @@ impl Module {
     pub fn note(&self) -> Option<String> {
         let why = self.family.as_ref().err()?;
         Some(format!("the module {} is the base's, not merged: {why}", self.name))
+    }
+
+    /// Whether its weights are summed.
+    pub fn is_merged(&self) -> bool {
+        self.family.is_ok()
     }
 
     /// Writes the weights.

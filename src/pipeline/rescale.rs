@@ -54,6 +54,7 @@ async fn write<B: Backend>(
         return Err(Error::DependsOnAlpha { path: request.delta.clone() });
     }
     let base = Checkpoint::open(&request.base)?;
+    check_config(&base)?;
     let sidecars = base.folder().map(Sidecars::find).transpose()?.unwrap_or_default();
     let modules = sidecars.modules().into_iter();
     let kept = modules.map(|name| format!("the module {name} is the base's: delta files hold no modules"));
@@ -72,6 +73,15 @@ async fn write<B: Backend>(
     sidecars.copy(output.path(), deltas.meta().out_dtype)?;
     write_reports(output.path(), &deltas.meta().recipe, &report)?;
     Ok(report)
+}
+
+/// A configuration that merges refuse would only be found out by whoever loads the output.
+fn check_config(base: &Checkpoint) -> Result<(), Error> {
+    let Some(path) = base.folder().map(|f| f.join("config.json")).filter(|p| p.is_file()) else {
+        return Ok(());
+    };
+    let read = checkpoint::settings::read::<serde_json::Value>(&path);
+    read.map(drop).map_err(|e| plan::Error::BadConfig { path, reason: e.to_string() }.into())
 }
 
 /// The method whose outputs cannot be rescaled.

@@ -28,6 +28,9 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
     if let (Some(accuracy), Some(seed)) = (&report.accuracy, report.seed) {
         writeln!(card, "| accuracy, seed | {accuracy}, {seed} |")?;
     }
+    if !report.modules.is_empty() {
+        writeln!(card, "| modules summed | {} |", line(&report.modules.join(", ")))?;
+    }
     for change in &report.overrides {
         writeln!(card, "| changed on the command line | {} |", line(change))?;
     }
@@ -228,7 +231,12 @@ mod tests {
             ..Report::default()
         };
         let card = model_card(&report, "");
-        assert!(card.starts_with("---\nbase_model:\n- \"org/base\"\n- \"org/cars\"\nlibrary_name: transformers\n"), "{card}");
+        assert!(
+            card.starts_with(
+                "---\nbase_model:\n- \"org/base\"\n- \"org/cars\"\nlibrary_name: transformers\n"
+            ),
+            "{card}"
+        );
         assert!(card.contains("| experts | cars (org/cars, weight 0.5) |"), "{card}");
         assert!(card.contains("- cars/x is odd") && !card.contains("/home"), "{card}");
     }

@@ -40,7 +40,11 @@ pub struct InputFile {
 
 impl Input {
     /// What can be told of a model, by its name in the hub or the last part of its path.
-    pub fn of(model: &Checkpoint, role: &'static str, weight: Option<f64>) -> Result<Input, checkpoint::Error> {
+    pub fn of(
+        model: &Checkpoint,
+        role: &'static str,
+        weight: Option<f64>,
+    ) -> Result<Input, checkpoint::Error> {
         let path = std::path::absolute(model.path()).unwrap_or_else(|_| model.path().to_path_buf());
         let hub = hub_repository(&path).map(|(_, name)| name);
         let mut files: Vec<InputFile> = Vec::new();
@@ -69,8 +73,11 @@ fn last_part(path: &Path) -> String {
 }
 
 /// Files that only models of one library have.
-const LIBRARIES: [(&str, &str); 3] =
-    [("modules.json", "sentence-transformers"), ("open_clip_config.json", "open_clip"), ("model_index.json", "diffusers")];
+const LIBRARIES: [(&str, &str); 3] = [
+    ("modules.json", "sentence-transformers"),
+    ("open_clip_config.json", "open_clip"),
+    ("model_index.json", "diffusers"),
+];
 /// Keys of `config.json` that only one library writes.
 const KEYS: [(&str, &str); 3] =
     [("_class_name", "diffusers"), ("model_type", "transformers"), ("pretrained_cfg", "timm")];

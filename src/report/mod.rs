@@ -60,6 +60,9 @@ pub struct Report {
     /// Type of the merged weights; the base's own if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out_dtype: Option<String>,
+    /// Folders beside the weights whose own weights were summed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
     /// What the command line changed in the recipe.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<String>,
@@ -112,6 +115,7 @@ impl Default for Report {
             alpha_scope: None,
             calibrated: None,
             out_dtype: None,
+            modules: Vec::new(),
             overrides: Vec::new(),
             products: Vec::new(),
             groups: Vec::new(),
