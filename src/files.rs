@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
+use std::time::SystemTime;
 
 /// Bytes of a settings file (configuration, index, tokenizer options) past which it is taken for something else.
 pub(crate) const SETTINGS: u64 = 16 << 20;
@@ -44,6 +45,48 @@ pub(crate) fn read(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
 pub(crate) fn read_at_most(stream: impl Read, limit: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
     stream.take(limit + 1).read_to_end(bytes)?;
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(()) }
+}
+
+/// What tells a file from one that took its place, and from itself after a change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Identity {
+    length: u64,
+    modified: Option<SystemTime>,
+    /// Device and number there, where the system has them.
+    place: (u64, u64),
+}
+
+impl Identity {
+    /// Of an open file.
+    pub fn of(file: &File) -> io::Result<Identity> {
+        let meta = file.metadata()?;
+        #[cfg(unix)]
+        let place = {
+            use std::os::unix::fs::MetadataExt;
+            (meta.dev(), meta.ino())
+        };
+        #[cfg(not(unix))]
+        let place = (0, 0);
+        Ok(Identity { length: meta.len(), modified: meta.modified().ok(), place })
+    }
+
+    /// Bytes of the file.
+    pub fn length(&self) -> u64 {
+        self.length
+    }
+}
+
+/// How the pointer begins that Git LFS keeps in place of a large file.
+const LFS_START: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// What is said of such a file.
+pub(crate) const LFS_POINTER: &str =
+    "is a Git LFS pointer, which stands for a file that was not downloaded; get it with `git lfs pull`";
+
+/// Whether an open file, read from where it stands, is such a pointer.
+pub(crate) fn is_lfs_pointer(file: &File) -> bool {
+    let mut start = Vec::new();
+    let read = file.take(LFS_START.len() as u64).read_to_end(&mut start);
+    read.is_ok() && start == LFS_START
 }
 
 fn too_large(limit: u64) -> io::Error {

@@ -93,5 +93,7 @@ pub mod recipe;
 pub mod report;
 #[cfg(feature = "merge")]
 pub mod routing;
+#[cfg(feature = "cli")]
+mod text;
 
 pub use wgpu;

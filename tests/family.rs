@@ -9,7 +9,7 @@ mod devices;
 
 use devices::{Device, Work, for_each_device};
 use esmerge::backend::layers::Layers;
-use esmerge::checkpoint::{DeltaFile, TensorFile};
+use esmerge::checkpoint::{DeltaFile, OutputDir, TensorFile};
 use esmerge::linalg::Accuracy;
 use esmerge::pipeline::{Options, Silent, merge};
 use esmerge::plan::{Family, plan};
@@ -106,9 +106,10 @@ impl Work for Merge<'_> {
             shard_size: 5_000_000_000,
             keep_delta: Some(self.output.join("delta.safetensors")),
             overrides: Vec::new(),
+            force: false,
         };
-        let out = self.output.join("out");
-        pollster::block_on(merge(backend, &recipe, &family, &plan, &out, &options, &mut Silent))?;
+        let out = OutputDir::create(&self.output.join("out"), options.force)?;
+        pollster::block_on(merge(backend, &recipe, &family, &plan, out, &options, &mut Silent))?;
         Ok(())
     }
 }

@@ -370,7 +370,7 @@ fn the_output_is_a_model_folder() {
             "tokenizer.json"
         ]
     );
-    assert_eq!(fs::read_to_string(family.path("out/recipe.yaml")).unwrap(), RECIPE);
+    assert!(fs::read_to_string(family.path("out/recipe.yaml")).unwrap().ends_with(RECIPE));
     let report: Value =
         serde_json::from_slice(&fs::read(family.path("out/esmerge-report.json")).unwrap()).unwrap();
     assert_eq!(report["models"], json!(["cars", "birds"]));

@@ -3,13 +3,12 @@
 
 use super::place;
 use super::{Error, FORMAT};
-use crate::checkpoint::{self, Parents, Stored, TensorSpec, TensorWriter, aligned_order};
+use crate::checkpoint::{self, Left, Stored, Temporary, TensorSpec, TensorWriter, aligned_order};
 use half::f16;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use tempfile::TempDir;
 
 /// The inputs of one weight; at least one of `input` and `gram` is present.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -29,9 +28,7 @@ pub struct Entry {
 /// A calibration file being written.
 pub struct Writer {
     path: PathBuf,
-    folder: TempDir,
-    /// Behind the temporary folder, which goes first.
-    _made: Parents,
+    folder: Temporary,
     values: File,
     /// Whether input tokens are rounded to f16.
     half: bool,
@@ -52,15 +49,7 @@ impl Writer {
     /// Begins a file that will appear at `path`, whose folder is made. `half` rounds input tokens to f16: half the
     /// size, for an error of 1e-4 and more in the merged deltas.
     pub fn create(path: &Path, half: bool) -> Result<Writer, Error> {
-        let parent = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let made = Parents::create(parent)?;
-        let folder = tempfile::Builder::new()
-            .prefix(".calibration.partial-")
-            .tempdir_in(parent)
-            .map_err(|e| io("create a folder in", parent, e))?;
+        let folder = Temporary::beside(path)?;
         let values = folder.path().join("values");
         let values = File::options()
             .create_new(true)
@@ -71,7 +60,6 @@ impl Writer {
         Ok(Writer {
             path: path.to_path_buf(),
             folder,
-            _made: made,
             values,
             half,
             specs: Vec::new(),
@@ -80,6 +68,11 @@ impl Writer {
             tokens: BTreeMap::new(),
             alias: BTreeMap::new(),
         })
+    }
+
+    /// What a killed run had left of this file.
+    pub fn left(&self) -> Option<&Left> {
+        self.folder.left()
     }
 
     /// Adds the inputs of a weight, which those of `sharing` share.
@@ -144,7 +137,8 @@ impl Writer {
             copy(&mut self.values, offset, spec.bytes(), &mut writer, &self.path)?;
         }
         writer.finish()?;
-        std::fs::rename(&temporary, &self.path).map_err(|e| io("write", &self.path, e))
+        let path = &self.path;
+        Ok(self.folder.publish(|_| checkpoint::rename(&temporary, path))?)
     }
 
     fn metadata(&self, samples: usize, fingerprint: Option<&str>) -> Result<BTreeMap<String, String>, Error> {

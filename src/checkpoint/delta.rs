@@ -3,17 +3,16 @@
 
 use super::file::LENGTH_PREFIX;
 use super::write::{TensorSpec, header, with_length};
-use super::{Error, TensorFile};
+use super::{Error, TensorFile, parent, sync};
 use crate::backend::Dtype;
 use indexmap::IndexMap;
 use safetensors::Dtype as Stored;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, Seek, SeekFrom, Write};
+use std::fs::{self, File};
+use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use tempfile::NamedTempFile;
 
 /// The value of `format` in the metadata.
 pub const FORMAT: &str = "esmerge-delta-1";
@@ -78,17 +77,20 @@ impl DeltaMeta {
     }
 }
 
-/// A delta file being written under a temporary name. The values come first; the header, whose betas are known only
-/// when all values are, is put into the room left for it by [`finish`](DeltaWriter::finish).
+/// A delta file being written in a temporary folder. The values come first; the header, whose betas are known only when all
+/// values are, is put into the room left for it by [`seal`](DeltaWriter::seal). Dropped, the file is removed.
 #[derive(Debug)]
 pub struct DeltaWriter {
-    file: BufWriter<NamedTempFile>,
+    path: PathBuf,
+    file: BufWriter<File>,
     specs: Vec<TensorSpec>,
     /// Bytes reserved for length prefix and header.
     room: u64,
     offsets: IndexMap<String, u64>,
 }
 
+/// The file's name meanwhile.
+const NAME: &str = "deltas";
 /// More characters than any f64 takes in JSON.
 const LONGEST_BETA: usize = 32;
 
@@ -111,33 +113,28 @@ impl DeltaWriter {
             offsets.insert(spec.name.clone(), at);
             at += spec.bytes();
         }
-        let mut builder = tempfile::Builder::new();
-        builder.prefix(".esmerge-delta.partial-");
-        ordinary_permissions(&mut builder);
-        let file = builder.tempfile_in(folder).map_err(Error::io("create a file in", folder))?;
-        let mut file = BufWriter::with_capacity(1 << 20, file);
-        file.seek(SeekFrom::Start(room)).map_err(Error::io("write", folder))?;
-        Ok(DeltaWriter { file, specs, room, offsets })
+        let path = folder.join(NAME);
+        let file = File::options().create_new(true).read(true).write(true).open(&path);
+        let mut file = BufWriter::with_capacity(1 << 20, file.map_err(Error::io("create", &path))?);
+        file.seek(SeekFrom::Start(room)).map_err(Error::io("write", &path))?;
+        Ok(DeltaWriter { path, file, specs, room, offsets })
     }
 
     /// Goes to the place of a tensor: values may be written in another order than the file has them.
     pub fn seek(&mut self, name: &str) -> Result<(), Error> {
-        let path = self.file.get_ref().path().to_path_buf();
-        let Some(&offset) = self.offsets.get(name) else {
-            return Err(Error::NoTensor { path, tensor: name.to_owned() });
-        };
-        self.file.seek(SeekFrom::Start(offset)).map(drop).map_err(Error::io("write", &path))
+        let offset = self.offset(name)?;
+        self.file.seek(SeekFrom::Start(offset)).map(drop).map_err(Error::io("write", &self.path))
     }
 
     /// Appends the next values.
     pub fn write(&mut self, values: &[f32]) -> Result<(), Error> {
         let bytes: &[u8] = bytemuck::cast_slice(values); // little-endian hosts only, as everywhere in this crate
-        self.file.write_all(bytes).map_err(Error::io("write", self.file.get_ref().path()))
+        self.file.write_all(bytes).map_err(Error::io("write", &self.path))
     }
 
     /// Ends the writing of values, which can now be read back.
     pub fn flush(&mut self) -> Result<(), Error> {
-        self.file.flush().map_err(Error::io("write", self.file.get_ref().path()))
+        self.file.flush().map_err(Error::io("write", &self.path))
     }
 
     /// Whether the file holds this tensor.
@@ -147,43 +144,63 @@ impl DeltaWriter {
 
     /// The values `range` of a tensor, as little-endian f32.
     pub fn read(&self, name: &str, range: Range<usize>) -> Result<Vec<u8>, Error> {
-        let path = self.file.get_ref().path();
-        let Some(&offset) = self.offsets.get(name) else {
-            return Err(Error::NoTensor { path: path.to_path_buf(), tensor: name.to_owned() });
-        };
+        let offset = self.offset(name)?;
         let mut bytes = vec![0; range.len() * 4];
-        let file: &File = self.file.get_ref().as_file();
-        super::file::read_exact_at(file, &mut bytes, offset + range.start as u64 * 4)
-            .map_err(Error::io("read", path))?;
+        super::file::read_exact_at(self.file.get_ref(), &mut bytes, offset + range.start as u64 * 4)
+            .map_err(Error::io("read", &self.path))?;
         Ok(bytes)
     }
 
-    /// Writes the header and gives the file its name, which must be free.
-    pub fn finish(self, path: &Path, metadata: &DeltaMeta) -> Result<(), Error> {
-        let DeltaWriter { file, specs, room, .. } = self;
-        let strings = metadata.to_strings().map_err(|e| Error::io("write", path)(e.into()))?;
-        let json = header(&specs, &strings).map_err(|e| Error::io("write", path)(e.into()))?;
+    fn offset(&self, name: &str) -> Result<u64, Error> {
+        let missing = || Error::NoTensor { path: self.path.clone(), tensor: name.to_owned() };
+        self.offsets.get(name).copied().ok_or_else(missing)
+    }
+
+    /// Writes the header, and everything to the disk.
+    pub fn seal(&mut self, metadata: &DeltaMeta) -> Result<(), Error> {
+        let strings = metadata.to_strings().map_err(|e| Error::io("write", &self.path)(e.into()))?;
+        let json = header(&self.specs, &strings).map_err(|e| Error::io("write", &self.path)(e.into()))?;
         let mut json = json[LENGTH_PREFIX as usize..].to_vec();
-        if json.len() as u64 > room - LENGTH_PREFIX {
+        if json.len() as u64 > self.room - LENGTH_PREFIX {
             let reason = "its header outgrew the room left for it (a defect of esmerge; please report it)";
-            return Err(Error::Output { path: path.to_path_buf(), reason: reason.to_owned() });
+            return Err(Error::Output { path: self.path.clone(), reason: reason.to_owned() });
         }
-        json.resize((room - LENGTH_PREFIX) as usize, b' '); // trailing blanks are part of a valid header
-        let mut file = file.into_inner().map_err(|e| Error::io("write", path)(e.into_error()))?;
-        file.seek(SeekFrom::Start(0)).map_err(Error::io("write", path))?;
-        file.write_all(&with_length(json)).map_err(Error::io("write", path))?;
-        file.as_file().sync_all().map_err(Error::io("write", path))?;
-        file.persist_noclobber(path).map_err(|e| Error::io("write", path)(e.error))?;
-        Ok(())
+        json.resize((self.room - LENGTH_PREFIX) as usize, b' '); // trailing blanks are part of a valid header
+        let start = self.file.seek(SeekFrom::Start(0));
+        start
+            .and_then(|_| self.file.write_all(&with_length(json)))
+            .map_err(Error::io("write", &self.path))?;
+        self.file
+            .flush()
+            .and_then(|()| self.file.get_ref().sync_all())
+            .map_err(Error::io("write", &self.path))
+    }
+
+    /// Gives the sealed file its name; an existing file makes way only if `replace` says so.
+    pub fn publish(self, path: &Path, replace: bool) -> Result<(), Error> {
+        if replace {
+            return sync::rename(&self.path, path);
+        }
+        let renamed = rename_to_new(&self.path, path).and_then(|()| sync::entries(parent(path)));
+        renamed.map_err(Error::io("write", path))
     }
 }
 
-/// Temporary files are readable by their owner alone; a kept one becomes an ordinary file.
-fn ordinary_permissions(builder: &mut tempfile::Builder) {
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666)); // the umask still applies
-    #[cfg(not(unix))]
-    let _ = builder;
+impl Drop for DeltaWriter {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path); // it has another name by now, or is not wanted
+    }
+}
+
+/// Renames, unless the new name is taken: a link is refused then, and where there are no links a look has to do.
+fn rename_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
+    match fs::hard_link(from, to) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists || to.symlink_metadata().is_ok() => {
+            Err(ErrorKind::AlreadyExists.into())
+        }
+        Err(_) => fs::rename(from, to),
+        linked => linked,
+    }
 }
 
 /// A delta file that was kept.

@@ -39,6 +39,16 @@ pub enum Error {
         /// What is wrong in it and what to do.
         reason: String,
     },
+    /// Another file, or other contents, than when the header was read.
+    #[error(
+        "{} changed while it was being read (something saved or downloaded it again), so that its values would be a mixture; \
+         run this again when it is complete",
+        path.display()
+    )]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A shard index that does not fit its shards.
     #[error("{}: {reason}", path.display())]
     BadIndex {
@@ -70,6 +80,14 @@ pub enum Error {
         index: usize,
         /// "NaN" or "an infinity".
         value: &'static str,
+    },
+    /// A file beside the weights cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Sidecar {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
     },
     /// The output cannot be written where it was asked for.
     #[error("cannot write to {}: {reason}", path.display())]

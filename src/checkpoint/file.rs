@@ -1,10 +1,11 @@
 //! One safetensors file: its header, checked and owned, and reads of byte ranges.
 
+use super::header::{self, Header};
 use super::scan::first_not_finite;
 use super::{Error, TensorMeta, magic};
+use crate::files::{self, Identity};
 use indexmap::IndexMap;
-use safetensors::tensor::TensorInfo;
-use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
@@ -19,10 +20,12 @@ const MAX_HEADER: u64 = 100_000_000;
 /// A safetensors file whose header has been read.
 ///
 /// No file stays open or mapped: values are read with positioned reads, so that a model of any size costs only the
-/// range being read, and hundreds of shards cost no file handles.
+/// range being read, and hundreds of shards cost no file handles. That it is still the same file is checked at every read.
 #[derive(Clone, Debug)]
 pub struct TensorFile {
     path: PathBuf,
+    identity: Identity,
+    header_bytes: u64,
     tensors: IndexMap<String, TensorMeta>,
     metadata: BTreeMap<String, String>,
 }
@@ -31,15 +34,18 @@ impl TensorFile {
     /// Reads and checks the header: the format's own rules, and that the file is exactly as long as the header says.
     pub fn open(path: &Path) -> Result<TensorFile, Error> {
         let file = open(path)?;
-        let length = file.metadata().map_err(Error::io("read", path))?.len();
+        let identity = Identity::of(&file).map_err(Error::io("read", path))?;
+        let length = identity.length();
         let header = read_header(&file, path, length)?;
-        let start = LENGTH_PREFIX + header.len() as u64;
-        let (metadata, tensors) = parse_header(&header, start).map_err(|reason| malformed(path, reason))?;
+        let header_bytes = header.len() as u64;
+        let start = LENGTH_PREFIX + header_bytes;
+        let Header { metadata, tensors } =
+            header::parse(&header, start).map_err(|reason| malformed(path, reason))?;
         let end = tensors.last().map_or(start, |(_, last)| last.offset + last.bytes);
         if end != length {
             return Err(malformed(path, wrong_length(end, length)));
         }
-        Ok(TensorFile { path: path.to_path_buf(), tensors, metadata })
+        Ok(TensorFile { path: path.to_path_buf(), identity, header_bytes, tensors, metadata })
     }
 
     /// Where the file lies.
@@ -69,9 +75,31 @@ impl TensorFile {
         let meta = self.meta(name)?;
         let wanted = range.end.min(meta.bytes).saturating_sub(range.start);
         let mut bytes = vec![0; wanted as usize];
-        read_exact_at(&open(&self.path)?, &mut bytes, meta.offset + range.start)
-            .map_err(Error::io("read", &self.path))?;
+        self.read_at(&mut bytes, meta.offset + range.start)?;
         Ok(bytes)
+    }
+
+    /// Bytes of the whole file.
+    pub fn length(&self) -> u64 {
+        self.identity.length()
+    }
+
+    /// SHA-256 of the header, which tells files of other names, shapes and types apart, in lower-case hexadecimal.
+    pub fn header_hash(&self) -> Result<String, Error> {
+        let mut header = vec![0; self.header_bytes as usize];
+        self.read_at(&mut header, LENGTH_PREFIX)?;
+        Ok(super::fingerprint::hexadecimal(&Sha256::digest(&header)))
+    }
+
+    /// Bytes from a place in the file, which must still be the one whose header was read.
+    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
+        let file = open(&self.path)?;
+        let read = read_exact_at(&file, bytes, offset);
+        // Afterwards, so that a change during the read is seen too.
+        if Identity::of(&file).map_err(Error::io("read", &self.path))? != self.identity {
+            return Err(Error::Changed { path: self.path.clone() });
+        }
+        read.map_err(Error::io("read", &self.path))
     }
 
     /// Raw bytes of the values `range` of a floating-point tensor, checked to be finite.
@@ -95,7 +123,7 @@ impl TensorFile {
 }
 
 fn open(path: &Path) -> Result<File, Error> {
-    File::open(path).map_err(Error::io("open", path))
+    files::open(path).map_err(Error::io("open", path))
 }
 
 fn read_header(file: &File, path: &Path, length: u64) -> Result<Vec<u8>, Error> {
@@ -105,6 +133,9 @@ fn read_header(file: &File, path: &Path, length: u64) -> Result<Vec<u8>, Error> 
     }
     read_exact_at(file, &mut prefix, 0).map_err(Error::io("read", path))?;
     let bytes = u64::from_le_bytes(prefix);
+    if files::is_lfs_pointer(file) {
+        return Err(malformed(path, format!("it {}", files::LFS_POINTER)));
+    }
     if bytes > MAX_HEADER || bytes > length - LENGTH_PREFIX {
         let mut start = vec![0; length.min(magic::BYTES as u64) as usize];
         read_exact_at(file, &mut start, 0).map_err(Error::io("read", path))?;
@@ -129,59 +160,6 @@ fn wrong_length(expected: u64, length: u64) -> String {
     format!(
         "its header describes {expected} bytes, but the file has {length}: {state}; download or export it again"
     )
-}
-
-/// The metadata, and the tensors in the order of their data, of a header whose data start at byte `start`.
-fn parse_header(header: &[u8], start: u64) -> Result<Header, String> {
-    let mut entries: IndexMap<String, serde_json::Value> = serde_json::from_slice(header)
-        .map_err(|e| format!("its header is not a JSON object of tensors ({e})"))?;
-    let metadata = match entries.shift_remove("__metadata__") {
-        None => BTreeMap::new(),
-        Some(value) => BTreeMap::deserialize(value)
-            .map_err(|e| format!("`__metadata__` in its header should map strings to strings ({e})"))?,
-    };
-    let mut infos = entries
-        .into_iter()
-        .map(|(name, value)| match TensorInfo::deserialize(value) {
-            Ok(info) => Ok((name, info)),
-            Err(e) => Err(format!("the header's entry of tensor `{name}` cannot be read ({e})")),
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    infos.sort_by_key(|(_, info)| info.data_offsets);
-
-    let mut tensors = IndexMap::new();
-    let mut end = 0;
-    for (name, info) in infos {
-        let meta = locate(&name, info, start, end)?;
-        end = meta.offset + meta.bytes - start;
-        tensors.insert(name, meta);
-    }
-    Ok((metadata, tensors))
-}
-
-type Header = (BTreeMap<String, String>, IndexMap<String, TensorMeta>);
-
-/// One entry, whose data must begin where the previous tensor's end and be as long as its shape says.
-fn locate(name: &str, info: TensorInfo, start: u64, previous_end: u64) -> Result<TensorMeta, String> {
-    let (from, to) = (info.data_offsets.0 as u64, info.data_offsets.1 as u64);
-    if from != previous_end || to < from {
-        return Err(format!(
-            "the data of tensor `{name}` should begin at byte {previous_end} of the data but is given as {from}..{to}: \
-             tensors overlap or leave a gap; export the file again"
-        ));
-    }
-    let bits = info.shape.iter().try_fold(info.dtype.bitsize(), |bits, &size| bits.checked_mul(size));
-    if bits != usize::try_from(to - from).ok().and_then(|bytes| bytes.checked_mul(8)) {
-        return Err(format!(
-            "tensor `{name}` of shape {:?} and type {} does not take the {} bytes its header gives it",
-            info.shape,
-            info.dtype,
-            to - from
-        ));
-    }
-    let offset = start.checked_add(from).filter(|offset| offset.checked_add(to - from).is_some());
-    let offset = offset.ok_or_else(|| format!("the data offsets of tensor `{name}` are beyond any file"))?;
-    Ok(TensorMeta { dtype: info.dtype, shape: info.shape, offset, bytes: to - from })
 }
 
 fn malformed(path: &Path, reason: String) -> Error {

@@ -32,9 +32,14 @@ pub fn fingerprint<'a>(
             at = end;
         }
     }
-    let mut text = String::with_capacity(64);
-    for byte in hash.finalize() {
+    Ok(hexadecimal(&hash.finalize()))
+}
+
+/// Bytes as lower-case hexadecimal.
+pub(super) fn hexadecimal(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(2 * bytes.len());
+    for byte in bytes {
         let _ = write!(text, "{byte:02x}"); // writing to a String cannot fail
     }
-    Ok(text)
+    text
 }

@@ -1,7 +1,7 @@
 //! Safetensors files out: the header first, since all shapes are known, then the values as they come.
 
-use super::Error;
 use super::file::LENGTH_PREFIX;
+use super::{Checkpoint, Error};
 use safetensors::Dtype as Stored;
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value};
@@ -114,9 +114,21 @@ pub struct Shard {
     pub tensors: Vec<TensorSpec>,
 }
 
+/// How the names of weights files begin by which loaders find them.
+const STEMS: [&str; 4] = ["model", "diffusion_pytorch_model", "open_clip_model", "consolidated"];
+
+/// How the name of the output's weights begins: as the base's does where a loader looks for that. A variant,
+/// `model.fp16.safetensors`, is read only when it is asked for, so that its output goes without.
+pub fn stem(base: &Checkpoint) -> &'static str {
+    let file = base.names().next().and_then(|name| Some(base.place(name)?.0));
+    let name = file.and_then(|file| file.path().file_name()?.to_str()).unwrap_or_default();
+    let fits = |stem: &&&str| name.strip_prefix(**stem).is_some_and(|rest| rest.starts_with(['.', '-']));
+    STEMS.iter().find(fits).unwrap_or(&STEMS[0])
+}
+
 /// Distributes tensors, in the order given, over files of at most `limit` bytes of values (a larger tensor gets a file
-/// of its own): `model.safetensors` if all fit into one, else `model-0000i-of-0000N.safetensors`.
-pub fn shards(tensors: Vec<TensorSpec>, limit: u64) -> Vec<Shard> {
+/// of its own): `STEM.safetensors` if all fit into one, else `STEM-0000i-of-0000N.safetensors`.
+pub fn shards(tensors: Vec<TensorSpec>, limit: u64, stem: &str) -> Vec<Shard> {
     let mut groups: Vec<Vec<TensorSpec>> = vec![Vec::new()];
     let mut size = 0;
     for spec in tensors {
@@ -131,8 +143,8 @@ pub fn shards(tensors: Vec<TensorSpec>, limit: u64) -> Vec<Shard> {
     }
     let count = groups.len();
     let name = |i: usize| match count {
-        1 => "model.safetensors".to_owned(),
-        _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+        1 => format!("{stem}.safetensors"),
+        _ => format!("{stem}-{:05}-of-{count:05}.safetensors", i + 1),
     };
     let shard = |(i, mut tensors): (usize, Vec<TensorSpec>)| {
         aligned_order(&mut tensors);
@@ -141,7 +153,7 @@ pub fn shards(tensors: Vec<TensorSpec>, limit: u64) -> Vec<Shard> {
     groups.into_iter().enumerate().map(shard).collect()
 }
 
-/// `model.safetensors.index.json` of a model in several shards.
+/// `STEM.safetensors.index.json` of a model in several shards.
 pub fn index(shards: &[Shard]) -> Value {
     let total: u64 = shards.iter().flat_map(|s| &s.tensors).map(TensorSpec::bytes).sum();
     let mut map: Vec<(&str, &str)> =
@@ -162,7 +174,7 @@ mod tests {
 
     #[test]
     fn one_file_where_all_fits() {
-        let shards = shards(vec![spec("b", 4), spec("a", 4)], 16);
+        let shards = shards(vec![spec("b", 4), spec("a", 4)], 16, "model");
         assert_eq!(shards.len(), 1);
         assert_eq!(shards[0].file, "model.safetensors");
         assert_eq!(shards[0].tensors, [spec("a", 4), spec("b", 4)]);
@@ -170,7 +182,8 @@ mod tests {
 
     #[test]
     fn shards_keep_the_order_and_the_limit_and_a_large_tensor_gets_its_own() {
-        let shards = shards(vec![spec("a", 3), spec("b", 50), spec("c", 2), spec("d", 2), spec("e", 3)], 10);
+        let specs = vec![spec("a", 3), spec("b", 50), spec("c", 2), spec("d", 2), spec("e", 3)];
+        let shards = shards(specs, 10, "model");
         let names: Vec<Vec<&str>> =
             shards.iter().map(|s| s.tensors.iter().map(|t| t.name.as_str()).collect()).collect();
         assert_eq!(names, [vec!["a"], vec!["b"], vec!["c", "d"], vec!["e"]]);

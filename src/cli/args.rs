@@ -343,6 +343,9 @@ pub(super) struct RunFlags {
     /// Largest output file, in bytes or with a unit: 500MB, 5GB, 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub out_shard_size: u64,
+    /// Replace an earlier output of esmerge; the old one is removed when the new one is complete
+    #[arg(long)]
+    pub force: bool,
     /// Name every layer and tensor
     #[arg(short, long, conflicts_with = "quiet")]
     pub verbose: bool,

@@ -7,16 +7,20 @@ use std::process::ExitCode;
 pub(super) struct Failure {
     message: String,
     code: u8,
+    /// Whether the text is laid out in lines, as clap's is; else an error is one paragraph.
+    lines: bool,
 }
 
 /// Errors in the command line and in the recipe, as clap has it.
 const USAGE: u8 = 2;
 /// All others.
 const OTHER: u8 = 1;
+/// Panics, as Rust has it.
+const DEFECT: u8 = 101;
 
 impl Failure {
     fn new(error: impl Display, code: u8) -> Failure {
-        Failure { message: error.to_string(), code }
+        Failure { message: error.to_string(), code, lines: false }
     }
 
     /// A command line that asks for what cannot be.
@@ -29,9 +33,23 @@ impl Failure {
         Failure::new(message, OTHER)
     }
 
+    /// An error of the command line, as clap lays it out.
+    pub fn command_line(text: &str) -> Failure {
+        Failure { lines: true, ..Failure::new(text, USAGE) }
+    }
+
+    /// A panic.
+    pub fn defect(message: String) -> Failure {
+        Failure::new(message, DEFECT)
+    }
+
     /// Prints the error and gives the exit code.
     pub fn report(&self) -> ExitCode {
-        super::output::error(&self.message);
+        let text = self.message.trim_end();
+        match self.lines {
+            true => super::output::error(text),
+            false => super::output::error(&text.replace('\n', "\\n")), // a line break comes from a file
+        }
         ExitCode::from(self.code)
     }
 }

@@ -19,18 +19,20 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         allow_mismatch: args.allow_mismatch.clone(),
     };
     let recipe = Recipe::open(&args.recipe, &overrides)?;
-    if let Some(out) = &args.out {
-        drop(OutputDir::create(out)?); // a wrong output path is told before any work
-    }
+    let output = output(args)?; // a wrong path is told before any work
     let family = Family::open(&recipe)?;
     let plan = plan(&recipe, &family)?;
     let mut display = Display::new(args.run.quiet, args.run.verbose);
     for warning in &plan.warnings {
         display.warn(warning);
     }
-    let (Some(out), false) = (&args.out, args.dry_run) else {
+    let Some(output) = output else {
+        for note in pipeline::check_files_beside(&family)? {
+            display.warn(&note);
+        }
         return dry_run::show(&plan, &family, args);
     };
+    let out = output.wanted().to_path_buf();
     if args.run.verbose {
         name_fallbacks(&plan);
     }
@@ -38,6 +40,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
     let options = Options {
         shard_size: args.run.out_shard_size,
         keep_delta: args.keep_delta.clone(),
+        force: args.run.force,
         overrides: changes(args),
     };
     let (device, why_not) = args.run.open_device()?;
@@ -49,7 +52,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         &recipe,
         &family,
         &plan,
-        out,
+        output,
         &options,
         &mut display,
     )));
@@ -67,6 +70,21 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         ));
     }
     Ok(())
+}
+
+/// The output, under its temporary name; none for a dry run, which only looks at the paths.
+fn output(args: &args::Merge) -> Result<Option<OutputDir>, Failure> {
+    match (&args.out, args.dry_run) {
+        (Some(out), false) => Ok(Some(OutputDir::create(out, args.run.force)?)),
+        (None, _) => Ok(None),
+        (Some(out), true) => {
+            OutputDir::check(out, args.run.force)?;
+            if let Some(file) = &args.keep_delta {
+                pipeline::check_keep_delta(file, out, args.run.force)?;
+            }
+            Ok(None)
+        }
+    }
 }
 
 /// What flags changed in the recipe, for the report.

@@ -3,6 +3,7 @@
 mod args;
 mod bench;
 mod capture;
+mod defect;
 mod device;
 mod devices;
 mod dry_run;
@@ -13,16 +14,36 @@ mod output;
 mod progress;
 mod rescale;
 mod route;
+mod signals;
+mod usage;
 
 use args::{Cli, Command};
 use clap::Parser;
+use failure::Failure;
 use std::process::ExitCode;
 
 /// Parses the arguments and does what they say. Exit code 0 is success, 2 an error in the command line or the recipe, 1
-/// any other error.
+/// any other error, 101 a defect; 128 and the number of a signal that stopped the run.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse(); // exits with code 2 on a usage error
-    let done = match cli.command {
+    signals::watch();
+    defect::watch();
+    let done = defect::caught(|| match Cli::try_parse() {
+        Ok(cli) => run(cli.command),
+        Err(error) => usage::answer(&error),
+    });
+    signals::wait_if_stopped();
+    let done = done.and_then(|()| match output::lost() {
+        None => Ok(()),
+        Some(why) => Err(Failure::other(&format!("standard output: {why}"))),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+fn run(command: Command) -> Result<(), Failure> {
+    match command {
         Command::Merge(args) => merge::run(&args),
         Command::Rescale(args) => rescale::run(&args),
         Command::Capture(args) => capture::run(&args),
@@ -30,9 +51,5 @@ pub fn main() -> ExitCode {
         Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
-    };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => failure.report(),
     }
 }

@@ -3,6 +3,7 @@ use super::device::on_device;
 use super::failure::Failure;
 use super::output;
 use super::progress::Display;
+use crate::checkpoint::OutputDir;
 use crate::pipeline::{self, Progress, Rescale};
 use crate::report;
 
@@ -14,6 +15,7 @@ pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
         alpha: args.alpha,
         shard_size: args.run.out_shard_size,
     };
+    let output = OutputDir::create(&args.out, args.run.force)?; // a wrong path is told before any work
     let (device, why_not) = args.run.open_device()?;
     let mut display = Display::new(args.run.quiet, args.run.verbose);
     if let Some(why_not) = why_not {
@@ -22,7 +24,7 @@ pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
     let made = on_device!(&device, |backend| pollster::block_on(pipeline::rescale(
         backend,
         &request,
-        &args.out,
+        output,
         &mut display,
     )));
     display.clear();

@@ -19,7 +19,7 @@ pub(super) enum Origin {
     Texts(Vec<(usize, Tokens)>),
     /// So many samples of a split.
     Tensors {
-        task: Task,
+        task: Box<Task>,
         split: &'static str,
         count: usize,
         preprocessor: Option<Preprocessor>,

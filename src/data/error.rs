@@ -1,4 +1,5 @@
 use crate::{checkpoint, files, model};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What can be wrong with models to run and with samples.
@@ -46,6 +47,10 @@ pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
 
 /// Reads a JSON file of settings.
 pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, Error> {
-    serde_json::from_str(&read_text(path, files::SETTINGS)?)
-        .map_err(|e| Error::bad(path, format!("is not valid JSON: {e}")))
+    crate::checkpoint::settings::read(path).map_err(|e| match e.kind() {
+        ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {
+            Error::bad(path, format!("is not valid JSON: {e}"))
+        }
+        _ => Error::bad(path, format!("cannot be read: {e}")),
+    })
 }

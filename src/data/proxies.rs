@@ -72,6 +72,6 @@ impl Proxies {
         };
         let count = task.len(split)?.min(self.samples);
         let preprocessor = task.preprocessor(split, model, inputs)?;
-        Ok(Origin::Tensors { task, split, count, preprocessor, max_length: self.max_length })
+        Ok(Origin::Tensors { task: Box::new(task), split, count, preprocessor, max_length: self.max_length })
     }
 }

@@ -5,13 +5,14 @@ use super::weights::{BaseValues, base_row};
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::{
-    Checkpoint, OutputDir, Shard, TensorSpec, TensorWriter, first_not_finite, index, shards, stored,
+    Checkpoint, Shard, TensorSpec, TensorWriter, first_not_finite, index, shards, stem, stored,
 };
 use crate::method::assembly;
 use crate::plan::SUM_CHUNK;
 use indexmap::IndexMap;
 use std::collections::BTreeMap;
 use std::ops::Range;
+use std::path::Path;
 
 /// Where the merged deltas come from.
 pub(super) trait Deltas<B: Backend> {
@@ -66,14 +67,15 @@ pub(super) async fn write_model<B: Backend>(
     base: &Checkpoint,
     steps: &IndexMap<String, Step>,
     deltas: &mut impl Deltas<B>,
-    output: &OutputDir,
+    folder: &Path,
     files: &Files,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Shard>, Error> {
-    let shards = shards(specs(base, steps), files.shard_size);
+    let stem = stem(base);
+    let shards = shards(specs(base, steps), files.shard_size, stem);
     let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
     for shard in &shards {
-        let mut writer = TensorWriter::create(&output.path().join(&shard.file), &shard.tensors, &metadata)?;
+        let mut writer = TensorWriter::create(&folder.join(&shard.file), &shard.tensors, &metadata)?;
         for tensor in &shard.tensors {
             progress.layer(&tensor.name);
             match steps.get(&tensor.name) {
@@ -91,7 +93,7 @@ pub(super) async fn write_model<B: Backend>(
         writer.finish()?;
     }
     if shards.len() > 1 || files.always_index {
-        write_json(output, "model.safetensors.index.json", &index(&shards))?;
+        write_json(folder, &format!("{stem}.safetensors.index.json"), &index(&shards))?;
     }
     Ok(shards)
 }

@@ -3,20 +3,21 @@
 use super::assemble::{Files, Step, write_model};
 use super::decompose::Outcome;
 use super::experts::write_experts;
-use super::outputs::{check_keep_delta, finish, write_reports};
+use super::modules::Module;
+use super::outputs::{Keep, delta_meta, finish, name_wanted, write_reports};
 use super::rounding::{self, Rounding, WARN_ABOVE};
 use super::spill::{is_spilled, layer_bytes, spill};
 use super::sums::Merged;
 use super::variances::negative_variances;
-use super::{Error, Job, Progress, search, summary};
+use super::{Error, Job, Progress, modules, search, summary};
 use crate::backend::layers::Layers;
-use crate::checkpoint::{Checkpoint, OutputDir, TensorMeta, copy_sidecars};
+use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::method::assembly;
 use crate::plan::{Family, Plan, Role};
 use crate::recipe::Recipe;
 use crate::report::Report;
 use indexmap::IndexMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 /// What a merge is asked for beside the recipe.
@@ -26,6 +27,8 @@ pub struct Options {
     pub shard_size: u64,
     /// Where to keep the merged deltas.
     pub keep_delta: Option<PathBuf>,
+    /// Whether kept deltas may replace earlier ones.
+    pub force: bool,
     /// What flags changed in the recipe, for the report: `--alpha 0.7`.
     pub overrides: Vec<String>,
 }
@@ -40,24 +43,44 @@ pub async fn merge<B: Layers>(
     recipe: &Recipe,
     family: &Family,
     plan: &Plan,
-    output: &Path,
+    output: OutputDir,
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
-    let output = OutputDir::create(output)?;
-    let job = Job { backend, recipe, family, plan };
-    if let Some(file) = &options.keep_delta {
-        check_keep_delta(file, output.wanted())?;
-        if plan.experts.is_some() {
-            progress.warn(KEPT_WITHOUT_USE);
-        }
+    let keep =
+        options.keep_delta.as_ref().map(|file| Keep::create(file, &output, options.force)).transpose()?;
+    for left in output.left().into_iter().chain(keep.as_ref().and_then(Keep::left)) {
+        progress.warn(&left.to_string());
     }
+    let job = Job { backend, recipe, family, plan };
+    let written = write(job, &output, keep.as_ref(), options, progress).await;
+    let (mut report, deltas) = written.map_err(|e| name_wanted(e, &output, keep.as_ref()))?;
+    finish(output, deltas, keep)?;
+    report.seconds = Some(started.elapsed().as_secs_f64());
+    Ok(report)
+}
+
+/// Everything, under temporary names.
+async fn write<B: Layers>(
+    job: Job<'_, B>,
+    output: &OutputDir,
+    keep: Option<&Keep>,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<(Report, DeltaWriter), Error> {
+    let Job { backend, recipe, family, plan } = job;
+    if keep.is_some() && plan.experts.is_some() {
+        progress.warn(KEPT_WITHOUT_USE);
+    }
+    let (sidecars, modules) = beside(family)?;
+    let notes = notes(&sidecars, &modules);
+    notes.iter().for_each(|note| progress.warn(note));
     check_fingerprints(family)?;
-    progress.start(work(&job, options.keep_delta.is_some() || plan.search.is_some()));
+    progress.start(work(&job, keep.is_some() || plan.search.is_some()));
 
     let mut rounding = vec![Rounding::default(); family.experts.len()];
-    let spilled = spill(&job, &output, options, &mut rounding, progress).await?;
+    let mut spilled = spill(&job, output, keep, &mut rounding, progress).await?;
     let betas = betas(&job, &spilled.outcomes);
     let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas, progress).await? {
         None => (plan.clone(), None),
@@ -65,14 +88,19 @@ pub async fn merge<B: Layers>(
     };
     let job = Job { plan: &searched, ..job };
     let steps = steps(&job, &betas);
-    let mut deltas = Merged { job: &job, spill: &spilled.deltas, rounding: &mut rounding };
+    let mut deltas = Merged { job: &job, spill: Some(&spilled.deltas), rounding: &mut rounding };
     let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
-    write_model(backend, &family.base, &steps, &mut deltas, &output, &files, progress).await?;
+    write_model(backend, &family.base, &steps, &mut deltas, output.path(), &files, progress).await?;
+    for module in &modules {
+        module.write(&job, &sidecars, output.path(), options.shard_size, progress).await?;
+    }
 
-    let mut report = summary::report(&job, &spilled.outcomes, &betas, options);
+    let mut report = summary::report(&job, &spilled.outcomes, &betas, options)?;
+    report.warnings.extend(notes);
+    report.modules = modules.iter().filter(|m| m.is_merged()).map(|m| m.name.clone()).collect();
     report.alpha_search = alpha_search;
     if let Some(experts) = &plan.experts {
-        let energy = write_experts(&job, experts, &output, progress).await?;
+        let energy = write_experts(&job, experts, output, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));
     }
     let damages =
@@ -90,15 +118,32 @@ pub async fn merge<B: Layers>(
         progress.warn(&warning);
         report.warnings.push(warning);
     }
-    if let Some(folder) = family.base.folder() {
-        copy_sidecars(folder, output.path(), recipe.out_dtype)?;
-    }
+    sidecars.copy(output.path(), recipe.out_dtype)?;
     report.products = backend.tuning();
-    write_reports(&output, &recipe.text, &report)?;
-    finish(output, spilled.deltas, options, &job, &betas)?;
+    write_reports(output.path(), &recipe.text, &report)?;
+    if keep.is_some() {
+        let fingerprint = fingerprint(&family.base, family.base.names())?;
+        spilled.deltas.seal(&delta_meta(&job, &betas, fingerprint))?;
+    }
     summary::add_times(&mut report, &job, &spilled.seconds);
-    report.seconds = Some(started.elapsed().as_secs_f64());
-    Ok(report)
+    Ok((report, spilled.deltas))
+}
+
+/// The files beside the base's weights, and the modules with weights of their own.
+fn beside(family: &Family) -> Result<(Sidecars, Vec<Module>), Error> {
+    let sidecars = family.base.folder().map(Sidecars::find).transpose()?.unwrap_or_default();
+    let modules = modules::find(family, &sidecars);
+    Ok((sidecars, modules))
+}
+
+fn notes(sidecars: &Sidecars, modules: &[Module]) -> Vec<String> {
+    sidecars.warnings().iter().cloned().chain(modules.iter().filter_map(Module::note)).collect()
+}
+
+/// What is said of the files beside the base's weights, found out before any work; an error where they cannot be used.
+pub fn check_files_beside(family: &Family) -> Result<Vec<String>, Error> {
+    let (sidecars, modules) = beside(family)?;
+    Ok(notes(&sidecars, &modules))
 }
 
 /// Inter-layer scales, layer by layer.

@@ -12,6 +12,7 @@ mod experts;
 mod inputs;
 mod members;
 mod merge;
+mod modules;
 mod not_finite;
 mod outputs;
 mod progress;
@@ -25,7 +26,8 @@ mod variances;
 mod weights;
 
 pub use error::Error;
-pub use merge::{Options, merge};
+pub use merge::{Options, check_files_beside, merge};
+pub use outputs::check_keep_delta;
 pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
 

@@ -1,51 +1,64 @@
 //! What a merge leaves beside the weights.
 
-use super::{Error, Job, Options};
-use crate::checkpoint::{self, DeltaEntry, DeltaMeta, DeltaWriter, OutputDir, fingerprint};
+use super::{Error, Job};
+use crate::checkpoint::{
+    self, DeltaEntry, DeltaFile, DeltaMeta, DeltaWriter, Left, OutputDir, Temporary, parent,
+};
 use crate::plan::{Layer, Role};
 use crate::report::{self, Report};
-use std::path::Path;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Put before a recipe that has left the folder its paths start from.
+const NOTE: &str = "# Relative paths in this recipe start from the folder that it was in; esmerge-report.json names all inputs in \
+    full.\n";
 
 /// Recipe, report and model card.
-pub(super) fn write_reports(output: &OutputDir, recipe: &str, report: &Report) -> Result<(), Error> {
-    write_text(output, "recipe.yaml", recipe)?;
-    write_json(output, report::FILE, report)?;
-    write_text(output, "README.md", &report::model_card(report, recipe))
+pub(super) fn write_reports(folder: &Path, recipe: &str, report: &Report) -> Result<(), Error> {
+    let recipe = recipe.trim_start_matches('\u{feff}');
+    let note = if recipe.starts_with(NOTE) { "" } else { NOTE };
+    write(folder, "recipe.yaml", format!("{note}{recipe}").as_bytes())?;
+    write_json(folder, report::FILE, report)?;
+    write(folder, "README.md", report::model_card(report, recipe).as_bytes())
 }
 
 /// Writes a small JSON file into the output.
-pub(super) fn write_json(output: &OutputDir, name: &str, value: &impl serde::Serialize) -> Result<(), Error> {
-    let path = output.path().join(name);
-    let io = |source| checkpoint::Error::Io { action: "write", path: path.clone(), source };
-    let mut text = serde_json::to_vec_pretty(value).map_err(|e| io(e.into()))?;
+pub(super) fn write_json(folder: &Path, name: &str, value: &impl serde::Serialize) -> Result<(), Error> {
+    let text = serde_json::to_vec_pretty(value);
+    let mut text = text.map_err(|e| checkpoint::Error::io("write", &folder.join(name))(e.into()))?;
     text.push(b'\n');
-    Ok(std::fs::write(&path, text).map_err(io)?)
+    write(folder, name, &text)
 }
 
-fn write_text(output: &OutputDir, name: &str, text: &str) -> Result<(), Error> {
-    let path = output.path().join(name);
-    let io = |source| checkpoint::Error::Io { action: "write", path: path.clone(), source };
-    Ok(std::fs::write(&path, text).map_err(io)?)
+fn write(folder: &Path, name: &str, text: &[u8]) -> Result<(), Error> {
+    let path = folder.join(name);
+    Ok(fs::write(&path, text).map_err(checkpoint::Error::io("write", &path))?)
 }
 
-/// Gives the finished files their names: both or none.
-pub(super) fn finish<B>(
-    output: OutputDir,
-    spill: DeltaWriter,
-    options: &Options,
-    job: &Job<'_, B>,
-    betas: &[f64],
-) -> Result<(), Error> {
-    let Some(file) = &options.keep_delta else {
+/// Gives the finished files their names: the model first, for a model without its deltas is of more use than the reverse.
+pub(super) fn finish(output: OutputDir, spill: DeltaWriter, keep: Option<Keep>) -> Result<(), Error> {
+    let Some(keep) = keep else {
         drop(spill); // it lies in the output folder, which must not get it
         return Ok(output.finish()?);
     };
-    let fingerprint = fingerprint(&job.family.base, job.family.base.names())?;
-    spill.finish(file, &delta_meta(job, betas, fingerprint))?;
-    output.finish().map_err(|e| {
-        let _ = std::fs::remove_file(file);
-        e.into()
-    })
+    let model = output.wanted().to_path_buf();
+    output.finish()?;
+    keep.publish(spill, &model)
+}
+
+/// An error with the paths that the user knows, in place of temporary ones.
+pub(super) fn name_wanted(error: Error, output: &OutputDir, keep: Option<&Keep>) -> Error {
+    match error {
+        Error::Checkpoint(error) => {
+            let error = output.name_wanted(error);
+            match keep {
+                Some(keep) => keep.name_wanted(error).into(),
+                None => error.into(),
+            }
+        }
+        other => other,
+    }
 }
 
 /// What a delta file says of the merge.
@@ -67,14 +80,66 @@ pub(super) fn delta_meta<B>(job: &Job<'_, B>, betas: &[f64], base_fingerprint: S
     }
 }
 
-/// Deltas are kept in a new file, outside the output folder, which is renamed as a whole.
-pub(super) fn check_keep_delta(file: &Path, output: &Path) -> Result<(), Error> {
-    let refuse = |reason: &str| Error::KeepDelta { path: file.to_path_buf(), reason: reason.to_owned() };
-    if file.symlink_metadata().is_ok() {
-        return Err(refuse("it exists already; name a new file"));
+/// The place of deltas that are kept: a file outside the output folder, which is renamed as a whole.
+pub(super) struct Keep {
+    file: PathBuf,
+    /// Where the file is written: beside its place, since only a rename within one folder is atomic.
+    temporary: Temporary,
+    replace: bool,
+}
+
+impl Keep {
+    /// Checks the path, and keeps other runs from writing there. With `force`, an earlier delta file may make way.
+    pub fn create(file: &Path, output: &OutputDir, force: bool) -> Result<Keep, Error> {
+        check_keep_delta(file, output.wanted(), force)?;
+        let temporary = Temporary::beside(file)?;
+        Ok(Keep { file: file.to_path_buf(), temporary, replace: force })
     }
-    if file.starts_with(output) {
+
+    /// Where to write meanwhile.
+    pub fn folder(&self) -> &Path {
+        self.temporary.path()
+    }
+
+    /// What a killed run had left of this file.
+    pub fn left(&self) -> Option<&Left> {
+        self.temporary.left()
+    }
+
+    /// An error with the path that the user knows.
+    pub fn name_wanted(&self, error: checkpoint::Error) -> checkpoint::Error {
+        match error {
+            checkpoint::Error::Io { action, path, source } if path.starts_with(self.folder()) => {
+                checkpoint::Error::Io { action, path: self.file.clone(), source }
+            }
+            other => other,
+        }
+    }
+
+    fn publish(self, spill: DeltaWriter, model: &Path) -> Result<(), Error> {
+        let Keep { file, temporary, replace } = self;
+        let published = temporary.publish(|_| spill.publish(&file, replace));
+        published.map_err(|e| Error::KeepDelta {
+            reason: format!("{e}; the model itself is complete in {}", model.display()),
+            path: file,
+        })
+    }
+}
+
+/// Whether deltas can be kept in a file, told before any work.
+pub fn check_keep_delta(file: &Path, output: &Path, force: bool) -> Result<(), Error> {
+    let refuse = |reason: &str| Error::KeepDelta { path: file.to_path_buf(), reason: reason.to_owned() };
+    if file.file_name().is_none() {
+        return Err(refuse("the path ends in no file name"));
+    }
+    if lies_in(file, output) {
         return Err(refuse("it lies in the output folder; keep it beside that"));
+    }
+    if file.symlink_metadata().is_ok() {
+        if !force {
+            return Err(refuse("it exists already; name a new file, or replace earlier deltas with --force"));
+        }
+        DeltaFile::open(file).map_err(|e| refuse(&format!("--force replaces delta files only, but {e}")))?;
     }
     if !parent(file).is_dir() {
         return Err(refuse("its folder does not exist; create that first"));
@@ -82,10 +147,25 @@ pub(super) fn check_keep_delta(file: &Path, output: &Path) -> Result<(), Error> 
     Ok(())
 }
 
-/// The folder a file lies in.
-pub(super) fn parent(file: &Path) -> &Path {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
+/// Whether a file lies in a folder, however the two are spelled, and whether or not they exist yet.
+fn lies_in(file: &Path, folder: &Path) -> bool {
+    resolved(file).starts_with(resolved(folder))
+}
+
+/// The path without links and detours, as far as it exists.
+fn resolved(path: &Path) -> PathBuf {
+    let mut known = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    let mut rest = Vec::new();
+    loop {
+        if let Ok(real) = fs::canonicalize(&known) {
+            return rest.iter().rev().fold(real, |path, part: &OsString| match part.to_str() {
+                Some("..") => path.parent().map_or(path.clone(), Path::to_path_buf),
+                _ => path.join(part),
+            });
+        }
+        match known.components().next_back().map(|part| part.as_os_str().to_owned()) {
+            Some(part) if known.pop() => rest.push(part),
+            _ => return path.to_path_buf(),
+        }
     }
 }

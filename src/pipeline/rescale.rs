@@ -1,13 +1,13 @@
 //! Another alpha from the deltas that a merge kept.
 
 use super::assemble::{Deltas, Files, Step, write_model};
-use super::outputs::write_reports;
+use super::outputs::{name_wanted, write_reports};
 use super::weights::BaseValues;
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
-use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, fingerprint};
+use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, Sidecars, fingerprint};
 use crate::plan::{self, Role};
-use crate::report::{Group, Report};
+use crate::report::{Group, Input, Report, library};
 use indexmap::IndexMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -30,32 +30,59 @@ pub struct Rescale {
 pub async fn rescale<B: Backend>(
     backend: &B,
     request: &Rescale,
-    output: &Path,
+    output: OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
+    output.left().iter().for_each(|left| progress.warn(&left.to_string()));
+    let written = write(backend, request, &output, progress).await;
+    let mut report = written.map_err(|e| name_wanted(e, &output, None))?;
+    output.finish()?;
+    report.seconds = Some(started.elapsed().as_secs_f64());
+    Ok(report)
+}
+
+/// Everything, under temporary names.
+async fn write<B: Backend>(
+    backend: &B,
+    request: &Rescale,
+    output: &OutputDir,
+    progress: &mut dyn Progress,
+) -> Result<Report, Error> {
     refuse_experts(&request.delta)?;
-    let output = OutputDir::create(output)?;
     let deltas = DeltaFile::open(&request.delta)?;
     if deltas.meta().method == ESM_PLUS {
         return Err(Error::DependsOnAlpha { path: request.delta.clone() });
     }
     let base = Checkpoint::open(&request.base)?;
+    check_config(&base)?;
+    let sidecars = base.folder().map(Sidecars::find).transpose()?.unwrap_or_default();
+    let modules = sidecars.modules().into_iter();
+    let kept = modules.map(|name| format!("the module {name} is the base's: delta files hold no modules"));
+    let notes: Vec<String> = sidecars.warnings().iter().cloned().chain(kept).collect();
+    notes.iter().for_each(|note| progress.warn(note));
     check_base(&deltas, &base, request)?;
     let steps = steps(&deltas, &base, request.alpha);
     progress.start(steps.keys().filter_map(|name| base.get(name)).map(|m| m.bytes).sum());
     let mut source = Kept { backend, file: &deltas };
     let files = Files { shard_size: request.shard_size, always_index: false };
-    write_model(backend, &base, &steps, &mut source, &output, &files, progress).await?;
+    write_model(backend, &base, &steps, &mut source, output.path(), &files, progress).await?;
 
-    let mut report = report(backend, &deltas, &base, request.alpha);
-    if let Some(folder) = base.folder() {
-        checkpoint::copy_sidecars(folder, output.path(), deltas.meta().out_dtype)?;
-    }
-    write_reports(&output, &deltas.meta().recipe, &report)?;
-    output.finish()?;
-    report.seconds = Some(started.elapsed().as_secs_f64());
+    let mut report = report(backend, &deltas, &base, request.alpha)?;
+    report.warnings = notes;
+    sidecars.modules().iter().try_for_each(|name| sidecars.copy_weights(name, output.path()))?;
+    sidecars.copy(output.path(), deltas.meta().out_dtype)?;
+    write_reports(output.path(), &deltas.meta().recipe, &report)?;
     Ok(report)
+}
+
+/// A configuration that merges refuse would only be found out by whoever loads the output.
+fn check_config(base: &Checkpoint) -> Result<(), Error> {
+    let Some(path) = base.folder().map(|f| f.join("config.json")).filter(|p| p.is_file()) else {
+        return Ok(());
+    };
+    let read = checkpoint::settings::read::<serde_json::Value>(&path);
+    read.map(drop).map_err(|e| plan::Error::BadConfig { path, reason: e.to_string() }.into())
 }
 
 /// The method whose outputs cannot be rescaled.
@@ -121,7 +148,12 @@ impl<B: Backend> Deltas<B> for Kept<'_, B> {
     }
 }
 
-fn report<B: Backend>(backend: &B, deltas: &DeltaFile, base: &Checkpoint, alpha: f64) -> Report {
+fn report<B: Backend>(
+    backend: &B,
+    deltas: &DeltaFile,
+    base: &Checkpoint,
+    alpha: f64,
+) -> Result<Report, Error> {
     let meta = deltas.meta();
     let mut groups: IndexMap<(String, Option<String>), Group> = IndexMap::new();
     for (tensor, entry) in &meta.tensors {
@@ -139,15 +171,18 @@ fn report<B: Backend>(backend: &B, deltas: &DeltaFile, base: &Checkpoint, alpha:
             group.beta.extend([entry.beta]);
         }
     }
-    Report {
+    let input = Input::of(base, "base", None)?;
+    Ok(Report {
         merge_method: meta.method.clone(),
         models: meta.models.clone(),
-        base_model: crate::report::last_part(base.path()),
+        base_model: input.name.clone(),
+        library_name: base.folder().and_then(library),
+        inputs: vec![input],
         device: backend.name(),
         alpha,
         out_dtype: meta.out_dtype.map(|d| d.to_string()),
         overrides: vec![format!("rescaled from alpha {} to {alpha}", meta.alpha)],
         groups: groups.into_values().collect(),
         ..Report::default()
-    }
+    })
 }

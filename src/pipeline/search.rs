@@ -58,7 +58,7 @@ struct Exercise<B: Layers> {
 /// Where the samples are.
 enum Source {
     /// In a file, read wave by wave.
-    Task { task: Task, split: Split, waves: Vec<Range<usize>> },
+    Task { task: Box<Task>, split: Split, waves: Vec<Range<usize>> },
     /// Here: a few.
     Held(Samples),
 }
@@ -93,7 +93,7 @@ fn labelled<B: Layers>(evaluator: &Evaluator<B>, path: &Path, split: &Split) -> 
     let head = task.head()?;
     let labels = task.labels(&split.name, split.range(task.len(&split.name)?), head.classes())?;
     let (pooling, waves) = (task.pooling()?, evaluator.waves(&task, split)?);
-    let source = Source::Task { task, split: split.clone(), waves };
+    let source = Source::Task { task: Box::new(task), split: split.clone(), waves };
     Ok(Exercise {
         data: path.to_path_buf(),
         source,

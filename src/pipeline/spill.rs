@@ -2,9 +2,9 @@
 
 use super::capture::{self, Captures};
 use super::decompose::{Outcome, merge_layers};
-use super::outputs::{delta_meta, parent};
+use super::outputs::{Keep, delta_meta};
 use super::rounding::Rounding;
-use super::{Error, Job, Options, Progress, batches, sums, weights};
+use super::{Error, Job, Progress, batches, sums, weights};
 use crate::backend::Backend;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaMeta, DeltaWriter, OutputDir};
@@ -25,31 +25,24 @@ pub(super) struct Spilled {
 pub(super) async fn spill<B: Layers>(
     job: &Job<'_, B>,
     output: &OutputDir,
-    options: &Options,
+    keep: Option<&Keep>,
     rounding: &mut [Rounding],
     progress: &mut dyn Progress,
 ) -> Result<Spilled, Error> {
-    let keep = options.keep_delta.is_some() || job.plan.search.is_some();
-    let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, keep)).flat_map(|l| &l.parts);
+    let all = keep.is_some() || job.plan.search.is_some();
+    let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, all)).flat_map(|l| &l.parts);
     let tensors = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
-    // The kept file is created where it will stay, since only a rename within one folder is atomic.
-    let folder = match &options.keep_delta {
-        Some(file) => parent(file),
-        None => output.path(),
-    };
     let ones = vec![1.0; job.plan.layers.len()];
-    let meta = if options.keep_delta.is_some() {
-        delta_meta(job, &ones, "0".repeat(64))
-    } else {
-        DeltaMeta::default()
+    let mut spill = match keep {
+        Some(keep) => DeltaWriter::create(keep.folder(), tensors, &delta_meta(job, &ones, "0".repeat(64)))?,
+        None => DeltaWriter::create(output.path(), tensors, &DeltaMeta::default())?,
     };
-    let mut spill = DeltaWriter::create(folder, tensors, &meta)?;
 
     let sources = capture::sources(job)?;
     let mut captures = Captures::new(job, &sources)?;
     let mut outcomes = vec![Outcome::default(); job.plan.layers.len()];
     let mut seconds = vec![0.0; job.plan.layers.len()];
-    let order = batches::order(job, keep);
+    let order = batches::order(job, all);
     let mut rest = &order[..];
     while let Some(&first) = rest.first() {
         let started = Instant::now();

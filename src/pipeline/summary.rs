@@ -1,12 +1,12 @@
 //! What a merge has to tell: outcomes, layer by layer and group by group.
 
 use super::decompose::Outcome;
-use super::{Job, Options};
+use super::{Error, Job, Options};
 use crate::backend::Backend;
 use crate::method::{AlphaScope, Preset};
 use crate::plan::{Experts, Layer, Role};
 use crate::recipe::{Calibration, Method};
-use crate::report::{ExpertsReport, Group, LayerReport, Report, RoutedReport, last_part};
+use crate::report::{ExpertsReport, Group, Input, LayerReport, Report, RoutedReport, library};
 use indexmap::IndexMap;
 
 /// The report of a finished merge, without any times: the same merge gives the same report.
@@ -15,7 +15,7 @@ pub(super) fn report<B: Backend>(
     outcomes: &[Outcome],
     betas: &[f64],
     options: &Options,
-) -> Report {
+) -> Result<Report, Error> {
     let layers = job.plan.layers.iter().zip(outcomes).zip(betas);
     let layers: Vec<LayerReport> = layers.map(|((l, o), &b)| layer_report(job, l, o, b)).collect();
     let calibrated = job
@@ -23,9 +23,12 @@ pub(super) fn report<B: Backend>(
         .models
         .iter()
         .any(|m| matches!(m.calibration, Calibration::File(_) | Calibration::Data(_)));
+    let inputs = inputs(job)?;
     let mut report = Report {
         merge_method: job.recipe.method.name().to_owned(),
-        base_model: last_part(&job.recipe.base_model),
+        base_model: inputs[0].name.clone(),
+        library_name: job.family.base.folder().and_then(library),
+        inputs,
         models: job.recipe.models.iter().map(|m| m.name.clone()).collect(),
         device: job.backend.name(),
         accuracy: Some(job.recipe.accuracy.to_string()),
@@ -45,7 +48,19 @@ pub(super) fn report<B: Backend>(
         report.alpha_scope = Some(if esm.alpha_scope == AlphaScope::All { "all" } else { "esm" }.to_owned());
         report.calibrated = Some(calibrated);
     }
-    report
+    Ok(report)
+}
+
+/// The base, then the experts.
+fn inputs<B>(job: &Job<'_, B>) -> Result<Vec<Input>, Error> {
+    let weighted = matches!(job.recipe.method, Method::Linear { .. } | Method::TaskArithmetic { .. });
+    let mut inputs = vec![Input::of(&job.family.base, "base", None)?];
+    for (expert, model) in job.family.experts.iter().zip(&job.recipe.models) {
+        let role = if expert.is_delta { "task vector" } else { "expert" };
+        let input = Input::of(&expert.weights, role, weighted.then_some(model.weight))?;
+        inputs.push(Input { name: expert.name.clone(), ..input });
+    }
+    Ok(inputs)
 }
 
 fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64) -> LayerReport {

@@ -12,7 +12,8 @@ use std::ops::Range;
 /// Deltas of a running merge.
 pub(super) struct Merged<'a, B> {
     pub job: &'a Job<'a, B>,
-    pub spill: &'a DeltaWriter,
+    /// Where decomposed layers are, if there are any.
+    pub spill: Option<&'a DeltaWriter>,
     pub rounding: &'a mut [Rounding],
 }
 
@@ -23,8 +24,8 @@ impl<B: Backend> Deltas<B> for Merged<'_, B> {
         range: Range<usize>,
         base: &BaseValues<B::Tensor>,
     ) -> Result<B::Tensor, Error> {
-        if self.spill.contains(tensor) {
-            let bytes = self.spill.read(tensor, range.clone())?;
+        if let Some(spill) = self.spill.filter(|spill| spill.contains(tensor)) {
+            let bytes = spill.read(tensor, range.clone())?;
             let shape = Shape::matrix(1, range.len());
             return self.job.backend.unpack(shape, Dtype::F32, &bytes).map_err(Error::device(tensor));
         }

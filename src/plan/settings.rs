@@ -2,7 +2,7 @@
 
 use super::Error;
 use super::family::Expert;
-use crate::checkpoint::{Checkpoint, read_settings};
+use crate::checkpoint::{Checkpoint, settings};
 use indexmap::IndexMap;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -89,7 +89,7 @@ fn read(path: &Path) -> Result<Value, Error> {
     if path.symlink_metadata().is_err() {
         return Ok(Value::Null);
     }
-    read_settings(path).map_err(|reason| Error::BadConfig { path: path.to_path_buf(), reason })
+    settings::read(path).map_err(|e| Error::BadConfig { path: path.to_path_buf(), reason: e.to_string() })
 }
 
 /// Refuses experts whose weights mean something else than the base's, except by the keys that the user insists on.

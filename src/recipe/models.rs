@@ -2,7 +2,7 @@
 
 use super::cursor::Cursor;
 use super::{Calibration, Error, Method, Model, Proxies, Source};
-use crate::checkpoint::{names_adapter, weights_file};
+use crate::checkpoint::{hub_repository, names_adapter, weights_file};
 use std::path::Path;
 
 /// The keys of an expert.
@@ -157,8 +157,12 @@ pub(super) fn check_expanded(c: &Cursor, text: &str, path: &Path) -> Result<(), 
     Ok(())
 }
 
-/// The last part of the path, without the endings of weight files.
+/// The last part of the path, without the endings of weight files; for a model in the Hugging Face cache, where that is a hash,
+/// the last part of its name.
 fn default_name(path: &Path) -> String {
+    if let Some((_, name)) = hub_repository(path) {
+        return name.rsplit('/').next().unwrap_or(&name).to_owned();
+    }
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
     let name = name.strip_suffix(".safetensors").unwrap_or(&name);
     name.strip_suffix(".delta").unwrap_or(name).to_owned()

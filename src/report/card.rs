@@ -9,8 +9,8 @@ pub fn model_card(report: &Report, recipe: &str) -> String {
 }
 
 fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Result {
-    writeln!(card, "---\nbase_model: {}\ntags:\n- merge\n- esmerge\n---\n", quoted(&report.base_model))?;
-    writeln!(card, "# Merge of {} by {}\n", report.base_model, method(report))?;
+    write_front_matter(card, report)?;
+    writeln!(card, "# Merge of {} by {}\n", line(&report.base_model), method(report))?;
     writeln!(
         card,
         "This model was merged from {} fine-tuned models with [esmerge](https://crates.io/crates/esmerge) {}.\n",
@@ -18,8 +18,8 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
         report.esmerge
     )?;
     writeln!(card, "| | |\n|---|---|")?;
-    writeln!(card, "| base | {} |", report.base_model)?;
-    writeln!(card, "| experts | {} |", report.models.join(", "))?;
+    writeln!(card, "| base | {} |", line(&report.base_model))?;
+    writeln!(card, "| experts | {} |", line(&experts(report)))?;
     writeln!(card, "| method | {} |", method(report))?;
     writeln!(card, "| alpha | {}{} |", report.alpha, scope(report))?;
     if report.calibrated == Some(false) {
@@ -28,8 +28,11 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
     if let (Some(accuracy), Some(seed)) = (&report.accuracy, report.seed) {
         writeln!(card, "| accuracy, seed | {accuracy}, {seed} |")?;
     }
+    if !report.modules.is_empty() {
+        writeln!(card, "| modules summed | {} |", line(&report.modules.join(", ")))?;
+    }
     for change in &report.overrides {
-        writeln!(card, "| changed on the command line | {change} |")?;
+        writeln!(card, "| changed on the command line | {} |", line(change))?;
     }
     writeln!(
         card,
@@ -39,8 +42,8 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
         writeln!(
             card,
             "| {} | {} | {} | {} | {} |",
-            layers(group),
-            treatment(group),
+            line(&layers(group)),
+            line(&treatment(group)),
             group.tensors,
             percent(&group.energy_retention),
             range(&group.beta)
@@ -54,9 +57,60 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
     }
     if !report.warnings.is_empty() {
         writeln!(card, "\n## Warnings\n")?;
-        report.warnings.iter().try_for_each(|warning| writeln!(card, "- {warning}"))?;
+        report.warnings.iter().try_for_each(|w| writeln!(card, "- {}", line(&without_paths(w, report))))?;
     }
-    writeln!(card, "\n## Recipe\n\n```yaml\n{}\n```", recipe.trim_end())
+    let fence = fence(recipe);
+    writeln!(card, "\n## Recipe\n\n{fence}yaml\n{}\n{fence}", recipe.trim_end())
+}
+
+/// What the hub reads: models by their names there, if they have any.
+fn write_front_matter(card: &mut String, report: &Report) -> std::fmt::Result {
+    let mut hub: Vec<&str> = report.inputs.iter().filter_map(|input| input.hub.as_deref()).collect();
+    hub.dedup();
+    match hub[..] {
+        [] => writeln!(card, "---\nbase_model: {}", quoted(&report.base_model))?,
+        _ => {
+            writeln!(card, "---\nbase_model:")?;
+            hub.iter().try_for_each(|name| writeln!(card, "- {}", quoted(name)))?;
+        }
+    }
+    if let Some(library) = report.library_name {
+        writeln!(card, "library_name: {library}")?;
+    }
+    writeln!(card, "tags:\n- merge\n- esmerge\n---\n")
+}
+
+/// The experts by name, with their names in the hub and their weights in the sum where they have some.
+fn experts(report: &Report) -> String {
+    let of = |name: &String| report.inputs.iter().skip(1).find(|input| input.name == *name);
+    let expert = |name: &String| {
+        let hub = of(name).and_then(|input| input.hub.clone()).filter(|hub| hub != name);
+        let weight = of(name).and_then(|input| input.weight).map(|weight| format!("weight {weight}"));
+        let more: Vec<String> = hub.into_iter().chain(weight).collect();
+        if more.is_empty() { name.clone() } else { format!("{name} ({})", more.join(", ")) }
+    };
+    report.models.iter().map(expert).collect::<Vec<_>>().join(", ")
+}
+
+/// Text of others on one line, in a cell of a table or not.
+fn line(text: &str) -> String {
+    let visible = |c: char| if c.is_control() { ' ' } else { c };
+    text.chars().map(visible).collect::<String>().replace('|', "\\|")
+}
+
+/// A message without the paths that its models had on this machine.
+fn without_paths(text: &str, report: &Report) -> String {
+    let inputs = report.inputs.iter();
+    inputs.fold(text.to_owned(), |text, input| match input.given.as_str() {
+        "" | "." | "/" => text,
+        given => text.replace(given, &input.name),
+    })
+}
+
+/// More backticks than any row of them in a text.
+fn fence(text: &str) -> String {
+    let longest = text.split(|c| c != '`').map(str::len).max().unwrap_or(0);
+    "`".repeat(longest.max(2) + 1)
 }
 
 /// What the experts are, what they cost, and how to use them.
@@ -73,7 +127,7 @@ fn write_experts(card: &mut String, report: &Report, experts: &ExpertsReport) ->
         experts.rank
     )?;
     writeln!(card, "| | |\n|---|---|")?;
-    writeln!(card, "| tasks | {} |", report.models.join(", "))?;
+    writeln!(card, "| tasks | {} |", line(&report.models.join(", ")))?;
     writeln!(card, "| routed layers | {} |", experts.layers.len())?;
     let share = 100.0 * experts.share_of_model;
     writeln!(card, "| parameters a task | {} ({share:.2}% of the model) |", experts.parameters_per_task)?;
@@ -147,4 +201,48 @@ pub(super) fn percent(range: &Range) -> String {
         _ => format!("{:.1} to {:.1}%", 100.0 * min, 100.0 * max),
     };
     range.summary().map(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Input;
+    use super::*;
+
+    #[test]
+    fn names_cannot_break_the_tables_or_the_fence() {
+        let evil = "a | b\n## Injected".to_owned();
+        let report = Report { models: vec![evil.clone()], base_model: evil, ..Report::default() };
+        let card = model_card(&report, "a: b # ```\n# ````\n");
+        assert!(!card.contains("\n## Injected"), "{card}");
+        assert!(card.contains(r"| experts | a \| b ## Injected |"), "{card}");
+        assert!(card.contains("\n`````yaml\n") && card.ends_with("\n`````\n"), "{card}");
+    }
+
+    #[test]
+    fn models_of_the_hub_are_named_as_there_and_no_path_is_told() {
+        let input = |name: &str, hub: &str| Input {
+            name: name.to_owned(),
+            hub: Some(hub.to_owned()),
+            given: format!("/home/me/{name}"),
+            weight: Some(0.5),
+            ..Input::default()
+        };
+        let report = Report {
+            base_model: "org/base".to_owned(),
+            models: vec!["cars".to_owned()],
+            inputs: vec![input("base", "org/base"), input("cars", "org/cars")],
+            library_name: Some("transformers"),
+            warnings: vec!["/home/me/cars/x is odd".to_owned()],
+            ..Report::default()
+        };
+        let card = model_card(&report, "");
+        assert!(
+            card.starts_with(
+                "---\nbase_model:\n- \"org/base\"\n- \"org/cars\"\nlibrary_name: transformers\n"
+            ),
+            "{card}"
+        );
+        assert!(card.contains("| experts | cars (org/cars, weight 0.5) |"), "{card}");
+        assert!(card.contains("- cars/x is odd") && !card.contains("/home"), "{card}");
+    }
 }

@@ -1,10 +1,12 @@
 //! What a run did: as JSON, as a model card, as a table.
 
 mod card;
+mod inputs;
 #[cfg(feature = "cli")]
 mod table;
 
 pub use card::model_card;
+pub use inputs::{Input, InputFile, library};
 #[cfg(feature = "cli")]
 pub use table::{align_right, new_table, short_names, table};
 
@@ -12,7 +14,6 @@ use crate::eval::Probe;
 use crate::plan::Account;
 use indexmap::IndexMap;
 use serde::Serialize;
-use std::path::Path;
 
 /// Name of the report in an output folder.
 pub const FILE: &str = "esmerge-report.json";
@@ -28,10 +29,16 @@ pub struct Report {
     /// ESM's preset.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub preset: Option<String>,
-    /// Last part of the base's path.
+    /// The base's name in the Hugging Face hub if it came from there, else the last part of its path.
     pub base_model: String,
     /// Names of the experts.
     pub models: Vec<String>,
+    /// The base and the experts: where they lay, and what tells them from others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<Input>,
+    /// What loads the model, as the hub names libraries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub library_name: Option<&'static str>,
     /// What computed it.
     pub device: String,
     /// Accuracy against time.
@@ -54,6 +61,9 @@ pub struct Report {
     /// Type of the merged weights; the base's own if absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub out_dtype: Option<String>,
+    /// Folders beside the weights whose own weights were summed.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub modules: Vec<String>,
     /// What the command line changed in the recipe.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<String>,
@@ -99,6 +109,8 @@ impl Default for Report {
             preset: None,
             base_model: String::new(),
             models: Vec::new(),
+            inputs: Vec::new(),
+            library_name: None,
             device: String::new(),
             accuracy: None,
             seed: None,
@@ -107,6 +119,7 @@ impl Default for Report {
             alpha_scope: None,
             calibrated: None,
             out_dtype: None,
+            modules: Vec::new(),
             overrides: Vec::new(),
             products: Vec::new(),
             groups: Vec::new(),
@@ -275,9 +288,4 @@ impl Serialize for Range {
         let [min, mean, max] = self.summary().unwrap_or_default();
         IndexMap::from([("min", min), ("mean", mean), ("max", max)]).serialize(serializer)
     }
-}
-
-/// The last part of a path, as a name.
-pub fn last_part(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }

@@ -1,5 +1,6 @@
 use super::card::{layers, percent, range, treatment};
 use super::{ExpertsReport, Report};
+use crate::text::cell;
 use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
 
 /// The table at the end of a run.
@@ -59,11 +60,11 @@ pub fn align_right(table: &mut Table, columns: &[usize]) {
 
 /// `vision_model.encoder.layers.*.mlp.fc1.weight` as `layers.*.mlp.fc1`, unless two names would become the same.
 pub fn short_names(names: &[String]) -> Vec<String> {
-    let short: Vec<String> = names.iter().map(|name| short_name(name).to_owned()).collect();
+    let short: Vec<String> = names.iter().map(|name| cell(short_name(name))).collect();
     let mut distinct = short.clone();
     distinct.sort_unstable();
     distinct.dedup();
-    if distinct.len() == short.len() { short } else { names.to_vec() }
+    if distinct.len() == short.len() { short } else { names.iter().map(|name| cell(name)).collect() }
 }
 
 fn short_name(name: &str) -> &str {
