@@ -115,6 +115,30 @@ fn threads_of_pixels_and_halves_of_photographs_are_refused() {
     capture_refuses(&place, "m", "cut", &["cut/a.jpg", "breaks off"]);
 }
 
+#[test]
+fn files_past_the_sizes_that_are_expected_are_refused_unread() {
+    let place = tower("{}");
+    let endless = |name: &str, mib: u64| {
+        place.write(name, "");
+        fs::File::options().write(true).open(place.path(name)).unwrap().set_len((mib << 20) + 1).unwrap();
+    };
+    endless("large/a.png", 256);
+    capture_refuses(&place, "m", "large", &["large/a.png", "256 MiB"]);
+    // the header of a BMP of 10,000 x 10,000 pixels, and nothing else
+    let mut bmp = [&b"BM"[..], &[54, 0, 0, 0, 0, 0, 0, 0, 54, 0, 0, 0, 40, 0, 0, 0]].concat();
+    bmp.extend([10_000u32.to_le_bytes(), 10_000u32.to_le_bytes()].concat());
+    bmp.extend([&[1, 0, 24, 0][..], &[0; 24]].concat());
+    place.write("wide/a.bmp", bmp);
+    capture_refuses(&place, "m", "wide", &["wide/a.bmp", "10000 x 10000", "286 MiB", "256 MiB"]);
+    place.model("t", "bert", 0);
+    place.write("t/tokenizer.json", TOKENIZER);
+    endless("texts.txt", 256);
+    capture_refuses(&place, "t", "texts.txt", &["texts.txt", "256 MiB"]);
+    endless("t/tokenizer.json", 128);
+    place.write("texts.txt", "good");
+    capture_refuses(&place, "t", "texts.txt", &["t/tokenizer.json", "128 MiB"]);
+}
+
 #[cfg(unix)]
 #[test]
 fn links_in_circles_end_and_fifos_are_refused() {
@@ -272,4 +296,83 @@ fn a_sample_past_the_vocabulary_and_a_scale_that_is_none_name_their_file() {
     }
     task(ids(&[&[7, 30], &[20, 4], &[3, 9]]), "20.5");
     place.succeeds(&eval);
+}
+
+/// A ViT merged by ESM++, whose modules transformers calls otherwise than its file.
+fn routed() -> Place {
+    let place = Place::new();
+    let mut recipe = "merge_method: esm++\nbase_model: base\nmodels:\n".to_owned();
+    place.model("base", "vit", 0);
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        place.model(name, "vit", seed);
+        place.succeeds(&[
+            "capture",
+            name,
+            "--synthetic",
+            "--samples",
+            "3",
+            "-o",
+            &format!("{name}.calib"),
+            "-q",
+        ]);
+        recipe += &format!("  - {{model: {name}, calibration: {name}.calib}}\n");
+    }
+    place.write("r.yaml", recipe + "parameters: {alpha: 1, rank: 4}\n");
+    place.succeeds(&["merge", "r.yaml", "out", "-q"]);
+    image(&place, "i/a.png", 30, 20);
+    place
+}
+
+const ROUTE: [&str; 6] = ["route", "out", "--data", "i", "--json", "-q"];
+
+/// Changes the factors of an adapter by their keys.
+fn change_adapter(place: &Place, task: &str, change: impl Fn(String, Tensor) -> (String, Tensor)) {
+    let path = place.path(&format!("out/adapters/{task}/adapter_model.safetensors"));
+    let tensors: Tensors = read_tensors(&path).into_iter().map(|(key, tensor)| change(key, tensor)).collect();
+    write_tensors(&path, &tensors, &BTreeMap::new());
+}
+
+#[test]
+fn adapters_are_read_by_the_names_of_modules_and_of_weights() {
+    let place = routed();
+    let keys = read_tensors(&place.path("out/adapters/a/adapter_model.safetensors"));
+    assert!(
+        keys.contains_key("base_model.model.layers.0.attention.q_proj.lora_A.weight"),
+        "{:?}",
+        keys.keys()
+    );
+    let before = place.succeeds(&ROUTE);
+    let renames = [
+        (".layers.", ".encoder.layer."),
+        (".attention.q_proj", ".attention.attention.query"),
+        (".attention.k_proj", ".attention.attention.key"),
+        (".attention.v_proj", ".attention.attention.value"),
+        (".mlp.fc1", ".intermediate.dense"),
+    ];
+    for task in ["a", "b"] {
+        change_adapter(&place, task, |key, tensor| {
+            (renames.iter().fold(key, |key, (from, to)| key.replace(from, to)), tensor)
+        });
+    }
+    assert_eq!(place.succeeds(&ROUTE), before);
+}
+
+#[test]
+fn adapters_of_no_rank_and_factors_that_are_not_shared_are_refused() {
+    let place = routed();
+    change_adapter(&place, "b", |key, mut tensor| {
+        if key.ends_with("attention.v_proj.lora_A.weight") {
+            tensor.bytes[0] ^= 1;
+        }
+        (key, tensor)
+    });
+    place.refuses(&ROUTE, &["adapters/b/adapter_model.safetensors", "different factors A", "merge again"]);
+    for task in ["a", "b"] {
+        change_adapter(&place, task, |key, mut tensor| {
+            let rank = usize::from(!key.contains("lora_A"));
+            tensor.shape[rank] = 0;
+            (key, Tensor { bytes: Vec::new(), ..tensor })
+        });
+    }
+    place.refuses(&ROUTE, &["adapters/a/adapter_model.safetensors", "merge again"]);
 }
