@@ -68,11 +68,16 @@ Examples:
   esmerge merge recipe.yaml merged/
   esmerge merge recipe.yaml merged/ --device gpu --alpha 0.6
   esmerge merge recipe.yaml merged/ --out-shard-size 2GB --json > report.json
-  esmerge merge recipe.yaml --dry-run";
+  esmerge merge recipe.yaml --dry-run
+
+The table at the end:
+  energy kept   how much of what each expert changes in the outputs of the layers the directions kept of it hold
+  task scale    experts are multiplied by it: (norm of an expert's delta / the experts' mean)^2
+  beta          layers are multiplied by it: (norm of the merged delta / mean of its kind of layer)^2";
 
 /// Merge fine-tuned models into one by Essential Subspace Merging, on any GPU or on the CPU.
 #[derive(Debug, Parser)]
-#[command(name = "esmerge", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "esmerge", version = env!("ESMERGE_VERSION"), after_help = EXAMPLES, max_term_width = 110)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -94,6 +99,25 @@ pub(super) enum Command {
     Devices(Devices),
     /// Measure the kernels against what the device can do
     Bench(Bench),
+    /// Print a script that completes commands and flags in a shell
+    Completions(Completions),
+    /// Print the manual page, for `man -l -`
+    #[command(hide = true)]
+    Man,
+}
+
+const COMPLETIONS: &str = "\
+Examples:
+  esmerge completions bash > ~/.local/share/bash-completion/completions/esmerge
+  esmerge completions zsh > ~/.zfunc/_esmerge
+  esmerge completions fish > ~/.config/fish/completions/esmerge.fish
+  esmerge man | man -l -                                            the manual page";
+
+#[derive(Debug, Args)]
+#[command(after_help = COMPLETIONS)]
+pub(super) struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]
@@ -187,6 +211,13 @@ pub(super) struct Capture {
 const EVAL: &str = "\
 A task file is a safetensors file: inputs and labels by splits (`test.input_ids`, `test.attention_mask`, or `test.pixels`,
 or `test.pixel_values`; `test.labels`), and `class_embeddings` or `head.weight` and `head.bias`.
+
+The table, in percent:
+  accuracy      share of right answers, and its 95% interval
+  difference    with --compare: the gain over the earlier report, and half of its 95% interval
+  expert        with --experts: the accuracy of the task's own expert
+  normalised    accuracy over the expert's
+  CKA           how alike the features are to the expert's, or to those of --against: 1 is the same but for a rotation
 
 Examples:
   esmerge eval merged/ --task tasks/*.safetensors

@@ -8,11 +8,13 @@ mod devices;
 mod dry_run;
 mod eval;
 mod failure;
+mod generate;
 mod merge;
 mod output;
 mod progress;
 mod rescale;
 mod route;
+mod terminal;
 
 use args::{Cli, Command};
 use clap::Parser;
@@ -30,6 +32,8 @@ pub fn main() -> ExitCode {
         Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man => generate::man(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
