@@ -204,7 +204,7 @@ fn tsv_m_takes_the_matrices_and_averages_the_rest() {
     );
     let plan = plan(&family);
     assert_eq!(plan[FC1].0, "tsv_m");
-    assert_eq!(plan[NORM].0, "sum");
+    assert_eq!(plan[NORM].0, "average");
     assert_eq!(plan[POSITIONS].0, "base");
     assert_ne!(family.merged(&[])[FC1], base(Dtype::F32)[FC1]);
 }
@@ -216,12 +216,33 @@ fn plan(family: &Family) -> BTreeMap<String, (String, Value)> {
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
     let mut found = BTreeMap::new();
     for layer in plan["layers"].as_array().unwrap() {
-        for part in layer["parts"].as_array().unwrap() {
+        for tensor in layer["tensors"].as_array().unwrap() {
             let role = layer["role"].as_str().unwrap().to_owned();
-            found.insert(part["name"].as_str().unwrap().to_owned(), (role, layer["group"].clone()));
+            found.insert(tensor.as_str().unwrap().to_owned(), (role, layer["group"].clone()));
         }
     }
     found
+}
+
+#[test]
+fn a_dry_run_speaks_as_the_report_does() {
+    let family = Family::new();
+    let output = family.esmerge(&["merge", "recipe.yaml", "--dry-run", "--json"]);
+    let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
+    family.merged(&[]);
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(family.path("out/esmerge-report.json")).unwrap()).unwrap();
+    for key in ["esmerge", "merge_method", "base_model", "models", "alpha"] {
+        assert_eq!(planned[key], report[key], "{key}");
+    }
+    let (planned, report) = (planned["layers"].as_array().unwrap(), report["layers"].as_array().unwrap());
+    assert_eq!(planned.len(), report.len());
+    for (planned, report) in planned.iter().zip(report) {
+        for key in ["name", "tensors", "role", "reason", "scaled_by_alpha", "rank"] {
+            assert_eq!(planned.get(key), report.get(key), "{key} of {}", planned["name"]);
+        }
+        assert_eq!(planned.get("shape").is_some(), report.get("norm").is_some(), "{}", planned["name"]);
+    }
 }
 
 #[test]
@@ -236,7 +257,7 @@ fn q_k_and_v_of_a_vision_transformer_are_one_matrix() {
     let out = QUERY.replace("q_proj", "out_proj");
     assert_eq!(roles[&out].0, "tsv_m");
     assert_eq!(roles["visual_projection.weight"].0, "tsv_m");
-    assert_eq!(roles["vision_model.embeddings.patch_embedding.weight"].0, "sum");
+    assert_eq!(roles["vision_model.embeddings.patch_embedding.weight"].0, "average");
 
     // three equal stacks differ from three matrices of their own
     let fused = family.merged(&[]);
@@ -250,8 +271,8 @@ fn the_paper_preset_takes_fewer_layers() {
     let family = Family::new();
     family.write("recipe.yaml", format!("{RECIPE}  preset: esm-paper\n"));
     let roles = plan(&family);
-    assert_eq!((roles[FC1].0.as_str(), roles[FC2].0.as_str()), ("esm", "sum"));
-    assert_eq!(roles["visual_projection.weight"].0, "sum");
+    assert_eq!((roles[FC1].0.as_str(), roles[FC2].0.as_str()), ("esm", "average"));
+    assert_eq!(roles["visual_projection.weight"].0, "average");
 }
 
 #[test]

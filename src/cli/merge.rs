@@ -4,6 +4,7 @@ use super::dry_run;
 use super::failure::Failure;
 use super::output;
 use super::progress::Display;
+use super::terminal;
 use crate::checkpoint::OutputDir;
 use crate::pipeline::{self, Options, Progress};
 use crate::plan::{Family, Plan, plan};
@@ -30,7 +31,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         for note in pipeline::check_files_beside(&family)? {
             display.warn(&note);
         }
-        return dry_run::show(&plan, &family, args);
+        return dry_run::show(&recipe, &plan, &family, args);
     };
     let out = output.wanted().to_path_buf();
     if args.run.verbose {
@@ -61,7 +62,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else if !args.run.quiet {
-        output::print(&report::table(&report));
+        output::print(&report::table(&report, terminal::width()));
         output::print(&format!(
             "{} written in {:.1} s on {}",
             out.display(),

@@ -6,7 +6,7 @@ use crate::backend::Dtype;
 use crate::backend::layers::Layers;
 use crate::checkpoint::DeltaWriter;
 use crate::data::{self, Head, ModelSource, Split, Task};
-use crate::eval::{Evaluator, linear_cka, peak, predict};
+use crate::eval::{Evaluator, PROBES, linear_cka, peak, predict};
 use crate::model::{self, Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
 use crate::plan::{SearchSamples, expert_source, read_proxies};
 use crate::recipe::Proxies;
@@ -35,8 +35,10 @@ pub(super) async fn alpha<B: Layers>(
     }
     let mut candidate = Candidate { base: &base, deltas, factors: factors(job, betas), alpha: 0.0 };
     embed_once(job, &candidate, &evaluator, &mut exercises)?;
+    let mut done = 0;
     let (best, probes) = peak(async |alpha| {
-        progress.layer(&format!("alpha {alpha:.3}"));
+        progress.probe(alpha, done, PROBES.max(done + 1));
+        done += 1;
         candidate.alpha = alpha;
         value(job, &candidate, &evaluator, &exercises).await
     })

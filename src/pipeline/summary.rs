@@ -69,17 +69,12 @@ fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64
     };
     let decomposed = matches!(layer.role, Role::Esm | Role::TsvM);
     LayerReport {
-        name: layer.name.clone(),
-        tensors: layer.parts.iter().map(|p| p.name.clone()).collect(),
-        role: job.plan.treatment(layer).to_owned(),
-        reason: layer.reason.map(str::to_owned),
-        scaled_by_alpha: layer.scaled,
-        rank: decomposed.then_some(layer.rank),
         norm: decomposed.then_some(outcome.norm),
         beta: layer.group.as_ref().map(|_| beta),
         energy_retention: by_task(&outcome.energy_retention),
         task_scale: by_task(&outcome.task_scales),
         rank_deficient: outcome.rank_deficient,
+        ..LayerReport::planned(job.plan, layer)
     }
 }
 

@@ -38,19 +38,17 @@ use serde::Serialize;
 pub const SUM_CHUNK: usize = 4 << 20;
 
 /// What happens to every tensor of the base.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The layers, in the order of the base's files.
     pub layers: Vec<Layer>,
     /// The low-rank experts of ESM++.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<Experts>,
     /// Weights of the sum for [`Role::Sum`].
     pub sum: Sum,
     /// Factor of the merged deltas where `scaled` says so; 1 until a search has found another.
     pub alpha: f64,
     /// The search for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<AlphaSearch>,
     /// What becomes of every tensor that is read.
     pub account: Account,
@@ -59,7 +57,7 @@ pub struct Plan {
 }
 
 /// `dW = base W0 + sum_t experts_t dW_t`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sum {
     /// What such a sum is called: `average` or `task_arithmetic`.
     pub name: &'static str,
@@ -70,7 +68,7 @@ pub struct Sum {
 }
 
 /// One or several tensors that are merged as one matrix.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     /// The tensor's name; for several, a name for their stack.
     pub name: String,
@@ -93,7 +91,6 @@ pub struct Layer {
     /// Why it is not merged by the method's main rule, if it is not.
     pub reason: Option<&'static str>,
     /// The rule by which it is the base's ([`Role::Base`], [`Role::Pretrained`]).
-    #[serde(skip)]
     pub kept: Option<Rule>,
     /// What it costs.
     pub cost: Cost,
@@ -107,6 +104,7 @@ pub struct Part {
     /// Its sizes.
     pub shape: Vec<usize>,
     /// Its rows in the stack.
+    #[serde(skip)]
     pub rows: usize,
 }
 

@@ -11,13 +11,11 @@ use crate::method::Preset;
 use crate::method::esm_plus::ResidualBase;
 use crate::recipe::{Esm, Method};
 use indexmap::IndexMap;
-use serde::Serialize;
 use std::collections::HashSet;
 use wildmatch::WildMatch;
 
 /// What is done with a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Essential Subspace Merging.
     Esm,

@@ -7,16 +7,14 @@ use super::{Error, Layer, Part, Role};
 use crate::checkpoint::module_of;
 use crate::method::esm_plus::ResidualBase;
 use crate::recipe;
-use serde::Serialize;
 use std::collections::HashMap;
 
 /// ESM++'s part of a plan.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Experts {
     /// Directions of an expert; fewer where a layer is smaller.
     pub rank: usize,
     /// What residuals are taken against.
-    #[serde(serialize_with = "by_name")]
     pub residual_base: ResidualBase,
     /// The routed layers, block by block.
     pub layers: Vec<Routed>,
@@ -29,17 +27,12 @@ pub struct Experts {
 }
 
 /// A layer with experts.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Routed {
     /// Its weights; `rank` is the experts'.
-    #[serde(flatten)]
     pub layer: Layer,
     /// The weight whose prototypes it is routed by: its first, or that of an earlier layer with the same inputs.
     pub prototypes: String,
-}
-
-fn by_name<S: serde::Serializer>(base: &ResidualBase, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(base.name())
 }
 
 impl Planner<'_> {

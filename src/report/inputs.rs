@@ -67,6 +67,12 @@ impl Input {
     }
 }
 
+/// What a model is called: its name in the hub, else the last part of its path.
+pub(super) fn name_of(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    hub_repository(&path).map_or_else(|| last_part(&path), |(_, name)| name)
+}
+
 /// The last part of a path, as a name.
 fn last_part(path: &Path) -> String {
     path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()

@@ -1,14 +1,20 @@
-//! What a run did: as JSON, as a model card, as a table.
+//! What a run did, or would do: as JSON, as a model card, as a table.
 
 mod card;
+#[cfg(feature = "cli")]
+mod grid;
 mod inputs;
+mod planned;
 #[cfg(feature = "cli")]
 mod table;
 
 pub use card::model_card;
-pub use inputs::{Input, InputFile, library};
 #[cfg(feature = "cli")]
-pub use table::{align_right, new_table, short_names, table};
+pub use grid::{Column, Grid, WIDTH, wrapped};
+pub use inputs::{Input, InputFile, library};
+pub use planned::{Planned, PlannedExperts, PlannedLayer};
+#[cfg(feature = "cli")]
+pub use table::{short_names, table};
 
 use crate::eval::Probe;
 use crate::plan::Account;
