@@ -10,7 +10,7 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Examples:
   esmerge merge recipe.yaml merged/            merge as the recipe says
-  esmerge merge recipe.yaml --dry-run          what would be done to every tensor
+  esmerge merge recipe.yaml --dry-run          what would be done to each tensor
   esmerge merge recipe.yaml merged/ --keep-delta d.safetensors
   esmerge rescale d.safetensors --base models/base --alpha 0.6 other/
                                                another alpha, in seconds
