@@ -134,6 +134,11 @@ fn files_past_the_sizes_that_are_expected_are_refused_unread() {
     place.write("t/tokenizer.json", TOKENIZER);
     endless("texts.txt", 256);
     capture_refuses(&place, "t", "texts.txt", &["texts.txt", "256 MiB"]);
+    place.write("line.txt", "good ".repeat(210_000));
+    capture_refuses(&place, "t", "line.txt", &["line.txt", "line 1", "1024 KiB"]);
+    place.write("foreign.txt", "good\nfilm unheard\n");
+    place.write("t/tokenizer.json", TOKENIZER.replace("\"[UNK]\": 1", "\"[UNK]\": 77"));
+    capture_refuses(&place, "t", "foreign.txt", &["foreign.txt", "line 2", "t/tokenizer.json", "id 77"]);
     endless("t/tokenizer.json", 128);
     place.write("texts.txt", "good");
     capture_refuses(&place, "t", "texts.txt", &["t/tokenizer.json", "128 MiB"]);

@@ -1,7 +1,8 @@
 //! Samples that were chosen, and are read as they are needed: a folder of photographs decoded is larger than memory.
 
+use super::text::Texts;
 use super::{Error, Preprocessor, Task, images};
-use crate::model::{InputKind, Samples, Tokens};
+use crate::model::{InputKind, Samples};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -15,8 +16,8 @@ pub struct Chosen {
 pub(super) enum Origin {
     /// Files, all known to come out of preprocessing at one size.
     Images(Vec<PathBuf>, Preprocessor),
-    /// Each with the number of its line.
-    Texts(Vec<(usize, Tokens)>),
+    /// Lines of a file.
+    Texts(Texts),
     /// So many samples of a split.
     Tensors {
         task: Box<Task>,
@@ -36,7 +37,7 @@ impl Chosen {
     pub fn len(&self) -> usize {
         match &self.origin {
             Origin::Images(files, _) => files.len(),
-            Origin::Texts(texts) => texts.len(),
+            Origin::Texts(texts) => texts.lines.len(),
             Origin::Tensors { count, .. } => *count,
         }
     }
@@ -53,14 +54,17 @@ impl Chosen {
                 Samples::Images(images::prepare(&files[range.clone()], preprocessor)?)
             }
             Origin::Texts(texts) => {
-                Samples::Text(texts[range.clone()].iter().map(|(_, text)| text.clone()).collect())
+                Samples::Text(texts.lines[range.clone()].iter().map(|(_, text)| text.clone()).collect())
             }
             Origin::Tensors { task, split, preprocessor, max_length, .. } => {
                 cut(task.samples(split, range.clone(), preprocessor.as_ref())?, *max_length)
             }
         };
         let name = |i: usize| match &self.origin {
-            Origin::Texts(texts) => format!("line {}", texts[range.start + i].0 + 1),
+            Origin::Texts(Texts { tokenizer, lines }) => {
+                let line = lines[range.start + i].0 + 1;
+                format!("line {line} (tokenised by {})", tokenizer.display())
+            }
             _ => format!("sample {}", range.start + i),
         };
         self.inputs.admit(&samples, name).map_err(Error::model(&self.data))?;

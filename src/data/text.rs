@@ -6,13 +6,24 @@ use super::rng::Rng;
 use super::tokenizer::TextTokenizer;
 use crate::model::Tokens;
 use serde_json::Value;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Keys of a JSON line under which its text is looked for.
 const KEYS: [&str; 6] = ["text", "sentence", "prompt", "question", "content", "input"];
 
 /// Bytes of a file of texts.
 const MAX_BYTES: u64 = 256 << 20;
+
+/// Bytes of one text, which takes several hundred times as much on its way to tokens.
+const MAX_LINE: usize = 1 << 20;
+
+/// Texts, tokenised.
+pub struct Texts {
+    /// By what.
+    pub tokenizer: PathBuf,
+    /// Each with the number of its line, counted from 0.
+    pub lines: Vec<(usize, Tokens)>,
+}
 
 /// Some of the texts of a file, each with the number of its line: one a line, or JSON lines with one of [`KEYS`] (and perhaps
 /// `text_pair`).
@@ -22,7 +33,7 @@ pub fn from_file(
     samples: usize,
     seed: u64,
     max_length: Option<usize>,
-) -> Result<Vec<(usize, Tokens)>, Error> {
+) -> Result<Texts, Error> {
     let tokenizer = TextTokenizer::open(model_folder, path, max_length)?;
     let text = read_text(path, MAX_BYTES)?;
     let lines: Vec<(usize, &str)> =
@@ -33,17 +44,28 @@ pub fn from_file(
     let is_json =
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case("jsonl") || e.eq_ignore_ascii_case("json"));
     let chosen = Rng::new(seed).choose(lines.len(), samples);
-    chosen
+    let tokenised = chosen
         .into_iter()
         .map(|i| {
             let (number, line) = lines[i];
+            if line.len() > MAX_LINE {
+                let reason = format!(
+                    "line {} has {} bytes, more than the {} KiB expected of a text; give one sample a line",
+                    number + 1,
+                    line.len(),
+                    MAX_LINE >> 10
+                );
+                return Err(Error::bad(path, reason));
+            }
             let (first, second) = if is_json { json(path, number, line)? } else { (line.to_owned(), None) };
             let tokens = tokenizer.encode(first, second).map_err(|reason| {
-                Error::bad(path, format!("line {}: cannot be tokenised: {reason}", number + 1))
+                let tokenizer = tokenizer.path().display();
+                Error::bad(path, format!("line {}: cannot be tokenised by {tokenizer}: {reason}", number + 1))
             })?;
             Ok((number, tokens))
         })
-        .collect()
+        .collect::<Result<_, Error>>()?;
+    Ok(Texts { tokenizer: tokenizer.path().to_path_buf(), lines: tokenised })
 }
 
 fn json(path: &Path, line: usize, text: &str) -> Result<(String, Option<String>), Error> {

@@ -65,6 +65,11 @@ impl TextTokenizer {
         ))
     }
 
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The tokens of a text, or of a pair.
     pub fn encode(&self, first: String, second: Option<String>) -> Result<Tokens, String> {
         if let (Some(truncation), true) = (self.tokenizer.get_truncation(), second.is_some()) {

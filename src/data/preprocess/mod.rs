@@ -14,6 +14,8 @@ use std::path::Path;
 pub struct Preprocessor {
     /// What the model takes.
     grid: Grid,
+    /// Where the settings are from.
+    settings: String,
     resize: Option<Resize>,
     filter: Filter,
     /// Height and width of the centre that is kept.
@@ -63,7 +65,8 @@ impl Preprocessor {
         let path = folder.map(|f| f.join("preprocessor_config.json")).filter(|p| p.is_file());
         if let Some(path) = path {
             let json = read_json(&path)?;
-            return settings::from_config(Config::new(&json), grid).map_err(|e| bad(&path, e));
+            let preprocessor = settings::from_config(Config::new(&json), grid).map_err(|e| bad(&path, e))?;
+            return Ok(Preprocessor { settings: path.display().to_string(), ..preprocessor });
         }
         let place = folder.unwrap_or(Path::new("the model"));
         settings::as_clip(Config::new(config), grid).map_err(|e| bad(place, e))
@@ -98,9 +101,10 @@ impl Preprocessor {
         let [width, height] = self.fixed_size().unwrap_or([width as u32, height as u32]);
         match self.grid.fits(3, height as usize, width as usize) {
             Ok(()) => Ok([width, height]),
-            Err(reason) => {
-                Err(format!("has {w} x {h} pixels (width x height), and after preprocessing {reason}"))
-            }
+            Err(reason) => Err(format!(
+                "has {w} x {h} pixels (width x height), and after preprocessing (by {}) {reason}",
+                self.settings
+            )),
         }
     }
 

@@ -24,7 +24,16 @@ pub fn from_config(config: Config<'_>, grid: Grid) -> Result<Preprocessor> {
     } else {
         ([0.0; 3], [1.0; 3])
     };
-    checked(Preprocessor { grid, resize, filter: filter(config)?, crop, factor, mean, std })
+    checked(Preprocessor {
+        grid,
+        settings: String::new(),
+        resize,
+        filter: filter(config)?,
+        crop,
+        factor,
+        mean,
+        std,
+    })
 }
 
 /// As CLIP has it, for images of the model's size; mean and deviation from the `preprocess_cfg` of an OpenCLIP configuration
@@ -37,6 +46,7 @@ pub fn as_clip(open_clip: Config<'_>, grid: Grid) -> Result<Preprocessor> {
     };
     checked(Preprocessor {
         grid,
+        settings: "CLIP's own settings".to_owned(),
         resize: Some(Resize::ShortestEdge(size)),
         filter: Filter::Bicubic,
         crop: Some([size, size]),
