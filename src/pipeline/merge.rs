@@ -74,6 +74,10 @@ pub async fn merge<B: Layers>(
         let energy = write_experts(&job, experts, &output, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));
     }
+    if let Some(warning) = summary::vanished(&job, &spilled.outcomes) {
+        progress.warn(&warning);
+        report.warnings.push(warning);
+    }
     for (expert, rounding) in family.experts.iter().zip(&rounding) {
         let Some(damage) = rounding.damage() else { continue };
         report.rounding.insert(expert.name.clone(), damage);
