@@ -246,6 +246,29 @@ fn a_dry_run_speaks_as_the_report_does() {
 }
 
 #[test]
+fn a_layer_whose_changes_vanish_on_its_calibration_is_named() {
+    let family = Family::new();
+    let unwarned = family.merge(&[]);
+    assert!(!String::from_utf8_lossy(&unwarned.stderr).contains("is zero"));
+    for file in ["calibration/cars.safetensors", "calibration/birds.safetensors"] {
+        let mut bytes = std::fs::read(family.path(file)).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + header..].fill(0);
+        family.write(file, bytes);
+    }
+    let _ = std::fs::remove_dir_all(family.path("out"));
+    let output = family.esmerge(&["merge", "recipe.yaml", "out", "--device", "cpu"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && text.contains("qkv_proj.weight` and 5 more") && text.contains("is zero"),
+        "{text}"
+    );
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(family.path("out/esmerge-report.json")).unwrap()).unwrap();
+    assert!(report["warnings"].to_string().contains("is zero"));
+}
+
+#[test]
 fn q_k_and_v_of_a_vision_transformer_are_one_matrix() {
     let family = Family::new();
     let roles = plan(&family);

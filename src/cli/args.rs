@@ -10,7 +10,7 @@ use std::path::PathBuf;
 const EXAMPLES: &str = "\
 Examples:
   esmerge merge recipe.yaml merged/            merge as the recipe says
-  esmerge merge recipe.yaml --dry-run          what would be done to each tensor
+  esmerge merge recipe.yaml --dry-run          what would be done, and its cost
   esmerge merge recipe.yaml merged/ --keep-delta d.safetensors
   esmerge rescale d.safetensors --base models/base --alpha 0.6 other/
                                                another alpha, in seconds
@@ -29,10 +29,10 @@ Two peaks are measured first, of multiply-adds and of a copy; the kernels are
 given as fractions of them.
 
 Kernels, and the sizes they take:
-  gemm, gemm-nt, gemm-tn   MxNxK                 products, of either factor as it
-                                                 lies or transposed (t); K is
+  gemm, gemm-nt, gemm-tn   MxNxK                 products, of factors as they
+                                                 lie or transposed (t); K is
                                                  summed over
-  syrk, syrk-t             NxK                   X X^T of a matrix as it lies, or
+  syrk, syrk-t             NxK                   X X^T of a matrix as it lies or
                                                  stored transposed
   unpack, pack             ROWSxCOLUMNS          float16, bfloat16 to and from
                                                  float32

@@ -18,6 +18,8 @@ use crate::plan::{Expert, Layer, Role};
 pub(super) struct Outcome {
     /// `||dW||_F`
     pub norm: f64,
+    /// Whether any expert differs from the base here.
+    pub changed: bool,
     /// `s_t`; empty where tasks are not scaled.
     pub task_scales: Vec<f64>,
     /// Per task.
@@ -127,17 +129,19 @@ impl<B: Backend> Batch<'_, B> {
         let norms = backend.frobenius_norms(&merged.deltas).map_err(self.failed())?;
         let all = backend.download_all([&merged.deltas, &norms, &expert_norms]).await;
         let [values, norms, expert_norms] = all.map_err(self.failed())?;
-        for (i, norm) in expert_norms.into_iter().enumerate() {
+        for (i, &norm) in expert_norms.iter().enumerate() {
             rounding[i % tasks].delta(norm.into());
         }
         let converged = merged.layers.iter().map(|layer| layer.converged).collect();
-        let outcome = |(layer, norm): (MergedLayer, f32)| Outcome {
+        let of_experts = expert_norms.chunks(tasks.max(1));
+        let outcome = |((layer, norm), of_experts): ((MergedLayer, f32), &[f32])| Outcome {
             norm: norm.into(),
+            changed: of_experts.iter().any(|&norm| norm > 0.0),
             task_scales: layer.task_scales,
             energy_retention: layer.energy_retention,
             rank_deficient: layer.rank_deficient,
         };
-        let outcomes = merged.layers.into_iter().zip(norms).map(outcome).collect();
+        let outcomes = merged.layers.into_iter().zip(norms).zip(of_experts).map(outcome).collect();
         Ok((OnHost { values, outcomes }, converged))
     }
 

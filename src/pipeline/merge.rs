@@ -107,7 +107,7 @@ async fn write<B: Layers>(
         family.experts.iter().zip(&rounding).filter_map(|(e, r)| Some((e.name.as_str(), r.damage()?)));
     let damages: Vec<(&str, f64)> = damages.collect();
     report.rounding = damages.iter().map(|&(name, damage)| (name.to_owned(), damage)).collect();
-    let mut warnings = Vec::new();
+    let mut warnings: Vec<String> = summary::vanished(&job, &spilled.outcomes).into_iter().collect();
     // a sum only averages the noise; a decomposition takes it for directions
     if plan.layers.iter().any(|layer| matches!(layer.role, Role::Esm | Role::TsvM)) {
         let coarse: Vec<_> = damages.into_iter().filter(|(_, damage)| *damage > WARN_ABOVE).collect();

@@ -78,6 +78,21 @@ fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64
     }
 }
 
+/// A word on layers that experts change and whose merged delta is zero: no direction of theirs shows on the inputs.
+pub(super) fn vanished<B>(job: &Job<'_, B>, outcomes: &[Outcome]) -> Option<String> {
+    let layers = job.plan.layers.iter().zip(outcomes);
+    let gone: Vec<&str> = layers
+        .filter(|(_, outcome)| outcome.changed && outcome.norm == 0.0)
+        .map(|(layer, _)| layer.name.as_str())
+        .collect();
+    let (first, more) = (gone.first()?, gone.len() - 1);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!(
+        "the merged delta of `{first}`{more} is zero, though experts differ from the base there: on the inputs in their \
+         calibration they do not; capture it again if those are not what the layer sees"
+    ))
+}
+
 /// The experts of ESM++; `energy` is what they restore, per layer and task.
 pub(super) fn experts<B>(job: &Job<'_, B>, experts: &Experts, energy: &[Vec<f64>]) -> ExpertsReport {
     let tasks = || job.family.experts.iter().map(|e| e.name.clone());
