@@ -49,8 +49,9 @@ impl Settings {
         let Some(folder) = model.folder() else { return Ok(Settings::default()) };
         let path = folder.join("config.json");
         let config = read(&path)?;
-        let beside =
-            [read(&folder.join("generation_config.json"))?, read(&folder.join("tokenizer_config.json"))?];
+        // these are only compared, so that one that cannot be read says nothing
+        let beside = ["generation_config.json", "tokenizer_config.json"]
+            .map(|name| settings::read(&folder.join(name)).unwrap_or_default());
         let file = folder.join("chat_template.jinja");
         let in_file = crate::files::read(&file, crate::files::SETTINGS).ok();
         let in_file = in_file.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
