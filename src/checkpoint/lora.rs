@@ -3,6 +3,7 @@
 use super::scan::widen;
 use super::{Error, ModuleNames, Stored, TensorFile, TensorSpec, TensorWriter};
 use crate::backend::Dtype;
+use crate::files;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -117,7 +118,7 @@ impl LoraFile {
             }
         }
         let bad = |reason: String| Error::BadAdapter { path: settings.clone(), reason };
-        let text = fs::read(&settings).map_err(Error::io("read", &settings))?;
+        let text = files::read(&settings, files::SETTINGS).map_err(Error::io("read", &settings))?;
         let read: Settings = serde_json::from_slice(&text)
             .map_err(|e| bad(format!("it is not the configuration of a LoRA adapter ({e})")))?;
         if read.lora_alpha != read.r as f64 || read.rank_pattern != read.alpha_pattern || read.use_dora {
