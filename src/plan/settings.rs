@@ -50,7 +50,7 @@ impl Settings {
         let path = folder.join("config.json");
         let config = read(&path)?;
         // these are only compared, so that one that cannot be read says nothing
-        let beside = ["generation_config.json", "tokenizer_config.json"]
+        let beside: [Value; 2] = ["generation_config.json", "tokenizer_config.json"]
             .map(|name| settings::read(&folder.join(name)).unwrap_or_default());
         let file = folder.join("chat_template.jinja");
         let in_file = crate::files::read(&file, crate::files::SETTINGS).ok();
