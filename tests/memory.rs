@@ -8,6 +8,7 @@ mod synthetic;
 
 use esmerge::backend::Dtype;
 use esmerge::backend::cpu::Cpu;
+use esmerge::checkpoint::OutputDir;
 use esmerge::pipeline::{Options, Silent, merge};
 use esmerge::plan::{Family, plan};
 use esmerge::recipe::{Overrides, Recipe};
@@ -71,9 +72,9 @@ fn merging_process() {
     let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![] };
-    pollster::block_on(merge(&Cpu, &recipe, &family, &plan, &folder.join("out"), &options, &mut Silent))
-        .unwrap();
+    let options = Options { shard_size: 5_000_000_000, keep_delta: None, force: false, overrides: vec![] };
+    let output = OutputDir::create(&folder.join("out"), false).unwrap();
+    pollster::block_on(merge(&Cpu, &recipe, &family, &plan, output, &options, &mut Silent)).unwrap();
     println!("\nbaseline_mib={baseline} peak_mib={} ", resident("VmHWM:"));
 }
 

@@ -55,7 +55,7 @@ impl std::fmt::Display for Left {
 impl Temporary {
     /// A folder beside `wanted`; missing parents are created, and disappear with it.
     pub fn beside(wanted: &Path) -> Result<Temporary, Error> {
-        Temporary::create(wanted, parent(wanted).join(hidden(wanted, ENDING)))
+        Temporary::create(wanted, wanted.with_file_name(hidden(wanted, ENDING)))
     }
 
     /// A folder inside the existing folder `wanted`.

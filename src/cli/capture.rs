@@ -22,7 +22,9 @@ async fn capture<B: Layers>(backend: &B, source: &ModelSource, args: &args::Capt
     let model = source.model(backend)?;
     let samples = samples(args, source, model.inputs())?;
     let mut writer = Writer::create(&args.out, args.f16)?;
-    writer.left().iter().for_each(|left| output::warning(&left.to_string()));
+    if let Some(left) = writer.left().filter(|_| !args.run.quiet) {
+        output::warning(&left.to_string());
+    }
     let failed = Error::model(source.path());
     let mut capture = Capture::new(backend, model, &samples, args.max_size).map_err(&failed)?;
     let (mut tokens, mut grams) = (0, 0);
