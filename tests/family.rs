@@ -9,7 +9,7 @@ mod devices;
 
 use devices::{Device, Work, for_each_device};
 use esmerge::backend::layers::Layers;
-use esmerge::checkpoint::{DeltaFile, TensorFile};
+use esmerge::checkpoint::{DeltaFile, OutputDir, TensorFile};
 use esmerge::linalg::Accuracy;
 use esmerge::pipeline::{Options, Silent, merge};
 use esmerge::plan::{Family, plan};
@@ -105,10 +105,12 @@ impl Work for Merge<'_> {
         let options = Options {
             shard_size: 5_000_000_000,
             keep_delta: Some(self.output.join("delta.safetensors")),
+            force: false,
             overrides: Vec::new(),
         };
         let out = self.output.join("out");
-        pollster::block_on(merge(backend, &recipe, &family, &plan, &out, &options, &mut Silent))?;
+        let output = OutputDir::create(&out, false).expect("an output");
+        pollster::block_on(merge(backend, &recipe, &family, &plan, output, &options, &mut Silent))?;
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ mod synthetic;
 
 use devices::{Device, for_each_device};
 use esmerge::backend::gpu::Gpu;
+use esmerge::checkpoint::OutputDir;
 use esmerge::pipeline::{Options, Progress, merge};
 use esmerge::plan::{Family, plan};
 use esmerge::recipe::{Overrides, Recipe};
@@ -72,6 +73,7 @@ fn merged(gpu: &Gpu, recipe: &Path, out: &Path, progress: &mut dyn Progress) {
     let recipe = Recipe::open(recipe, &Overrides::default()).expect("a recipe");
     let family = Family::open(&recipe).expect("a family");
     let plan = plan(&recipe, &family).expect("a plan");
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![] };
-    block_on(merge(gpu, &recipe, &family, &plan, out, &options, progress)).expect("a merge");
+    let options = Options { shard_size: 5_000_000_000, keep_delta: None, force: false, overrides: vec![] };
+    let output = OutputDir::create(out, false).expect("an output");
+    block_on(merge(gpu, &recipe, &family, &plan, output, &options, progress)).expect("a merge");
 }

@@ -12,7 +12,7 @@ use esmerge::backend::layers::Layers;
 use esmerge::backend::{Op, Shape, Tensor};
 use esmerge::calibration::{Capture, MAX_SIZE};
 use esmerge::checkpoint::{
-    Checkpoint, RouterFile, TensorFile, TensorSpec, TensorWriter, lora_keys, stored, widen,
+    Checkpoint, OutputDir, RouterFile, TensorFile, TensorSpec, TensorWriter, lora_keys, stored, widen,
 };
 use esmerge::data::{ModelSource, Split, Task};
 use esmerge::eval::Evaluator;
@@ -106,9 +106,10 @@ fn merge_with_rank(rank: usize) -> PathBuf {
     let recipe = Recipe::parse(&text, &example("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options { shard_size: u64::MAX, keep_delta: None, overrides: vec![] };
+    let options = Options { shard_size: u64::MAX, keep_delta: None, force: false, overrides: vec![] };
     let out = tempfile::tempdir().unwrap().keep().join("out");
-    block_on(merge(&Cpu, &recipe, &family, &plan, &out, &options, &mut Silent)).unwrap();
+    let output = OutputDir::create(&out, false).unwrap();
+    block_on(merge(&Cpu, &recipe, &family, &plan, output, &options, &mut Silent)).unwrap();
     out
 }
 

@@ -193,6 +193,7 @@ fn lock_or_take_over(wanted: &Path, folder: &Path) -> Result<(Option<File>, Opti
     Err(refuse("cannot be locked; remove it unless another run is writing there"))
 }
 
+#[cfg_attr(not(unix), allow(dead_code))] // folders have no locks there
 enum Lock {
     Held(File),
     Taken,
