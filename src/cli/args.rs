@@ -21,7 +21,8 @@ Examples:
   esmerge devices                                       what there is to compute on
   esmerge bench --kernel gemm                           how fast that is
 
-Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other error.";
+Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other error; 101 a defect, to be reported; 128
+and its number when a signal stopped the run.";
 
 const BENCH: &str = "\
 Two peaks are measured first, of multiply-adds and of a copy; the kernels are given as fractions of them.
