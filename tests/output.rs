@@ -235,6 +235,16 @@ fn the_variable_for_the_device_is_named_when_it_is_wrong_and_may_be_empty() {
 }
 
 #[test]
+fn without_a_command_there_is_help_and_no_error() {
+    let output = Family::new().esmerge(&[]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.code() == Some(2) && stderr.contains("Usage:") && !stderr.contains("error"),
+        "{stderr}"
+    );
+}
+
+#[test]
 fn text_from_files_cannot_steer_the_terminal_nor_fill_it() {
     let family = Family::new();
     let mut tensors = synthetic::base(Dtype::F32);
@@ -249,7 +259,6 @@ fn text_from_files_cannot_steer_the_terminal_nor_fill_it() {
     assert!(output.status.code() == Some(2) && stderr.len() < 1000, "{} bytes", stderr.len());
 }
 
-/// The folder as it was after a refused rescale.
 #[test]
 fn rescale_refuses_a_base_whose_configuration_is_not_json() {
     let family = Family::new();

@@ -164,7 +164,7 @@ fn is_mount_point(_folder: &Path) -> bool {
 }
 
 fn aside(wanted: &Path) -> PathBuf {
-    parent(wanted).join(hidden(wanted, ASIDE))
+    wanted.with_file_name(hidden(wanted, ASIDE))
 }
 
 /// Undoes, or completes, what a run did that was killed while it replaced an earlier output.

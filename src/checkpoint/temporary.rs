@@ -55,7 +55,7 @@ impl std::fmt::Display for Left {
 impl Temporary {
     /// A folder beside `wanted`; missing parents are created, and disappear with it.
     pub fn beside(wanted: &Path) -> Result<Temporary, Error> {
-        Temporary::create(wanted, parent(wanted).join(hidden(wanted, ENDING)))
+        Temporary::create(wanted, wanted.with_file_name(hidden(wanted, ENDING)))
     }
 
     /// A folder inside the existing folder `wanted`.
@@ -193,6 +193,7 @@ fn lock_or_take_over(wanted: &Path, folder: &Path) -> Result<(Option<File>, Opti
     Err(refuse("cannot be locked; remove it unless another run is writing there"))
 }
 
+#[cfg_attr(not(unix), allow(dead_code))] // folders have no locks there
 enum Lock {
     Held(File),
     Taken,

@@ -24,7 +24,9 @@ async fn capture<B: Layers>(backend: &B, source: &ModelSource, args: &args::Capt
     let samples = samples(args, source, model.inputs())?;
     let count = samples.len();
     let mut writer = Writer::create(&args.out, args.f16)?;
-    writer.left().iter().for_each(|left| output::warning(&left.to_string()));
+    if let Some(left) = writer.left().filter(|_| !args.run.quiet) {
+        output::warning(&left.to_string());
+    }
     let failed = Error::model(source.path());
     let mut capture = Capture::new(backend, model, &samples, args.max_size).map_err(&failed)?;
     drop(samples); // embedded, they are on the device

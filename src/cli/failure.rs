@@ -1,5 +1,6 @@
 use crate::{backend, bench, calibration, checkpoint, data, pipeline, plan, recipe};
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// An error on its way to the user.
@@ -7,8 +8,8 @@ use std::process::ExitCode;
 pub(super) struct Failure {
     message: String,
     code: u8,
-    /// Whether the text is laid out in lines, as clap's is; else an error is one paragraph.
-    lines: bool,
+    /// Whether the text is laid out already, as clap's is; else an error is one paragraph.
+    laid_out: bool,
 }
 
 /// Errors in the command line and in the recipe, as clap has it.
@@ -20,7 +21,7 @@ const DEFECT: u8 = 101;
 
 impl Failure {
     fn new(error: impl Display, code: u8) -> Failure {
-        Failure { message: error.to_string(), code, lines: false }
+        Failure { message: error.to_string(), code, laid_out: false }
     }
 
     /// A command line that asks for what cannot be.
@@ -35,7 +36,18 @@ impl Failure {
 
     /// An error of the command line, as clap lays it out.
     pub fn command_line(text: &str) -> Failure {
-        Failure { lines: true, ..Failure::new(text, USAGE) }
+        Failure { laid_out: true, ..Failure::new(text, USAGE) }
+    }
+
+    /// An error of a merge; one that names a layer alone is told with the file that asked for it.
+    pub fn of_merge(error: pipeline::Error, path: &Path) -> Failure {
+        use pipeline::Error::{Device, NotFinite, Overflow};
+        match error {
+            Device { .. } | NotFinite { .. } | Overflow { .. } => {
+                Failure::new(format!("{}: {error}", path.display()), OTHER)
+            }
+            other => other.into(),
+        }
     }
 
     /// A panic.
@@ -46,8 +58,8 @@ impl Failure {
     /// Prints the error and gives the exit code.
     pub fn report(&self) -> ExitCode {
         let text = self.message.trim_end();
-        match self.lines {
-            true => super::output::error(text),
+        match self.laid_out {
+            true => super::output::say(&crate::text::shortened(text)),
             false => super::output::error(&text.replace('\n', "\\n")), // a line break comes from a file
         }
         ExitCode::from(self.code)

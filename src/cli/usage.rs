@@ -14,7 +14,6 @@ pub(super) fn answer(error: &Error) -> Result<(), Failure> {
         output::print(text.trim_end());
         return Ok(());
     }
-    let text = text.strip_prefix("error: ").unwrap_or(&text).trim_end();
     let text = text.replacen("'--device <DEVICE>'", &format!("'--device <DEVICE>'{}", source(error)), 1);
     Err(Failure::command_line(&text))
 }
