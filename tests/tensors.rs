@@ -354,6 +354,170 @@ fn a_tensor_that_no_rule_explains_is_an_error() {
     assert!(refused.contains("encoder.layer.3.output.dense.weight"), "{refused}");
 }
 
+#[test]
+fn a_kept_delta_enters_as_the_merged_model_it_was_kept_from() {
+    let family = synthetic::Family::new();
+    let output = family.merge(&["--keep-delta", "kept.safetensors", "--alpha", "0.7"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let merged = read_tensors(&family.path("out"));
+    family.write(
+        "recipe.yaml",
+        "merge_method: task_arithmetic\nbase_model: base\nmodels:\n  - model: {delta: kept.safetensors}\n",
+    );
+    let again = family.merged(&[]);
+    for (name, tensor) in &merged {
+        if tensor.dtype == Stored::F32 {
+            assert!(close(&again[name], &tensor.values()), "{name}");
+        }
+    }
+}
+
+#[test]
+fn variances_that_a_merge_makes_negative_are_said() {
+    let with_variance = |value: f32| {
+        let mut tensors = encoder(1, "");
+        tensors.insert("bn.running_var".to_owned(), Tensor::float(Dtype::F32, &[2], &[value, 1.0]));
+        tensors
+    };
+    let place = Place::new();
+    place.model("base", &with_variance(1.0), &bert());
+    place.model("a", &with_variance(0.2), &bert());
+    place.model("b", &with_variance(0.3), &bert());
+    place.open("task_arithmetic", &["a", "b"], &[]).unwrap();
+    let done = std::process::Command::new(env!("CARGO_BIN_EXE_esmerge"))
+        .args(["merge", "recipe.yaml", "out", "--device", "cpu"])
+        .current_dir(place.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success() && said.contains("bn.running_var") && said.contains("negative"), "{said}");
+}
+
+#[test]
+fn the_base_is_known_however_its_path_is_spelled() {
+    let place = Place::new();
+    place.model("base", &encoder(1, ""), &bert());
+    place.model("a", &encoder(2, ""), &bert());
+    let mut spellings =
+        vec!["./base".to_owned(), "base/../base".to_owned(), "base/model.safetensors".to_owned()];
+    spellings.push(place.path().join("base").display().to_string());
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("base", place.path().join("link")).unwrap();
+        spellings.push("link".to_owned());
+    }
+    for spelling in &spellings {
+        let (account, warnings) = place.open("task_arithmetic", &[spelling, "a"], &[]).unwrap();
+        assert_eq!(account.experts.keys().collect::<Vec<_>>(), ["a"], "{spelling}");
+        assert!(warnings.iter().any(|w| w.contains("is the base model")), "{spelling}: {warnings:?}");
+        let text = format!(
+            "merge_method: esm\nbase_model: base\nmodels:\n  - {{model: {spelling}, calibration: none}}\nparameters: {{alpha: 1}}\n"
+        );
+        let refused = Recipe::parse(&text, &place.path().join("r.yaml"), &Overrides::default()).unwrap_err();
+        assert!(refused.to_string().contains("the base model itself"), "{spelling}: {refused}");
+    }
+}
+
+#[test]
+fn shards_that_hold_more_than_a_stray_single_file_are_read_in_its_place() {
+    let place = Place::new();
+    let tensors = encoder(1, "");
+    place.model("base", &tensors, &bert());
+    place.model("a", &encoder(2, ""), &bert());
+    shard(&place.path().join("base"), &tensors, false);
+    let stray: Tensors = tensors.iter().take(1).map(|(n, t)| (n.clone(), t.clone())).collect();
+    write_tensors(&place.path().join("base/model.safetensors"), &stray, &BTreeMap::new());
+    let (account, warnings) = place.open("linear", &["a"], &[]).unwrap();
+    assert_eq!(account.base.read, tensors.len());
+    assert!(warnings.iter().any(|w| w.contains("model.safetensors lacks")), "{warnings:?}");
+}
+
+#[test]
+fn files_that_are_no_weights_are_told_by_what_they_are() {
+    let cases: [(&[u8], &str); 4] = [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4999802720\n", "Git LFS"),
+        (b"GGUF\x03\0\0\0aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa", "GGUF"),
+        (b"\x80\x04\x95\x10\0\0\0\0\0\0\0}\x94aaaaaaaaaaaaaaaaaaaaaaaa", "pickle"),
+        (b"<!DOCTYPE html><html><body>404 Not Found</body></html>", "web page"),
+    ];
+    for (bytes, word) in cases {
+        let place = Place::new();
+        place.model("base", &encoder(1, ""), &bert());
+        place.model("a", &encoder(2, ""), &bert());
+        fs::write(place.path().join("a/model.safetensors"), bytes).unwrap();
+        let refused = place.open("linear", &["a"], &[]).unwrap_err();
+        assert!(refused.contains(word) && refused.contains("a/model.safetensors"), "{refused}");
+    }
+}
+
+#[test]
+fn weights_that_sum_to_rounding_error_are_not_divided_by_it() {
+    let place = Place::new();
+    let parse = |weights: [f64; 3]| {
+        let models: String =
+            weights.iter().enumerate().map(|(i, w)| format!("  - {{model: m{i}, weight: {w}}}\n")).collect();
+        let text = format!("merge_method: linear\nbase_model: base\nmodels:\n{models}");
+        Recipe::parse(&text, &place.path().join("r.yaml"), &Overrides::default()).map_err(|e| e.to_string())
+    };
+    for weights in [[0.1, 0.2, -0.3], [1.0, 1.0, -2.0], [0.7, -0.4, -0.3], [0.0, 0.0, 0.0]] {
+        assert!(parse(weights).unwrap_err().contains("normalize: false"), "{weights:?}");
+    }
+    for weights in [[1e-30, 1e-30, 2e-30], [0.5, -0.3, 0.2]] {
+        parse(weights).unwrap();
+    }
+}
+
+/// A model of a type, by the names and shapes of its tensors, with zero weights.
+fn roles(model_type: &str, tensors: &[(&str, &[usize])]) -> BTreeMap<String, String> {
+    let place = Place::new();
+    let model: Tensors =
+        tensors.iter().map(|(n, s)| ((*n).to_owned(), matrix(&mut Numbers::new(1), s))).collect();
+    for name in ["base", "a"] {
+        place.model(name, &model, &json!({"model_type": model_type, "vocab_size": 64}));
+    }
+    let text = "merge_method: esm\nbase_model: base\nmodels:\n  - {model: a, calibration: none}\nparameters: {alpha: 1}\n";
+    let recipe = Recipe::parse(text, &place.path().join("r.yaml"), &Overrides::default()).unwrap();
+    let plan = plan(&recipe, &Models::open(&recipe).unwrap()).unwrap();
+    plan.layers
+        .iter()
+        .flat_map(|l| l.parts.iter().map(|p| (p.name.clone(), plan.treatment(l).to_owned())))
+        .collect()
+}
+
+#[test]
+fn only_weights_of_linear_layers_are_decomposed_by_esm() {
+    let roles = roles(
+        "brand_new",
+        &[
+            ("backbone.embeddings.weight", &[64, 8]),
+            ("backbone.layers.0.mixer.in_proj.weight", &[16, 8]),
+            ("backbone.layers.0.mixer.A_log", &[16, 4]),
+            ("backbone.layers.0.mlp.gate.weight", &[4, 8]),
+            ("backbone.layers.0.mlp.experts.0.up_proj.weight", &[8, 8]),
+            ("backbone.layers.0.mlp.experts.gate_up_proj_bias", &[4, 8]),
+            ("backbone.layers.0.attn.relative_position_bias_table", &[9, 2]),
+            ("backbone.layers.0.attn.gate.weight", &[8, 8]),
+            ("classifier.1.weight", &[5, 8]),
+            ("logits.weight", &[64, 8]),
+        ],
+    );
+    let by = |name: &str| roles[name].as_str();
+    assert_eq!(by("backbone.layers.0.mixer.in_proj.weight"), "esm");
+    assert_eq!(by("backbone.layers.0.mlp.experts.0.up_proj.weight"), "esm");
+    assert_eq!(by("backbone.layers.0.attn.gate.weight"), "esm", "a gate without experts is a layer");
+    for name in [
+        "backbone.embeddings.weight",
+        "backbone.layers.0.mixer.A_log",
+        "backbone.layers.0.mlp.gate.weight",
+        "backbone.layers.0.mlp.experts.gate_up_proj_bias",
+        "backbone.layers.0.attn.relative_position_bias_table",
+        "classifier.1.weight",
+        "logits.weight",
+    ] {
+        assert_eq!(by(name), "average", "{name}");
+    }
+}
+
 /// Random families: prefixes, heads, ties, spellings, integers, infinite masks, shards and omissions from the index. Whatever is
 /// drawn either merges with accounts that balance, or is refused; and what merges has the base's names.
 #[test]
