@@ -5,13 +5,15 @@
 //! the file's own name, with `parts/x_one.wgsl`, and `NAME_two` with `parts/x_two.wgsl`.
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use std::{env, fs, path::Path, process::exit};
+use std::{env, fs, path::Path, process::Command, process::exit};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
     println!("cargo:rerun-if-changed=shaders");
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
+    let commit = commit(Path::new(&root)).map(|commit| format!(" ({commit})")).unwrap_or_default();
+    println!("cargo:rustc-env=ESMERGE_VERSION={}{commit}", env::var("CARGO_PKG_VERSION").unwrap_or_default());
 
     let mut paths: Vec<_> = fs::read_dir(Path::new(&root).join("shaders"))
         .expect("the shaders folder is readable")
@@ -43,6 +45,29 @@ fn main() {
         exit(1);
     }
     fs::write(Path::new(&out).join("shaders.rs"), list).expect("OUT_DIR is writable");
+}
+
+/// The commit that is built: of the repository whose root this is, or the one that a package was made of.
+fn commit(root: &Path) -> Option<String> {
+    let packaged = root.join(".cargo_vcs_info.json");
+    if let Ok(text) = fs::read_to_string(packaged) {
+        let (_, after) = text.split_once("\"sha1\"")?;
+        return after.split('"').nth(1).map(|sha| sha.chars().take(9).collect());
+    }
+    let git = |arguments: &[&str]| {
+        let output = Command::new("git").current_dir(root).args(arguments).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    };
+    let top = git(&["rev-parse", "--show-toplevel"])?;
+    if fs::canonicalize(top).ok()? != fs::canonicalize(root).ok()? {
+        return None; // some other project's
+    }
+    // written to at every commit and checkout
+    if let Some(log) = git(&["rev-parse", "--git-path", "logs/HEAD"]) {
+        println!("cargo:rerun-if-changed={}", root.join(log).display());
+    }
+    git(&["describe", "--always", "--exclude=*", "--abbrev=9"])
 }
 
 const INCLUDE: &str = "//# include ";

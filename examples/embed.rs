@@ -6,6 +6,7 @@
 use esmerge::kernels::{
     Checks, EigenScratch, Kernels, Op, Shape, Terms, View, gemm, reduce_columns, symmetric_eigen, syrk,
 };
+use esmerge::wgpu;
 
 /// Samples, dimensions, and how many components are wanted.
 const N: usize = 2000;
@@ -45,14 +46,8 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     let v = View::packed(&vectors, Shape::matrix(D, D));
     let y = View::packed(&projections, Shape::matrix(N, K));
     let deviation = View::packed(&deviations, Shape::matrix(1, K));
-    let [work, rotations, polished, unsorted, rotated] = EigenScratch::lens(1, D).map(buffer);
-    let scratch = EigenScratch {
-        work: &work,
-        rotations: &rotations,
-        polished: &polished,
-        values: &unsorted,
-        rotated: &rotated,
-    };
+    let scratch = EigenScratch::allocate(&device, 1, D);
+    let scratch = EigenScratch::of(&scratch);
 
     // They encode into its encoder, between whatever else it has to do.
     let kernels = Kernels::new(&device, Checks::default());

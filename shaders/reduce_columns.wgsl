@@ -1,6 +1,8 @@
 // Sums over columns: out[b, c, j] = sum of x[b, i, j] y[b, i, j] over the rows i of chunk c. A thread takes one column
 // of one chunk. Tall matrices are summed in two such steps, the second over the chunks.
 
+//# include parts/squares.wgsl
+
 struct Params {
     rows: u32,
     cols: u32,
@@ -36,9 +38,6 @@ fn term(x_at: u32, y_at: u32) -> f32 {
     if TERMS == SUMS {
         return value;
     }
-    if TERMS == SQUARES {
-        return value * value;
-    }
     return value * y[y_at];
 }
 
@@ -59,15 +58,27 @@ fn reduce_columns(
     let x_col = params.x_offset + batch * params.x_batch_stride + col;
     let y_col = params.y_offset + batch * params.y_batch_stride + col;
     let end = min(params.rows, (chunk + 1u) * params.chunk);
-
-    var sum = 0.0;
-    for (var i = chunk * params.chunk; i < end; i++) {
-        sum += term(x_col + i * params.x_row_stride, y_col + i * params.y_row_stride);
-    }
     let at = params.out_offset + batch * params.out_batch_stride + chunk * params.out_row_stride + col;
-    if ROOT {
-        out[at] = sqrt(sum);
+
+    if TERMS == SQUARES {
+        var sums = Squares(0.0, 0.0, 0.0);
+        for (var i = chunk * params.chunk; i < end; i++) {
+            sums = with_square(sums, x[x_col + i * params.x_row_stride]);
+        }
+        if ROOT {
+            out[at] = root(sums);
+        } else {
+            out[at] = sum_of(sums);
+        }
     } else {
-        out[at] = sum;
+        var sum = 0.0;
+        for (var i = chunk * params.chunk; i < end; i++) {
+            sum += term(x_col + i * params.x_row_stride, y_col + i * params.y_row_stride);
+        }
+        if ROOT {
+            out[at] = sqrt(sum);
+        } else {
+            out[at] = sum;
+        }
     }
 }

@@ -3,6 +3,8 @@
 
 //# include parts/sum_{tree,subgroup}.wgsl
 
+//# include parts/squares.wgsl
+
 struct Params {
     rows: u32,
     cols: u32,
@@ -38,9 +40,6 @@ fn term(x_at: u32, y_at: u32) -> f32 {
     if TERMS == SUMS {
         return value;
     }
-    if TERMS == SQUARES {
-        return value * value;
-    }
     return value * y[y_at];
 }
 
@@ -57,18 +56,37 @@ fn reduce_rows(thread: Thread) {
     let x_row = params.x_offset + batch * params.x_batch_stride + row * params.x_row_stride;
     let y_row = params.y_offset + batch * params.y_batch_stride + row * params.y_row_stride;
     let end = min(params.cols, (chunk + 1u) * params.chunk);
+    let at = params.out_offset + batch * params.out_batch_stride + row * params.out_row_stride + chunk;
 
-    var sum = 0.0;
-    for (var j = chunk * params.chunk + local; j < end; j += WORKGROUP) {
-        sum += term(x_row + j, y_row + j);
-    }
-    let total = workgroup_sum(sum, WORKGROUP, thread);
-    if is_first(thread) {
-        let at = params.out_offset + batch * params.out_batch_stride + row * params.out_row_stride + chunk;
-        if ROOT {
-            out[at] = sqrt(total);
-        } else {
-            out[at] = total;
+    if TERMS == SQUARES {
+        var sums = Squares(0.0, 0.0, 0.0);
+        for (var j = chunk * params.chunk + local; j < end; j += WORKGROUP) {
+            sums = with_square(sums, x[x_row + j]);
+        }
+        let small = workgroup_sum(sums.small, WORKGROUP, thread);
+        workgroupBarrier();
+        let middle = workgroup_sum(sums.middle, WORKGROUP, thread);
+        workgroupBarrier();
+        let total = Squares(small, middle, workgroup_sum(sums.large, WORKGROUP, thread));
+        if is_first(thread) {
+            if ROOT {
+                out[at] = root(total);
+            } else {
+                out[at] = sum_of(total);
+            }
+        }
+    } else {
+        var sum = 0.0;
+        for (var j = chunk * params.chunk + local; j < end; j += WORKGROUP) {
+            sum += term(x_row + j, y_row + j);
+        }
+        let total = workgroup_sum(sum, WORKGROUP, thread);
+        if is_first(thread) {
+            if ROOT {
+                out[at] = sqrt(total);
+            } else {
+                out[at] = total;
+            }
         }
     }
 }

@@ -190,8 +190,11 @@ fn a_search_by_consistency_needs_samples_that_the_experts_take() {
     refuses(&place, &["parameters.alpha.split", "unlabelled"]);
     let config = fs::read_to_string(place.path("b/config.json")).unwrap();
     recipe(&place, "r.yaml", "linear", ", task: t.safetensors", "{search: consistency}");
-    place.write("b/config.json", config.replace("\"model_type\": \"bert\"", "\"model_type\": \"mamba\""));
-    refuses(&place, &["b", "`mamba`", "docs/formats.md"]);
+    for model in ["base", "a", "b"] {
+        let path = format!("{model}/config.json");
+        place.write(&path, config.replace("\"model_type\": \"bert\"", "\"model_type\": \"mamba\""));
+    }
+    refuses(&place, &["`mamba`", "docs/formats.md"]);
 }
 
 #[test]

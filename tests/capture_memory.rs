@@ -79,10 +79,18 @@ fn merging_process() {
     let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, force: false, overrides: vec![] };
+    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![], force: false };
     let out = folder.join("out");
-    let output = OutputDir::create(&out, false).unwrap();
-    pollster::block_on(merge(&Cpu, &recipe, &family, &plan, output, &options, &mut Silent)).unwrap();
+    pollster::block_on(merge(
+        &Cpu,
+        &recipe,
+        &family,
+        &plan,
+        OutputDir::create(&out, false).unwrap(),
+        &options,
+        &mut Silent,
+    ))
+    .unwrap();
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
     let peak = line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0;

@@ -243,7 +243,8 @@ fn adapters_say_what_peft_needs_to_know() {
     let config = adapter_config(&family, "cars");
     let expected = json!({
         "peft_type": "LORA", "task_type": null, "r": 4, "lora_alpha": 4, "lora_dropout": 0.0, "bias": "none",
-        "fan_in_fan_out": false, "inference_mode": true, "base_model_name_or_path": "../..",
+        "fan_in_fan_out": false, "inference_mode": true,
+        "base_model_name_or_path": family.path("out").canonicalize().unwrap(), // wherever the adapter is loaded from
     });
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(config[key], *value, "{key}");
@@ -307,6 +308,18 @@ fn the_report_and_the_card_state_the_costs() {
 fn the_same_merge_gives_the_same_bytes_whatever_the_folder_and_the_shards() {
     let family = family("");
     family.merged(&[]);
+    // the path of the model is all of its folder that an adapter knows
+    let contents = |folder: &std::path::Path| {
+        let mut contents = contents(folder);
+        let own = json!(folder.canonicalize().unwrap()).to_string();
+        for name in ["cars", "birds"] {
+            let config = contents.get_mut(&format!("adapters/{name}/adapter_config.json")).unwrap();
+            let text = String::from_utf8(std::mem::take(config)).unwrap();
+            assert_eq!(text.matches(&own).count(), 1, "{text}");
+            *config = text.replace(&own, "MODEL").into_bytes();
+        }
+        contents
+    };
     let first = contents(&family.path("out"));
     assert!(first.contains_key("adapters/birds/adapter_model.safetensors"));
     let output = family.esmerge(&["merge", "recipe.yaml", "elsewhere/other", "-q", "--device", "cpu"]);

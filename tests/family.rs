@@ -105,12 +105,11 @@ impl Work for Merge<'_> {
         let options = Options {
             shard_size: 5_000_000_000,
             keep_delta: Some(self.output.join("delta.safetensors")),
-            force: false,
             overrides: Vec::new(),
+            force: false,
         };
-        let out = self.output.join("out");
-        let output = OutputDir::create(&out, false).expect("an output");
-        pollster::block_on(merge(backend, &recipe, &family, &plan, output, &options, &mut Silent))?;
+        let out = OutputDir::create(&self.output.join("out"), options.force)?;
+        pollster::block_on(merge(backend, &recipe, &family, &plan, out, &options, &mut Silent))?;
         Ok(())
     }
 }

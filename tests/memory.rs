@@ -72,9 +72,17 @@ fn merging_process() {
     let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, force: false, overrides: vec![] };
-    let output = OutputDir::create(&folder.join("out"), false).unwrap();
-    pollster::block_on(merge(&Cpu, &recipe, &family, &plan, output, &options, &mut Silent)).unwrap();
+    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![], force: false };
+    pollster::block_on(merge(
+        &Cpu,
+        &recipe,
+        &family,
+        &plan,
+        OutputDir::create(&folder.join("out"), false).unwrap(),
+        &options,
+        &mut Silent,
+    ))
+    .unwrap();
     println!("\nbaseline_mib={baseline} peak_mib={} ", resident("VmHWM:"));
 }
 

@@ -204,7 +204,7 @@ fn tsv_m_takes_the_matrices_and_averages_the_rest() {
     );
     let plan = plan(&family);
     assert_eq!(plan[FC1].0, "tsv_m");
-    assert_eq!(plan[NORM].0, "sum");
+    assert_eq!(plan[NORM].0, "average");
     assert_eq!(plan[POSITIONS].0, "base");
     assert_ne!(family.merged(&[])[FC1], base(Dtype::F32)[FC1]);
 }
@@ -216,12 +216,56 @@ fn plan(family: &Family) -> BTreeMap<String, (String, Value)> {
     let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
     let mut found = BTreeMap::new();
     for layer in plan["layers"].as_array().unwrap() {
-        for part in layer["parts"].as_array().unwrap() {
+        for tensor in layer["tensors"].as_array().unwrap() {
             let role = layer["role"].as_str().unwrap().to_owned();
-            found.insert(part["name"].as_str().unwrap().to_owned(), (role, layer["group"].clone()));
+            found.insert(tensor.as_str().unwrap().to_owned(), (role, layer["group"].clone()));
         }
     }
     found
+}
+
+#[test]
+fn a_dry_run_speaks_as_the_report_does() {
+    let family = Family::new();
+    let output = family.esmerge(&["merge", "recipe.yaml", "--dry-run", "--json"]);
+    let planned: Value = serde_json::from_slice(&output.stdout).unwrap();
+    family.merged(&[]);
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(family.path("out/esmerge-report.json")).unwrap()).unwrap();
+    for key in ["esmerge", "merge_method", "base_model", "models", "alpha"] {
+        assert_eq!(planned[key], report[key], "{key}");
+    }
+    let (planned, report) = (planned["layers"].as_array().unwrap(), report["layers"].as_array().unwrap());
+    assert_eq!(planned.len(), report.len());
+    for (planned, report) in planned.iter().zip(report) {
+        for key in ["name", "tensors", "role", "reason", "scaled_by_alpha", "rank"] {
+            assert_eq!(planned.get(key), report.get(key), "{key} of {}", planned["name"]);
+        }
+        assert_eq!(planned.get("shape").is_some(), report.get("norm").is_some(), "{}", planned["name"]);
+    }
+}
+
+#[test]
+fn a_layer_whose_changes_vanish_on_its_calibration_is_named() {
+    let family = Family::new();
+    let unwarned = family.merge(&[]);
+    assert!(!String::from_utf8_lossy(&unwarned.stderr).contains("is zero"));
+    for file in ["calibration/cars.safetensors", "calibration/birds.safetensors"] {
+        let mut bytes = std::fs::read(family.path(file)).unwrap();
+        let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+        bytes[8 + header..].fill(0);
+        family.write(file, bytes);
+    }
+    let _ = std::fs::remove_dir_all(family.path("out"));
+    let output = family.esmerge(&["merge", "recipe.yaml", "out", "--device", "cpu"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        output.status.success() && text.contains("qkv_proj.weight` and 5 more") && text.contains("is zero"),
+        "{text}"
+    );
+    let report: Value =
+        serde_json::from_slice(&std::fs::read(family.path("out/esmerge-report.json")).unwrap()).unwrap();
+    assert!(report["warnings"].to_string().contains("is zero"));
 }
 
 #[test]
@@ -236,7 +280,7 @@ fn q_k_and_v_of_a_vision_transformer_are_one_matrix() {
     let out = QUERY.replace("q_proj", "out_proj");
     assert_eq!(roles[&out].0, "tsv_m");
     assert_eq!(roles["visual_projection.weight"].0, "tsv_m");
-    assert_eq!(roles["vision_model.embeddings.patch_embedding.weight"].0, "sum");
+    assert_eq!(roles["vision_model.embeddings.patch_embedding.weight"].0, "average");
 
     // three equal stacks differ from three matrices of their own
     let fused = family.merged(&[]);
@@ -250,8 +294,8 @@ fn the_paper_preset_takes_fewer_layers() {
     let family = Family::new();
     family.write("recipe.yaml", format!("{RECIPE}  preset: esm-paper\n"));
     let roles = plan(&family);
-    assert_eq!((roles[FC1].0.as_str(), roles[FC2].0.as_str()), ("esm", "sum"));
-    assert_eq!(roles["visual_projection.weight"].0, "sum");
+    assert_eq!((roles[FC1].0.as_str(), roles[FC2].0.as_str()), ("esm", "average"));
+    assert_eq!(roles["visual_projection.weight"].0, "average");
 }
 
 #[test]
@@ -267,7 +311,9 @@ fn layers_name_esms_tensors() {
 #[test]
 fn an_unknown_architecture_gets_esm_on_every_matrix_of_a_block_with_a_warning() {
     let family = Family::new();
-    family.write("base/config.json", r#"{"model_type": "brand_new"}"#);
+    for model in ["base", "experts/cars", "experts/birds"] {
+        family.write(&format!("{model}/config.json"), r#"{"model_type": "brand_new"}"#);
+    }
     let output = family.esmerge(&["merge", "recipe.yaml", "--dry-run", "--json"]);
     // out_proj is ESM's now, and nobody calibrated it
     let stderr = String::from_utf8(output.stderr).unwrap();
@@ -404,13 +450,39 @@ fn coarse_expert_files_are_warned_about() {
     family.write_model("experts/cars", &expert(1, Dtype::Bf16));
     let output = family.esmerge(&["merge", "recipe.yaml", "out", "--device", "cpu", "--json"]);
     let stderr = String::from_utf8(output.stderr).unwrap();
-    assert!(stderr.contains("warning: the 16-bit file of expert `cars`"), "{stderr}");
-    assert!(!stderr.contains("`birds`"), "{stderr}");
+    let warnings: Vec<&str> = stderr.lines().filter(|line| line.contains("16-bit")).collect();
+    assert!(warnings.len() == 1 && warnings[0].contains("cars by about"), "{stderr}");
+    assert!(!warnings[0].contains("birds"), "{stderr}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     // weights of up to 1, moved by up to 0.1, in 8 bits
     let damage = report["rounding"]["cars"].as_f64().unwrap();
     assert!(damage > 0.01 && damage < 0.05, "{damage}");
     assert!(report["seconds"].as_f64().is_some());
+}
+
+#[test]
+fn rounding_counts_only_values_that_fine_tuning_changed_and_is_no_matter_for_sums() {
+    let family = Family::new();
+    let base = base(Dtype::Bf16);
+    family.write_model("base", &base);
+    // one matrix is trained, far beyond its rounding; all others are the base's
+    let mut tuned = base.clone();
+    let values: Vec<f32> = base[FC1].values().iter().map(|v| v + 0.5).collect();
+    tuned.insert(FC1.to_owned(), Tensor::float(Dtype::Bf16, &base[FC1].shape, &values));
+    family.write_model("experts/cars", &tuned);
+    family.write_model("experts/birds", &expert(2, Dtype::Bf16));
+    let recipe = "merge_method: linear\nbase_model: base\nmodels:\n  - model: experts/cars\n  - model: experts/birds\n";
+    family.write("recipe.yaml", recipe);
+    let output = family.esmerge(&["merge", "recipe.yaml", "out", "--device", "cpu", "--json"]);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(!stderr.contains("16-bit"), "{stderr}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    // the values are rounded from v + 0.5, |v| <= 1, to 8 bits
+    let damage = report["rounding"]["cars"].as_f64().unwrap();
+    let ulp = |v: f32| 2f64.powi(f64::from(v.abs()).log2().floor() as i32 - 7);
+    let expected =
+        (values.iter().map(|v| ulp(*v).powi(2)).sum::<f64>() / 12.0 / (0.25 * values.len() as f64)).sqrt();
+    assert!((damage / expected - 1.0).abs() < 0.1, "{damage} {expected}");
 }
 
 #[test]

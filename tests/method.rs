@@ -7,6 +7,8 @@ mod claims;
 mod devices;
 #[path = "common/matrices.rs"]
 mod matrices;
+#[path = "method_suite/scales.rs"]
+mod scales;
 
 use devices::{Device, Variant};
 use esmerge::backend::gpu::Gpu;
@@ -22,6 +24,7 @@ const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, convergence: 
 
 fn main() {
     let mut trials = claims();
+    trials.extend(scales::claims());
     // as hardware does, these keep every projected problem to themselves
     for device in devices::for_each_device() {
         if let Device::Gpu(..) = device {

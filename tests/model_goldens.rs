@@ -5,13 +5,14 @@ mod devices;
 
 use esmerge::backend::layers::Layers;
 use esmerge::calibration::{Capture, MAX_SIZE};
-use esmerge::data::{ModelSource, Preprocessor, Task};
+use esmerge::data::{ModelSource, Task};
 use esmerge::model::NoTap;
 use libtest_mimic::{Arguments, Trial};
 use pollster::block_on;
 use std::path::PathBuf;
 
-const ARCHITECTURES: [&str; 8] = ["clip", "open_clip", "vit", "bert", "roberta", "llama", "mistral", "qwen2"];
+const ARCHITECTURES: [&str; 9] =
+    ["clip", "open_clip", "vit", "bert", "bert_decoder", "roberta", "llama", "mistral", "qwen2"];
 
 /// One architecture on one device.
 struct Golden(&'static str);
@@ -24,9 +25,7 @@ impl devices::Work for Golden {
         let source = ModelSource::checkpoint(&folder.join(self.0)).unwrap();
         let golden = Task::open(&folder.join(format!("{}.safetensors", self.0))).unwrap();
         let n = golden.len("").unwrap();
-        let samples =
-            golden.samples("", 0..n, || -> Result<Preprocessor, _> { unreachable!("inputs are ready") });
-        let samples = samples.unwrap();
+        let samples = golden.samples("", 0..n, None).unwrap();
 
         let model = source.model(backend).unwrap();
         let features = block_on(model.run(&samples, None, &mut NoTap)).unwrap();

@@ -3,6 +3,12 @@
 //! Needs a Python with torch, transformers, peft and safetensors, `python3` or the one that `ESMERGE_PYTHON` names; without it
 //! the tests are ignored by name, and a line says why.
 
+#[path = "common/place.rs"]
+mod place;
+#[path = "common/synthetic.rs"]
+mod synthetic;
+
+use esmerge::backend::Dtype;
 use esmerge::backend::cpu::Cpu;
 use esmerge::checkpoint::{Stored, TensorSpec, TensorWriter};
 use esmerge::data::{ModelSource, Split, Task};
@@ -15,6 +21,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use synthetic::{Numbers, Tensor, Tensors, read_tensors, write_tensors};
 
 fn main() {
     let python = python();
@@ -24,11 +31,19 @@ fn main() {
         println!("ignored: {} is not here", family.display());
     }
     type Claim = fn(&str);
-    let claims: [(&str, bool, Claim); 2] = [
+    let claims: [(&str, bool, Claim); 6] = [
+        ("peft_loads_the_adapters_of_a_bare_vit", true, |python| VIT.adapters_apply(python)),
+        ("peft_loads_the_adapters_of_an_image_classifier", true, |python| {
+            CLASSIFIER_OF_IMAGES.adapters_apply(python)
+        }),
+        ("peft_loads_the_adapters_of_a_text_classifier", true, |python| {
+            CLASSIFIER_OF_TEXTS.adapters_apply(python)
+        }),
+        ("peft_loads_the_adapters_of_a_causal_lm", true, |python| CAUSAL_LM.adapters_apply(python)),
         (
-            "peft_loads_the_adapters_of_a_vision_transformer",
+            "peft_loads_the_adapters_of_a_clip_tower_with_projection",
             true,
-            peft_loads_the_adapters_of_a_vision_transformer,
+            peft_loads_the_adapters_of_a_clip_tower_with_projection,
         ),
         ("peft_loads_the_adapters_of_minilm", family.is_dir(), peft_loads_the_adapters_of_minilm),
     ];
@@ -78,6 +93,7 @@ fn write_features(merged: &Path, tasks: &[PathBuf], file: &Path) {
     for path in tasks {
         let task = Task::open(path).unwrap();
         let split: Split = "test[:16]".parse().unwrap();
+        let count = task.len("test").unwrap().min(16);
         let expert = experts.tasks().iter().position(|name| *name == task.name).unwrap();
         let mut router = Router::new(&Cpu, &experts, Choice::Oracle(expert));
         let features = block_on(evaluator.features_through(&task, &split, &mut router)).unwrap();
@@ -86,11 +102,11 @@ fn write_features(merged: &Path, tasks: &[PathBuf], file: &Path) {
             tensors.push((TensorSpec { name: format!("{}.{name}", task.name), dtype, shape }, bytes));
         };
         let bytes = |values: &[f32]| bytemuck::cast_slice(values).to_vec();
-        let width = features.values.len() / 16;
-        add("features", Stored::F32, vec![16, width], bytes(&features.values));
-        match evaluator.samples(&task, &split, 0..16).unwrap() {
+        let width = features.values.len() / count;
+        add("features", Stored::F32, vec![count, width], bytes(&features.values));
+        match evaluator.samples(&task, &split, 0..count).unwrap() {
             Samples::Images(images) => {
-                let shape = vec![16, images.channels, images.height, images.width];
+                let shape = vec![count, images.channels, images.height, images.width];
                 add("pixel_values", Stored::F32, shape, bytes(&images.values));
             }
             Samples::Text(texts) => {
@@ -101,8 +117,8 @@ fn write_features(merged: &Path, tasks: &[PathBuf], file: &Path) {
                 };
                 let ids = padded(&|ids, i| ids.get(i).copied().unwrap_or(0));
                 let mask = padded(&|ids, i| u32::from(i < ids.len()));
-                add("input_ids", Stored::I32, vec![16, longest], ids);
-                add("attention_mask", Stored::I32, vec![16, longest], mask);
+                add("input_ids", Stored::I32, vec![count, longest], ids);
+                add("attention_mask", Stored::I32, vec![count, longest], mask);
             }
         }
     }
@@ -124,7 +140,7 @@ fn adapters_apply(python: &str, recipe: &Path, folder: &Path, tasks: &[PathBuf])
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-fn peft_loads_the_adapters_of_a_vision_transformer(python: &str) {
+fn peft_loads_the_adapters_of_a_clip_tower_with_projection(python: &str) {
     let folder = tempfile::tempdir().unwrap();
     let example = repository("examples/vision");
     let text = fs::read_to_string(example.join("recipe.yaml")).unwrap();
@@ -147,6 +163,89 @@ fn peft_loads_the_adapters_of_a_vision_transformer(python: &str) {
         .map(|task| example.join(format!("tasks/{task}.safetensors")))
         .collect();
     adapters_apply(python, &recipe, folder.path(), &tasks);
+}
+
+/// What goes into a model, of all that a golden file has.
+const INPUTS: [&str; 3] = ["input_ids", "attention_mask", "pixel_values"];
+
+/// A tiny model of `model_goldens` in a class of transformers.
+struct Golden {
+    model: &'static str,
+    class: &'static str,
+    /// What the class puts before the names of the bare model.
+    prefix: &'static str,
+    /// Tensors of the class beside those.
+    more: &'static [(&'static str, &'static [usize])],
+}
+
+const VIT: Golden = Golden { model: "vit", class: "ViTModel", prefix: "", more: &[] };
+const CLASSIFIER_OF_IMAGES: Golden = Golden {
+    model: "vit",
+    class: "ViTForImageClassification",
+    prefix: "vit.",
+    more: &[("classifier.weight", &[2, 16]), ("classifier.bias", &[2])],
+};
+const CLASSIFIER_OF_TEXTS: Golden = Golden {
+    model: "bert",
+    class: "BertForSequenceClassification",
+    prefix: "bert.",
+    more: &[
+        ("bert.pooler.dense.weight", &[16, 16]),
+        ("bert.pooler.dense.bias", &[16]),
+        ("classifier.weight", &[2, 16]),
+        ("classifier.bias", &[2]),
+    ],
+};
+const CAUSAL_LM: Golden = Golden {
+    model: "llama",
+    class: "LlamaForCausalLM",
+    prefix: "model.",
+    more: &[("lm_head.weight", &[40, 16])],
+};
+
+impl Golden {
+    fn adapters_apply(&self, python: &str) {
+        let place = place::Place::new();
+        let samples = place::golden(&format!("{}.safetensors", self.model)).display().to_string();
+        let mut recipe = "merge_method: esm++\nbase_model: base\nmodels:\n".to_owned();
+        self.write(&place, "base", 0);
+        for (name, seed) in [("a", 1), ("b", 2)] {
+            self.write(&place, name, seed);
+            place.succeeds(&["capture", name, "--data", &samples, "-o", &format!("{name}.calib"), "-q"]);
+            recipe += &format!("  - {{model: {name}, calibration: {name}.calib}}\n");
+        }
+        recipe += "parameters: {alpha: 1, rank: 4}\nout_dtype: float32\n";
+        place.write("recipe.yaml", recipe);
+        let inputs = read_tensors(Path::new(&samples)).into_iter();
+        let inputs = inputs.filter(|(key, _)| INPUTS.contains(&key.as_str()));
+        let task: Tensors = inputs.map(|(key, tensor)| (format!("test.{key}"), tensor)).collect();
+        let tasks = ["a", "b"].map(|name| place.path(&format!("{name}.task")));
+        for (path, name) in tasks.iter().zip(["a", "b"]) {
+            write_tensors(path, &task, &BTreeMap::from([("task".to_owned(), name.to_owned())]));
+        }
+        adapters_apply(python, &place.path("recipe.yaml"), &place.path(""), &tasks);
+    }
+
+    /// The model in its class, its weights moved by a seed.
+    fn write(&self, place: &place::Place, name: &str, seed: u64) {
+        place.model(name, self.model, seed);
+        let folder = place.path(name);
+        let mut tensors: Tensors = read_tensors(&folder)
+            .into_iter()
+            .map(|(name, tensor)| (format!("{}{name}", self.prefix), tensor))
+            .collect();
+        for (name, shape) in self.more {
+            let values = Numbers::new(9).take(shape.iter().product(), 0.3);
+            tensors.insert((*name).to_owned(), Tensor::float(Dtype::F32, shape, &values));
+        }
+        fs::remove_file(folder.join("model.safetensors")).unwrap();
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        write_tensors(&folder.join("model.safetensors"), &tensors, &metadata);
+        let path = folder.join("config.json");
+        let mut config: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        config["architectures"] = serde_json::json!([self.class]);
+        fs::write(path, config.to_string()).unwrap();
+    }
 }
 
 fn peft_loads_the_adapters_of_minilm(python: &str) {

@@ -147,7 +147,12 @@ fn flags_override_the_recipe() {
     let text = format!("merge_method: esm\n{MODELS}parameters: {{alpha: 1, accuracy: fast, seed: 3}}\n");
     let recipe = parse(&text).unwrap();
     assert_eq!((recipe.accuracy, recipe.seed), (Accuracy::Fast, 3));
-    let flags = Overrides { alpha: Some(0.25), accuracy: Some(Accuracy::Exact), seed: Some(9) };
+    let flags = Overrides {
+        alpha: Some(0.25),
+        accuracy: Some(Accuracy::Exact),
+        seed: Some(9),
+        ..Overrides::default()
+    };
     let recipe = Recipe::parse(&text, Path::new("r.yaml"), &flags).unwrap();
     assert_eq!((recipe.accuracy, recipe.seed), (Accuracy::Exact, 9));
     assert!(matches!(recipe.method, Method::Esm(esm) if esm.alpha == Alpha::Number(0.25)));
@@ -224,7 +229,8 @@ fn the_output_has_the_bases_type_unless_told_otherwise() {
         parse(&text).unwrap().out_dtype
     };
     assert_eq!(out(""), None);
-    assert_eq!(out("dtype: float32"), None);
+    assert_eq!(out("dtype: float32"), Some(Dtype::F32), "as in mergekit");
+    assert_eq!(out("dtype: auto"), None);
     assert_eq!(out("out_dtype: bf16"), Some(Dtype::Bf16));
     assert_eq!(out("dtype: float32\nout_dtype: torch.float16"), Some(Dtype::F16));
 }

@@ -73,7 +73,15 @@ fn merged(gpu: &Gpu, recipe: &Path, out: &Path, progress: &mut dyn Progress) {
     let recipe = Recipe::open(recipe, &Overrides::default()).expect("a recipe");
     let family = Family::open(&recipe).expect("a family");
     let plan = plan(&recipe, &family).expect("a plan");
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, force: false, overrides: vec![] };
-    let output = OutputDir::create(out, false).expect("an output");
-    block_on(merge(gpu, &recipe, &family, &plan, output, &options, progress)).expect("a merge");
+    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![], force: false };
+    block_on(merge(
+        gpu,
+        &recipe,
+        &family,
+        &plan,
+        OutputDir::create(out, false).expect("a new folder"),
+        &options,
+        progress,
+    ))
+    .expect("a merge");
 }

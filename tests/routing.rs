@@ -106,10 +106,18 @@ fn merge_with_rank(rank: usize) -> PathBuf {
     let recipe = Recipe::parse(&text, &example("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options { shard_size: u64::MAX, keep_delta: None, force: false, overrides: vec![] };
+    let options = Options { shard_size: u64::MAX, keep_delta: None, overrides: vec![], force: false };
     let out = tempfile::tempdir().unwrap().keep().join("out");
-    let output = OutputDir::create(&out, false).unwrap();
-    block_on(merge(&Cpu, &recipe, &family, &plan, output, &options, &mut Silent)).unwrap();
+    block_on(merge(
+        &Cpu,
+        &recipe,
+        &family,
+        &plan,
+        OutputDir::create(&out, false).unwrap(),
+        &options,
+        &mut Silent,
+    ))
+    .unwrap();
     out
 }
 
@@ -208,7 +216,7 @@ fn fold_in(task: &str, folder: &Path) {
     let mut writer = TensorWriter::create(&path, &specs, &BTreeMap::new()).unwrap();
     for spec in &specs {
         assert_eq!(spec.dtype, stored(esmerge::backend::Dtype::F32));
-        let mut weight = floats(model.file_of(&spec.name).unwrap(), &spec.name);
+        let mut weight = floats(model.place(&spec.name).unwrap().0, &spec.name);
         let [a, b] = lora_keys(&spec.name);
         if adapter.tensors().contains_key(&a) {
             let rank = adapter.meta(&a).unwrap().shape[0];
@@ -244,7 +252,7 @@ impl OnLayers for FullRank {
                 let x = floats(&proxies, &format!("{source}.input"));
                 let x = backend.upload(Shape::matrix(x.len() / d_in, d_in), &x)?;
                 let outputs = |model: &Checkpoint| {
-                    let w = floats(model.file_of(weight).unwrap(), weight);
+                    let w = floats(model.place(weight).unwrap().0, weight);
                     backend.matmul(
                         &x,
                         Op::None,

@@ -34,6 +34,8 @@ pub enum Error {
         /// Its operands' shapes, in order.
         shapes: Vec<Shape>,
     },
+    /// An operation met numbers past what f32 holds, or made of such.
+    NotFinite(&'static str),
     /// The driver or wgpu reported something else.
     Internal(String),
 }
@@ -42,6 +44,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::NoAdapter(text) | Error::NoDevice(text) | Error::Internal(text) => f.write_str(text),
+            Error::NotFinite(what) => write!(f, "{what} holds a value that is not finite"),
             Error::OutOfMemory { what, bytes } => {
                 write!(
                     f,

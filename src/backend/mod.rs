@@ -195,6 +195,10 @@ pub trait Backend {
     /// `x = x^exponent`, element by element; elements are not negative, and 0 stays 0 whatever the exponent.
     fn power(&self, x: &mut Self::Tensor, exponent: f32) -> Result<()>;
 
+    /// `x = 2^k`, the power of two with `1 <= x 2^k < 2`, element by element; elements are not negative. `k` stays between -126
+    /// and 126; 0 gets the largest scale.
+    fn unit_scale(&self, x: &mut Self::Tensor) -> Result<()>;
+
     /// The null cut, on all elements of each member of the batch: `x = 0` where `x <= fraction * max x`, with a maximum of at
     /// least 0. NaN stays.
     fn clear_small(&self, x: &mut Self::Tensor, fraction: f32) -> Result<()>;

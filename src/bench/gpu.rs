@@ -222,8 +222,8 @@ impl Ready {
         }
         let [sums] = self.scratch()?;
         let sums = View::packed(sums, partial);
-        reduce(recorder, &view(x), Terms::Squares, chunk, false, &sums)?;
-        reduce(recorder, &sums, Terms::Sums, len.div_ceil(chunk), true, &view(out))
+        reduce(recorder, &view(x), Terms::Squares, chunk, true, &sums)?;
+        reduce(recorder, &sums, Terms::Squares, len.div_ceil(chunk), true, &view(out))
     }
 
     fn scratch<const N: usize>(&self) -> kernels::Result<[&wgpu::Buffer; N]> {

@@ -56,7 +56,24 @@ pub fn features() -> wgpu::Features {
     wgpu::Features::TIMESTAMP_QUERY
 }
 
-/// Measures the peaks and then every case, `seconds` long each or for three samples. `next` is told what comes next.
+/// What [`run`] says while it goes on.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Event<'a> {
+    /// The work ahead, before any of it.
+    Planned {
+        /// How many cases; fewer where the device turns out to be too slow for some.
+        cases: usize,
+        /// How long they will take, about.
+        seconds: f64,
+    },
+    /// What is measured next.
+    Next(&'a str),
+}
+
+/// Seconds that a case takes beside those that it is measured for: operands and pipelines are made, a first run is not counted.
+const PREPARATION: f64 = 0.4;
+
+/// Measures the peaks and then every case, `seconds` long each or for three samples, and tells what it does.
 ///
 /// # Errors
 /// If a chosen size does not fit any chosen kernel, or the device fails.
@@ -64,11 +81,11 @@ pub async fn run(
     device: Device<'_>,
     selection: &Selection,
     seconds: f64,
-    next: &mut dyn FnMut(&str),
+    tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report> {
     match device {
-        Device::Cpu(cpu) => measure(&mut OnCpu::new(cpu), selection, seconds, next).await,
-        Device::Gpu(gpu) => measure(&mut OnGpu::new(gpu), selection, seconds, next).await,
+        Device::Cpu(cpu) => measure(&mut OnCpu::new(cpu), selection, seconds, tell).await,
+        Device::Gpu(gpu) => measure(&mut OnGpu::new(gpu), selection, seconds, tell).await,
     }
 }
 
@@ -97,16 +114,18 @@ async fn measure(
     subject: &mut impl Subject,
     selection: &Selection,
     seconds: f64,
-    next: &mut dyn FnMut(&str),
+    tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report> {
     let chosen = case::choose(selection)?;
-    next("the peaks");
+    let (cases, peaks) = (chosen.len(), 2.0 * seconds);
+    tell(Event::Planned { cases, seconds: peaks + cases as f64 * (seconds + PREPARATION) });
+    tell(Event::Next("the peaks"));
     let peak = subject.peak(seconds).await?;
     // Without a wish for a size, what would run for long even at the peak is left out.
     let affordable = |case: &&Case| !selection.sizes.is_empty() || case.is_affordable(peak);
     let mut results = Vec::new();
     for case in chosen.iter().filter(affordable) {
-        next(&case.to_string());
+        tell(Event::Next(&case.to_string()));
         subject.prepare(case).await?;
         let times = sampling::sample(subject, case, seconds).await?;
         results.push(Measurement::new(case, times));

@@ -3,7 +3,7 @@
 use super::Entry;
 use crate::backend::layers::Layers;
 use crate::backend::{Backend, Shape, Tensor};
-use crate::model::{Hidden, Model, Part, Result, Samples, Tap};
+use crate::model::{Error, Hidden, Model, Part, Result, Samples, Tap, not_finite};
 
 /// An expert on its way through its samples. Each call of [`next_block`](Capture::next_block) gives the inputs of one
 /// more block; no more than one block's inputs are in memory.
@@ -31,6 +31,12 @@ impl Captured {
     /// Whether these are the inputs of a weight.
     pub fn is_of(&self, weight: &str) -> bool {
         self.weight == weight || self.sharing.iter().any(|other| other == weight)
+    }
+
+    /// The same inputs under other names: `name` gives each weight's.
+    pub fn renamed(self, name: impl Fn(String) -> String) -> Captured {
+        let sharing = self.sharing.into_iter().map(&name).collect();
+        Captured { weight: name(self.weight), sharing, entry: self.entry }
     }
 }
 
@@ -188,6 +194,11 @@ impl<B: Layers> Layer<B> {
         }
         entry.mean = Some(self.sum.iter().map(|s| (s / tokens as f64) as f32).collect());
         let weight = self.names.remove(0);
+        for values in [&entry.input, &entry.gram, &entry.mean].into_iter().flatten() {
+            if let Some((_, value)) = not_finite(values) {
+                return Err(Error::not_finite_input(&weight, value));
+            }
+        }
         Ok(Captured { weight, sharing: self.names, entry })
     }
 }

@@ -16,6 +16,14 @@ pub enum Error {
         /// Which key breaks it, and how.
         reason: String,
     },
+    /// Nothing can be written there.
+    #[error("cannot write the calibration file {}: {reason}", path.display())]
+    Out {
+        /// Where it was to be.
+        path: PathBuf,
+        /// Why not, and what to do.
+        reason: String,
+    },
     /// The file is sound but describes another model.
     #[error("the calibration file {} does not fit {}: {reason}", path.display(), expert.display())]
     OtherModel {

@@ -15,6 +15,7 @@
 
 mod capture;
 mod error;
+mod place;
 mod reader;
 mod writer;
 

@@ -2,7 +2,7 @@ use super::{Error, FORMAT};
 use crate::backend::Dtype;
 use crate::checkpoint::{Checkpoint, TensorFile, TensorMeta, fingerprint, widen};
 use serde::de::DeserializeOwned;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 
 /// A calibration file whose header has been read and checked.
@@ -12,6 +12,8 @@ pub struct Calibration {
     tokens: BTreeMap<String, usize>,
     alias: BTreeMap<String, String>,
     fingerprint: Option<String>,
+    /// Weight -> its name in the file, where the caller calls it otherwise.
+    names: HashMap<String, String>,
 }
 
 /// What the file has of one weight's inputs.
@@ -50,6 +52,7 @@ impl Calibration {
             tokens: json_object(&file, "n")?,
             alias: json_object(&file, "alias")?,
             fingerprint: text("fingerprint"),
+            names: HashMap::new(),
             file,
         };
         calibration.check_tensors()?;
@@ -62,9 +65,15 @@ impl Calibration {
         self.file.path()
     }
 
+    /// The same file, asked by other names: `names` maps each to the one that the file has.
+    pub fn with_names(self, names: HashMap<String, String>) -> Calibration {
+        Calibration { names, ..self }
+    }
+
     /// The weight under which the inputs of `weight` are stored: itself, or the one it shares them with. Raw tokens say
     /// more than their Gram matrix, so they come first where a file has both.
     pub fn source_of<'a>(&'a self, weight: &'a str) -> Option<(&'a str, Statistic)> {
+        let weight = self.names.get(weight).map_or(weight, String::as_str);
         let stored = |name: &'a str| {
             let has = |s: &Statistic| self.file.tensors().contains_key(&format!("{name}.{}", s.ending()));
             Some((name, [Statistic::Input, Statistic::Gram].into_iter().find(has)?))

@@ -1,6 +1,7 @@
 //! A calibration file out: values first, to a temporary file, then header and values under the file's own name. What is
 //! in memory is one matrix.
 
+use super::place;
 use super::{Error, FORMAT};
 use crate::checkpoint::{self, Left, Stored, Temporary, TensorSpec, TensorWriter, aligned_order};
 use half::f16;
@@ -39,7 +40,13 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// Begins a file that will appear at `path`. `half` rounds input tokens to f16: half the
+    /// Refuses, before any work, a path where something is that would be lost: all but a calibration file, or any file if
+    /// `force` says so.
+    pub fn check(path: &Path, force: bool) -> Result<(), Error> {
+        place::check(path, force)
+    }
+
+    /// Begins a file that will appear at `path`, whose folder is made. `half` rounds input tokens to f16: half the
     /// size, for an error of 1e-4 and more in the merged deltas.
     pub fn create(path: &Path, half: bool) -> Result<Writer, Error> {
         let folder = Temporary::beside(path)?;

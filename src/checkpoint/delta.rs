@@ -211,6 +211,12 @@ pub struct DeltaFile {
 }
 
 impl DeltaFile {
+    /// Whether a file says that a merge kept it; not, if it cannot be read.
+    pub fn is_one(path: &Path) -> bool {
+        let file = TensorFile::open(path);
+        file.is_ok_and(|file| file.metadata().get("format").is_some_and(|format| format == FORMAT))
+    }
+
     /// Opens and checks the file.
     pub fn open(path: &Path) -> Result<DeltaFile, Error> {
         if !path.exists() {

@@ -2,7 +2,7 @@
 
 use super::header::{self, Header};
 use super::scan::first_not_finite;
-use super::{Error, TensorMeta};
+use super::{Error, TensorMeta, magic};
 use crate::files::{self, Identity};
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
@@ -137,6 +137,11 @@ fn read_header(file: &File, path: &Path, length: u64) -> Result<Vec<u8>, Error> 
         return Err(malformed(path, format!("it {}", files::LFS_POINTER)));
     }
     if bytes > MAX_HEADER || bytes > length - LENGTH_PREFIX {
+        let mut start = vec![0; length.min(magic::BYTES as u64) as usize];
+        read_exact_at(file, &mut start, 0).map_err(Error::io("read", path))?;
+        if let Some(what) = magic::kind(&start) {
+            return Err(malformed(path, what.to_owned()));
+        }
         return Err(malformed(
             path,
             format!(

@@ -20,14 +20,15 @@ pub fn fingerprint<'a>(
     names.dedup();
     let mut hash = Sha256::new();
     for name in names {
-        let file = model.file_of(name)?;
-        let meta = file.meta(name)?;
+        let Some(meta) = model.get(name) else {
+            return Err(Error::NoTensor { path: model.path().to_path_buf(), tensor: name.to_owned() });
+        };
         let sizes: Vec<String> = meta.shape.iter().map(usize::to_string).collect();
         hash.update(format!("{name}\0{}\0[{}]\0", meta.dtype, sizes.join(",")));
         let mut at = 0;
         while at < meta.bytes {
             let end = meta.bytes.min(at + CHUNK);
-            hash.update(file.read_bytes(name, at..end)?);
+            hash.update(model.read_bytes(name, at..end)?);
             at = end;
         }
     }

@@ -1,8 +1,9 @@
 //! LoRA adapters as PEFT keeps them: a folder with `adapter_config.json` and `adapter_model.safetensors`.
 
 use super::scan::widen;
-use super::{Error, Stored, TensorFile, TensorSpec, TensorWriter};
+use super::{Error, ModuleNames, Stored, TensorFile, TensorSpec, TensorWriter};
 use crate::backend::Dtype;
+use crate::files;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
@@ -22,7 +23,7 @@ pub fn module_of(weight: &str) -> Option<&str> {
     [".weight", ".in_proj_weight"].into_iter().find_map(|ending| weight.strip_suffix(ending))
 }
 
-/// The keys of a weight's `A` (`r x d_in`) and `B` (`d_out x r`) in an adapter's file.
+/// The keys of a module's `A` (`r x d_in`) and `B` (`d_out x r`) in an adapter's file; the module may be given by its weight.
 pub fn lora_keys(weight: &str) -> [String; 2] {
     let module = module_of(weight).unwrap_or(weight);
     ["lora_A", "lora_B"].map(|factor| format!("{PREFIX}{module}.{factor}.weight"))
@@ -47,18 +48,19 @@ pub struct LoraWriter {
 }
 
 impl LoraWriter {
-    /// Creates the folder with the adapter's settings. `r` is the largest rank, `base` where the model lies as seen from the
-    /// folder, and `matrices` names all matrices of that model.
+    /// Creates the folder with the adapter's settings. `r` is the largest rank, `base` where the model lies, `matrices` names
+    /// all matrices of that model, and `names` says what their modules are called.
     pub fn create<'a>(
         folder: &Path,
         weights: &[LoraWeight],
         r: usize,
         base: &str,
         matrices: impl IntoIterator<Item = &'a str>,
+        names: &ModuleNames,
     ) -> Result<LoraWriter, Error> {
         fs::create_dir_all(folder).map_err(Error::io("create", folder))?;
         let path = folder.join(ADAPTER_CONFIG);
-        let settings = settings(weights, r, base, matrices);
+        let settings = settings(weights, r, base, matrices, names);
         let mut text =
             serde_json::to_vec_pretty(&settings).map_err(|e| Error::io("write", &path)(e.into()))?;
         text.push(b'\n');
@@ -66,7 +68,7 @@ impl LoraWriter {
 
         let spec = |name: String, shape| TensorSpec { name, dtype: Stored::F32, shape };
         let factors = |w: &LoraWeight| {
-            let [a, b] = lora_keys(&w.name);
+            let [a, b] = lora_keys(&names.module(&w.name).unwrap_or_else(|| w.name.clone()));
             [spec(a, vec![w.rank, w.d_in]), spec(b, vec![w.d_out, w.rank])]
         };
         let specs: Vec<TensorSpec> = weights.iter().flat_map(factors).collect();
@@ -116,7 +118,7 @@ impl LoraFile {
             }
         }
         let bad = |reason: String| Error::BadAdapter { path: settings.clone(), reason };
-        let text = fs::read(&settings).map_err(Error::io("read", &settings))?;
+        let text = files::read(&settings, files::SETTINGS).map_err(Error::io("read", &settings))?;
         let read: Settings = serde_json::from_slice(&text)
             .map_err(|e| bad(format!("it is not the configuration of a LoRA adapter ({e})")))?;
         if read.lora_alpha != read.r as f64 || read.rank_pattern != read.alpha_pattern || read.use_dora {
@@ -132,6 +134,13 @@ impl LoraFile {
     /// Where the factors lie.
     pub fn path(&self) -> &Path {
         self.file.path()
+    }
+
+    /// The keys of a weight's factors: by the module's name, or, in a file of an earlier version, by the weight's.
+    pub fn keys(&self, weight: &str, names: &ModuleNames) -> [String; 2] {
+        let by_module = names.module(weight).map(|module| lora_keys(&module));
+        let present = by_module.filter(|[a, _]| self.file.tensors().contains_key(a));
+        present.unwrap_or_else(|| lora_keys(weight))
     }
 
     /// Rows and columns of a factor, if the file has it.
@@ -155,21 +164,22 @@ fn settings<'a>(
     r: usize,
     base: &str,
     matrices: impl IntoIterator<Item = &'a str>,
+    names: &ModuleNames,
 ) -> Value {
     let smaller: Map<String, Value> = weights
         .iter()
         .filter(|w| w.rank != r)
-        .filter_map(|w| Some((module_of(&w.name)?.to_owned(), Value::from(w.rank))))
+        .filter_map(|w| Some((names.module(&w.name)?, Value::from(w.rank))))
         .collect();
     json!({
         "peft_type": "LORA",
-        "task_type": null,
+        "task_type": names.task_type(),
         "base_model_name_or_path": base,
         "r": r,
         "lora_alpha": r,
         "rank_pattern": smaller,
         "alpha_pattern": smaller,
-        "target_modules": target_modules(weights, matrices),
+        "target_modules": target_modules(weights, matrices, names),
         "lora_dropout": 0.0,
         "bias": "none",
         "fan_in_fan_out": false,
@@ -181,16 +191,22 @@ fn settings<'a>(
 }
 
 /// The modules, by the last part of their path where that says it all: where no other matrix of the model ends in it.
-fn target_modules<'a>(weights: &[LoraWeight], matrices: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+fn target_modules<'a>(
+    weights: &[LoraWeight],
+    matrices: impl IntoIterator<Item = &'a str>,
+    names: &ModuleNames,
+) -> Vec<String> {
     fn leaf(module: &str) -> &str {
         module.rsplit('.').next().unwrap_or(module)
     }
-    let modules: HashSet<&str> = weights.iter().filter_map(|w| module_of(&w.name)).collect();
-    let others = matrices.into_iter().map(|name| module_of(name).unwrap_or(name));
-    let ambiguous: HashSet<&str> = others.filter(|m| !modules.contains(m)).map(leaf).collect();
+    let ordered: Vec<String> = weights.iter().filter_map(|w| names.module(&w.name)).collect();
+    let modules: HashSet<&str> = ordered.iter().map(String::as_str).collect();
+    let others = matrices.into_iter().map(|name| names.module(name).unwrap_or_else(|| name.to_owned()));
+    let ambiguous: HashSet<String> =
+        others.filter(|m| !modules.contains(m.as_str())).map(|m| leaf(&m).to_owned()).collect();
     let mut targets = Vec::new();
     let mut named = HashSet::new();
-    for module in weights.iter().filter_map(|w| module_of(&w.name)) {
+    for module in &ordered {
         let target = if ambiguous.contains(leaf(module)) { module } else { leaf(module) };
         if named.insert(target) {
             targets.push(target.to_owned());
@@ -212,13 +228,14 @@ mod tests {
         let weights =
             ["b.0.query.weight", "b.1.query.weight", "b.0.dense.weight"].map(|name| weight(name, 8));
         let matrices = ["b.0.query.weight", "b.1.query.weight", "b.0.dense.weight", "pooler.dense.weight"];
-        assert_eq!(target_modules(&weights, matrices), ["query", "b.0.dense"]);
-        assert_eq!(target_modules(&weights, []), ["query", "dense"]);
+        assert_eq!(target_modules(&weights, matrices, &ModuleNames::default()), ["query", "b.0.dense"]);
+        assert_eq!(target_modules(&weights, [], &ModuleNames::default()), ["query", "dense"]);
     }
 
     #[test]
     fn a_smaller_rank_is_named_with_its_alpha() {
-        let settings = settings(&[weight("a.0.q.weight", 8), weight("a.0.k.weight", 3)], 8, "..", []);
+        let names = ModuleNames::default();
+        let settings = settings(&[weight("a.0.q.weight", 8), weight("a.0.k.weight", 3)], 8, "..", [], &names);
         assert_eq!(settings["rank_pattern"], json!({ "a.0.k": 3 }));
         assert_eq!(settings["alpha_pattern"], settings["rank_pattern"]);
         assert_eq!((&settings["r"], &settings["lora_alpha"]), (&json!(8), &json!(8)));

@@ -1,6 +1,7 @@
 //! A model on disk: one safetensors file, or a folder of them.
 
 use super::{Error, TensorFile, TensorMeta};
+use crate::files;
 use indexmap::IndexMap;
 use serde::Deserialize;
 use std::ffi::OsStr;
@@ -14,8 +15,24 @@ pub struct Checkpoint {
     /// The folder whose other files (configuration, tokenizer) belong to this model.
     folder: Option<PathBuf>,
     files: Vec<TensorFile>,
-    /// Tensor -> file, in the order of the files and of the data in them.
-    tensors: IndexMap<String, usize>,
+    /// In the order of the files and of the data in them.
+    tensors: IndexMap<String, Place>,
+    /// What a reader of the log should know about how the files were understood.
+    notes: Vec<String>,
+}
+
+/// Where a tensor is.
+#[derive(Clone, Debug)]
+struct Place {
+    file: usize,
+    /// Its name in that file, where it goes by another here.
+    stored: Option<String>,
+}
+
+impl Place {
+    fn of_file(file: usize) -> Place {
+        Place { file, stored: None }
+    }
 }
 
 impl Checkpoint {
@@ -24,7 +41,7 @@ impl Checkpoint {
     pub fn open(path: &Path) -> Result<Checkpoint, Error> {
         if path.is_dir() {
             return match weights_in(path)? {
-                Weights::Single(file) => Checkpoint::single(path, &file, Some(path)),
+                Weights::Single(file) => Checkpoint::single_or_shards(path, &file),
                 Weights::Sharded(index) => Checkpoint::sharded(path, &index),
             };
         }
@@ -42,9 +59,29 @@ impl Checkpoint {
 
     fn single(path: &Path, file: &Path, folder: Option<&Path>) -> Result<Checkpoint, Error> {
         let file = TensorFile::open(file)?;
-        let tensors = file.tensors().keys().map(|name| (name.clone(), 0)).collect();
+        let tensors = file.tensors().keys().map(|name| (name.clone(), Place::of_file(0))).collect();
         let folder = folder.map(Path::to_path_buf);
-        Ok(Checkpoint { path: path.to_path_buf(), folder, files: vec![file], tensors })
+        Ok(Checkpoint { path: path.to_path_buf(), folder, files: vec![file], tensors, notes: Vec::new() })
+    }
+
+    /// The single file of a folder; its shards, where there are some beside it that hold more.
+    fn single_or_shards(path: &Path, file: &Path) -> Result<Checkpoint, Error> {
+        let single = Checkpoint::single(path, file, Some(path))?;
+        let index = file.with_extension("safetensors.index.json");
+        if !index.is_file() {
+            return Ok(single);
+        }
+        let map = read_index(&index)?;
+        let Some(lacking) = map.keys().find(|tensor| single.get(tensor).is_none()) else { return Ok(single) };
+        let note = format!(
+            "{} lacks `{lacking}`, which {} has: the shards are read in its place, though transformers would read it; remove \
+             it or them",
+            file.display(),
+            index.display()
+        );
+        let mut sharded = Checkpoint::sharded(path, &index)?;
+        sharded.notes.push(note);
+        Ok(sharded)
     }
 
     fn sharded(path: &Path, index: &Path) -> Result<Checkpoint, Error> {
@@ -54,22 +91,26 @@ impl Checkpoint {
         names.dedup();
         let mut files = Vec::new();
         let mut tensors = IndexMap::new();
+        let mut omitted = Vec::new();
         for shard in &names {
             let file = TensorFile::open(&shard_path(path, index, shard)?)?;
-            let indexed = file.tensors().keys().filter(|tensor| map.get(*tensor) == Some(shard));
-            tensors.extend(indexed.map(|tensor| (tensor.clone(), files.len())));
+            for tensor in file.tensors().keys() {
+                match map.get(tensor) {
+                    Some(place) if place == *shard => {}
+                    Some(_) => continue, // the index names another shard's copy
+                    None => omitted.push(tensor.clone()),
+                }
+                tensors.insert(tensor.clone(), Place::of_file(files.len()));
+            }
             files.push(file);
         }
-        match map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
-            None => {
-                Ok(Checkpoint { path: path.to_path_buf(), folder: Some(path.to_path_buf()), files, tensors })
-            }
-            Some((tensor, shard)) => {
-                let reason =
-                    format!("it places tensor `{tensor}` in {shard}, but that file has no such tensor");
-                Err(Error::BadIndex { path: index.to_path_buf(), reason })
-            }
+        if let Some((tensor, shard)) = map.iter().find(|(tensor, _)| !tensors.contains_key(*tensor)) {
+            let reason = format!("it places tensor `{tensor}` in {shard}, but that file has no such tensor");
+            return Err(Error::BadIndex { path: index.to_path_buf(), reason });
         }
+        let notes = omitted_from_index(index, &omitted).into_iter().collect();
+        let path = path.to_path_buf();
+        Ok(Checkpoint { folder: Some(path.clone()), path, files, tensors, notes })
     }
 
     /// The path the model was opened by.
@@ -87,28 +128,82 @@ impl Checkpoint {
         self.tensors.keys().map(String::as_str)
     }
 
-    /// A tensor's entry, if the model has it.
-    pub fn get(&self, name: &str) -> Option<&TensorMeta> {
-        self.files.get(*self.tensors.get(name)?)?.tensors().get(name)
+    /// What a reader of the log should know about how the files were understood.
+    pub fn notes(&self) -> &[String] {
+        &self.notes
     }
 
-    /// The file that holds a tensor.
-    pub fn file_of(&self, name: &str) -> Result<&TensorFile, Error> {
-        self.tensors
-            .get(name)
-            .and_then(|&file| self.files.get(file))
-            .ok_or_else(|| Error::NoTensor { path: self.path.clone(), tensor: name.to_owned() })
+    /// A tensor's entry, if the model has it.
+    pub fn get(&self, name: &str) -> Option<&TensorMeta> {
+        let Place { file, stored } = self.tensors.get(name)?;
+        self.files.get(*file)?.tensors().get(stored.as_deref().unwrap_or(name))
+    }
+
+    /// The file that holds a tensor, and the tensor's name there.
+    pub fn place<'a>(&'a self, name: &'a str) -> Option<(&'a TensorFile, &'a str)> {
+        let Place { file, stored } = self.tensors.get(name)?;
+        Some((self.files.get(*file)?, stored.as_deref().unwrap_or(name)))
+    }
+
+    fn required_place<'a>(&'a self, name: &'a str) -> Result<(&'a TensorFile, &'a str), Error> {
+        self.place(name).ok_or_else(|| Error::NoTensor { path: self.path.clone(), tensor: name.to_owned() })
+    }
+
+    /// The same files seen through other names: `names` maps each name of the view to one of this model's. What it does not
+    /// name is not in the view.
+    pub fn view<'n>(&self, names: impl IntoIterator<Item = (&'n str, &'n str)>) -> Checkpoint {
+        let renamed = |(name, own): (&str, &str)| {
+            let file = self.tensors.get(own)?.file;
+            let (_, stored) = self.place(own)?;
+            let stored = (stored != name).then(|| stored.to_owned());
+            Some((name.to_owned(), Place { file, stored }))
+        };
+        Checkpoint { tensors: names.into_iter().filter_map(renamed).collect(), ..self.clone() }
+    }
+
+    /// The same model with the norms of old BERT checkpoints, `LayerNorm.gamma` and `.beta`, under today's names.
+    pub fn with_modern_norms(self) -> Checkpoint {
+        let modern = |name: &str| {
+            let spelling = [(".gamma", ".weight"), (".beta", ".bias")];
+            let stem = |ending| name.strip_suffix(ending).filter(|stem| stem.ends_with("LayerNorm"));
+            spelling.iter().find_map(|(old, new)| Some(format!("{}{new}", stem(old)?)))
+        };
+        let names: Vec<(String, &str)> =
+            self.names().map(|name| (modern(name).unwrap_or_else(|| name.to_owned()), name)).collect();
+        self.view(names.iter().map(|(name, own)| (name.as_str(), *own)))
+    }
+
+    /// Names that are no tensors of the model but stand in the metadata of a file for one of them, as
+    /// `safetensors.torch.save_model` leaves shared tensors: the name, and the tensor's.
+    pub fn aliases(&self) -> impl Iterator<Item = (&str, &str)> {
+        let pairs = self.files.iter().flat_map(|file| file.metadata());
+        let of_tensor = |(alias, name): &(&String, &String)| {
+            !self.tensors.contains_key(*alias) && self.tensors.contains_key(*name)
+        };
+        pairs.filter(of_tensor).map(|(alias, name)| (alias.as_str(), name.as_str()))
     }
 
     /// Raw bytes `range` of a tensor.
     pub fn read_bytes(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, Error> {
-        self.file_of(name)?.read_bytes(name, range)
+        let (file, stored) = self.required_place(name)?;
+        file.read_bytes(stored, range)
     }
 
     /// Raw bytes of the values `range` of a floating-point tensor, checked to be finite.
     pub fn read_values(&self, name: &str, range: Range<usize>) -> Result<Vec<u8>, Error> {
-        self.file_of(name)?.read_values(name, range)
+        let (file, stored) = self.required_place(name)?;
+        file.read_values(stored, range)
     }
+}
+
+/// The file of a model's weights, or their index, with all links resolved: two spellings of a path are one model if it is the
+/// same. `None` where there is nothing.
+pub fn weights_file(path: &Path) -> Option<PathBuf> {
+    let file = match weights_in(path) {
+        Ok(Weights::Single(file) | Weights::Sharded(file)) => file,
+        Err(_) => path.to_path_buf(), // a file itself, or nothing
+    };
+    file.canonicalize().ok()
 }
 
 /// How a folder stores its weights.
@@ -168,18 +263,32 @@ fn file_names(folder: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
+/// Bytes of an index: those of the largest models take 10 MB.
+const MAX_INDEX: u64 = 256 << 20;
+
 #[derive(Deserialize)]
 struct Index {
     weight_map: IndexMap<String, String>,
 }
 
 fn read_index(path: &Path) -> Result<IndexMap<String, String>, Error> {
-    let text = std::fs::read(path).map_err(Error::io("read", path))?;
+    let text = files::read(path, MAX_INDEX).map_err(Error::io("read", path))?;
     let index: Index = serde_json::from_slice(&text).map_err(|e| Error::BadIndex {
         path: path.to_path_buf(),
         reason: format!("it is not a shard index with a `weight_map` of tensor to file ({e})"),
     })?;
     Ok(index.weight_map)
+}
+
+/// What is said of tensors that lie in an index's shards but not in the index. transformers reads whole shards, so they are
+/// part of the model.
+fn omitted_from_index(index: &Path, omitted: &[String]) -> Option<String> {
+    let first = omitted.first()?;
+    let (n, them) = match omitted.len() {
+        1 => ("one tensor of its shards".to_owned(), "it is"),
+        n => (format!("{n} tensors of its shards"), "they are"),
+    };
+    Some(format!("{} omits {n}, `{first}`; {them} read all the same, as transformers does", index.display()))
 }
 
 /// A shard lies beside its index; a path that leads elsewhere is refused.

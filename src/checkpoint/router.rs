@@ -76,6 +76,12 @@ impl RouterWriter {
     }
 }
 
+/// Whether a task's name can be that of its adapter's folder, on any system.
+pub fn names_adapter(task: &str) -> bool {
+    let unfit = |ch: char| ch.is_control() || "/\\:*?\"<>|".contains(ch);
+    !task.is_empty() && !task.starts_with('.') && !task.contains(unfit)
+}
+
 fn key(weight: &str) -> String {
     format!("{weight}.prototypes")
 }
@@ -143,6 +149,7 @@ impl RouterFile {
 
     fn check(&self) -> Result<(), Error> {
         let bad = |reason: String| Err(malformed(&self.file, reason));
+        self.check_tasks().or_else(bad)?;
         let tasks = self.meta.tasks.len();
         for (key, meta) in self.file.tensors() {
             let fits = matches!(meta.shape[..], [t, d] if t == tasks && d > 0);
@@ -152,11 +159,38 @@ impl RouterFile {
                 ));
             }
         }
-        match self.meta.aliases.iter().find(|(_, to)| !self.file.tensors().contains_key(&self::key(to))) {
+        if let Some((weight, to)) =
+            self.meta.aliases.iter().find(|(_, to)| !self.file.tensors().contains_key(&self::key(to)))
+        {
+            return bad(format!("`aliases` sends `{weight}` to `{to}`, which has no prototypes"));
+        }
+        self.meta.stacks.iter().try_for_each(|stack| self.check_stack(stack)).or_else(bad)
+    }
+
+    /// Every task has a folder of its own beside the model.
+    fn check_tasks(&self) -> Result<(), String> {
+        let RouterMeta { tasks, rank, .. } = &self.meta;
+        if tasks.is_empty() || *rank == 0 {
+            return Err("its metadata should have at least one task, and a `rank` from 1".to_owned());
+        }
+        if let Some(task) = tasks.iter().find(|task| !names_adapter(task)) {
+            return Err(format!("the task `{}` cannot name the folder of an adapter", task.escape_debug()));
+        }
+        match tasks.iter().enumerate().find(|(i, task)| tasks[..*i].contains(task)) {
+            Some((_, task)) => Err(format!("it has the task `{task}` more than once")),
             None => Ok(()),
-            Some((weight, to)) => {
-                bad(format!("`aliases` sends `{weight}` to `{to}`, which has no prototypes"))
+        }
+    }
+
+    /// Weights that share an `A` share their inputs, and so their prototypes.
+    fn check_stack(&self, stack: &[String]) -> Result<(), String> {
+        let prototypes = |weight: &String| self.prototypes_of(weight).map(str::to_owned);
+        let first = stack.first().and_then(prototypes);
+        match stack.iter().find(|weight| first.is_none() || prototypes(weight) != first) {
+            Some(weight) => {
+                Err(format!("`stacks` puts `{weight}` together with weights that other prototypes route"))
             }
+            None => Ok(()),
         }
     }
 }
@@ -193,16 +227,30 @@ fn malformed(file: &TensorFile, reason: String) -> Error {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_is_written_is_read_back() {
-        let folder = tempfile::tempdir().unwrap();
-        let meta = RouterMeta {
+    fn meta() -> RouterMeta {
+        RouterMeta {
             tasks: vec!["cars".into(), "birds".into()],
             rank: 8,
             residual_base: "esm".into(),
             aliases: IndexMap::from([("k.weight".into(), "q.weight".into())]),
             stacks: vec![vec!["q.weight".into(), "k.weight".into()]],
-        };
+        }
+    }
+
+    fn written(meta: &RouterMeta) -> Result<RouterFile, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = ["q.weight", "f.weight"].map(|weight| (weight.to_owned(), 3));
+        let mut writer = RouterWriter::create(folder.path(), &weights, meta).unwrap();
+        let rows: Vec<f32> = (1..=3 * meta.tasks.len()).map(|v| v as f32).collect();
+        weights.iter().for_each(|_| writer.write(&rows).unwrap());
+        writer.finish().unwrap();
+        RouterFile::open(folder.path())
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let meta = meta();
         let mut writer = RouterWriter::create(folder.path(), &[("q.weight".into(), 3)], &meta).unwrap();
         writer.write(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]).unwrap();
         writer.finish().unwrap();
@@ -212,5 +260,26 @@ mod tests {
         assert_eq!(router.prototypes_of("v.weight"), None);
         assert_eq!(router.read("q.weight").unwrap()[3..], [4.0, 5.0, 6.0]);
         assert_eq!(router.weights().collect::<Vec<_>>(), ["q.weight"]);
+    }
+
+    #[test]
+    fn tasks_are_folders_of_their_own_and_stacks_share_their_prototypes() {
+        assert!(written(&meta()).is_ok());
+        let tasks =
+            |names: &[&str]| RouterMeta { tasks: names.iter().map(|&n| n.into()).collect(), ..meta() };
+        let stack = |names: [&str; 2]| RouterMeta { stacks: vec![names.map(Into::into).to_vec()], ..meta() };
+        for (meta, word) in [
+            (tasks(&[]), "at least one task"),
+            (RouterMeta { rank: 0, ..meta() }, "`rank`"),
+            (tasks(&["cars", "../../elsewhere"]), "`../../elsewhere`"),
+            (tasks(&["cars", "/etc"]), "`/etc`"),
+            (tasks(&["cars", ""]), "``"),
+            (tasks(&["cars", "cars"]), "more than once"),
+            (stack(["q.weight", "f.weight"]), "`f.weight`"),
+            (stack(["v.weight", "q.weight"]), "`v.weight`"),
+        ] {
+            let error = written(&meta).unwrap_err().to_string();
+            assert!(error.contains(word) && error.contains(ROUTER), "{word}: {error}");
+        }
     }
 }

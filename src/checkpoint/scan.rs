@@ -42,8 +42,9 @@ pub fn widen(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
 }
 
 /// `sum ulp(w)^2` over 16-bit values: twelve times the expected squared error that rounding to this type left in them.
-/// Zero for float32, whose rounding is no concern here.
-pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8]) -> f64 {
+/// Zero for float32, whose rounding is no concern here. Where `unchanged` has values of the same type, those that are equal to
+/// them do not count.
+pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8], unchanged: Option<&[u8]>) -> f64 {
     // Exponent bits, and the power of two of one unit in the last place at exponent field 1 (and 0, the subnormals).
     let (shift, mask, unit) = match dtype {
         Dtype::F32 => return 0.0,
@@ -51,17 +52,27 @@ pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8]) -> f64 {
         Dtype::Bf16 => (7, 0xff, -133),
     };
     // How often each exponent occurs; whole numbers, so that the order of counting does not matter.
-    let histogram = |values: &[[u8; 2]]| {
-        let mut count = [0u64; 256];
-        for value in values {
-            count[usize::from((u16::from_le_bytes(*value) >> shift) & mask)] += 1;
-        }
-        count
-    };
+    let field = |value: &[u8; 2]| usize::from((u16::from_le_bytes(*value) >> shift) & mask);
     let add = |a: [u64; 256], b: [u64; 256]| std::array::from_fn(|field| a[field] + b[field]);
-    let count: [u64; 256] = bytes.as_chunks().0.par_chunks(BLOCK).map(histogram).reduce(|| [0; 256], add);
+    let values = bytes.as_chunks().0.par_chunks(BLOCK);
+    let count: [u64; 256] = match unchanged {
+        None => values.map(|values| histogram(values.iter().map(field))).reduce(|| [0; 256], add),
+        Some(other) => {
+            let changed = |(values, other): (&[[u8; 2]], &[[u8; 2]])| {
+                let pairs = values.iter().zip(other);
+                histogram(pairs.filter(|(value, other)| value != other).map(|(value, _)| field(value)))
+            };
+            values.zip(other.as_chunks().0.par_chunks(BLOCK)).map(changed).reduce(|| [0; 256], add)
+        }
+    };
     let squared_ulp = |field: usize| 4f64.powi(unit + field.max(1) as i32 - 1);
     count.iter().enumerate().map(|(field, &n)| n as f64 * squared_ulp(field)).sum()
+}
+
+fn histogram(fields: impl Iterator<Item = usize>) -> [u64; 256] {
+    let mut count = [0; 256];
+    fields.for_each(|field| count[field] += 1);
+    count
 }
 
 #[cfg(test)]
@@ -92,10 +103,19 @@ mod tests {
         for value in [0.0, 1e-7, 0.02, 1.0, 1.5, 1000.0] {
             let half = f16::from_f64(value);
             let gap = f16::from_bits(half.to_bits() + 1).to_f64() - half.to_f64();
-            assert_eq!(sum_of_squared_ulps(Dtype::F16, &half.to_le_bytes()), gap * gap, "{value}");
+            assert_eq!(sum_of_squared_ulps(Dtype::F16, &half.to_le_bytes(), None), gap * gap, "{value}");
             let brain = bf16::from_f64(value);
             let gap = bf16::from_bits(brain.to_bits() + 1).to_f64() - brain.to_f64();
-            assert_eq!(sum_of_squared_ulps(Dtype::Bf16, &brain.to_le_bytes()), gap * gap, "{value}");
+            assert_eq!(sum_of_squared_ulps(Dtype::Bf16, &brain.to_le_bytes(), None), gap * gap, "{value}");
         }
+    }
+
+    #[test]
+    fn values_that_did_not_change_have_no_rounding_of_their_own() {
+        let values = f16s(&[f16::from_f32(1.0), f16::from_f32(3.0)]);
+        let other = f16s(&[f16::from_f32(1.0), f16::from_f32(2.5)]);
+        let last = f16s(&[f16::from_f32(3.0)]);
+        let changed = sum_of_squared_ulps(Dtype::F16, &values, Some(&other));
+        assert_eq!(changed, sum_of_squared_ulps(Dtype::F16, &last, None));
     }
 }

@@ -120,7 +120,7 @@ const STEMS: [&str; 4] = ["model", "diffusion_pytorch_model", "open_clip_model",
 /// How the name of the output's weights begins: as the base's does where a loader looks for that. A variant,
 /// `model.fp16.safetensors`, is read only when it is asked for, so that its output goes without.
 pub fn stem(base: &Checkpoint) -> &'static str {
-    let file = base.names().next().and_then(|name| base.file_of(name).ok());
+    let file = base.names().next().and_then(|name| Some(base.place(name)?.0));
     let name = file.and_then(|file| file.path().file_name()?.to_str()).unwrap_or_default();
     let fits = |stem: &&&str| name.strip_prefix(**stem).is_some_and(|rest| rest.starts_with(['.', '-']));
     STEMS.iter().find(fits).unwrap_or(&STEMS[0])

@@ -9,38 +9,47 @@ use std::path::PathBuf;
 
 const EXAMPLES: &str = "\
 Examples:
-  esmerge merge recipe.yaml merged/                     merge as the recipe says
-  esmerge merge recipe.yaml --dry-run                   show what would be done to every tensor
+  esmerge merge recipe.yaml merged/            merge as the recipe says
+  esmerge merge recipe.yaml --dry-run          what would be done, and its cost
   esmerge merge recipe.yaml merged/ --keep-delta d.safetensors
   esmerge rescale d.safetensors --base models/base --alpha 0.6 other/
-                                                        another alpha, in seconds
+                                               another alpha, in seconds
   esmerge capture models/cars --data photos/ -o cars.safetensors
-                                                        the inputs of an expert's layers, for ESM
-  esmerge eval merged/ --task cars.safetensors          accuracy on a task
-  esmerge route merged/ --data photos/                  which expert of an ESM++ model each sample takes
-  esmerge devices                                       what there is to compute on
-  esmerge bench --kernel gemm                           how fast that is
+                                               inputs of layers, for ESM
+  esmerge eval merged/ --task cars.safetensors accuracy on a task
+  esmerge route merged/ --data photos/         which expert each sample takes
+  esmerge devices                              what there is to compute on
+  esmerge bench --kernel gemm                  how fast that is
 
-Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other error; 101 a defect, to be reported; 128
-and its number when a signal stopped the run.";
+Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other
+error; 101 a defect, to be reported; 128 and its number for a signal.";
 
 const BENCH: &str = "\
-Two peaks are measured first, of multiply-adds and of a copy; the kernels are given as fractions of them.
+Two peaks are measured first, of multiply-adds and of a copy; the kernels are
+given as fractions of them.
 
-Kernels:
-  gemm, gemm-nt, gemm-tn           products, of either factor as it lies or transposed (t)   MxNxK, K is summed over
-  syrk, syrk-t                     X X^T of a matrix as it lies, or stored transposed        NxK
-  unpack, pack                     float16, bfloat16 to and from float32                     ROWSxCOLUMNS
-  axpby, copy_block, scale_rows, scale_columns, reduce_rows, reduce_columns, random_normal, layer_norm
-                                   element by element, and norms                             ROWSxCOLUMNS
-  inverse_cholesky, symmetric_eigen                                                          NxN
-  attention                        with heads of 64                                          SAMPLES:TOKENSxWIDTH
-  orthonormalize_rows              CholeskyQR of rows                                        ROWSxCOLUMNS
-  leading_eigenpairs               the K leading eigenvectors of X^T X, X of N x D           KxDxN
-  polar                            the polar factor                                          ROWSxCOLUMNS
+Kernels, and the sizes they take:
+  gemm, gemm-nt, gemm-tn   MxNxK                 products, of factors as they
+                                                 lie or transposed (t); K is
+                                                 summed over
+  syrk, syrk-t             NxK                   X X^T of a matrix as it lies or
+                                                 stored transposed
+  unpack, pack             ROWSxCOLUMNS          float16, bfloat16 to and from
+                                                 float32
+  axpby, copy_block, scale_rows, scale_columns, reduce_rows, reduce_columns,
+  random_normal, layer_norm
+                           ROWSxCOLUMNS          element by element, and norms
+  inverse_cholesky, symmetric_eigen
+                           NxN
+  attention                SAMPLES:TOKENSxWIDTH  with heads of 64
+  orthonormalize_rows      ROWSxCOLUMNS          CholeskyQR of rows
+  leading_eigenpairs       KxDxN                 the K leading eigenvectors of
+                                                 X^T X, X of N x D
+  polar                    ROWSxCOLUMNS          the polar factor
 
-BATCH: before a size is for several matrices at once, such as 8:96x96. The last four are many kernels with a few
-read-backs, and timed by the host's clock; all others by the device's, where it has one.
+BATCH: before a size is for several matrices at once, such as 8:96x96. The last
+four are many kernels with a few read-backs, and timed by the host's clock; all
+others by the device's, where it has one.
 
 Examples:
   esmerge bench --device gpu:llvmpipe
@@ -48,32 +57,40 @@ Examples:
   esmerge bench --kernel unpack --dtype bfloat16
   esmerge bench --json now.json --compare before.json
 
-Exit code: 0 success; 1 a kernel has become slower by more than --tolerance, or any other error; 2 an error in the
-command line.";
+Exit code: 0 success; 1 a kernel has become slower by more than --tolerance, or
+any other error; 2 an error in the command line.";
 
 const RECIPE: &str = "\
 A recipe is a YAML file; its paths are relative to it:
 
-  merge_method: esm             # or esm++, linear, task_arithmetic, tsv_m
+  merge_method: esm        # or esm++, linear, task_arithmetic, tsv_m
   base_model: models/base
   models:
-    - model: models/cars        # a folder or .safetensors file, or {delta: FILE} for a task vector
+    - model: models/cars   # a folder or .safetensors file, or {delta: FILE}
       calibration: calib/cars.safetensors
     - model: models/mnist
       calibration: calib/mnist.safetensors
   parameters:
-    alpha: 0.8                  # strength of the merge
-  out_dtype: bfloat16           # the base's if left out
+    alpha: 0.8             # strength of the merge
+  out_dtype: bfloat16      # the base's if left out
 
 Examples:
   esmerge merge recipe.yaml merged/
   esmerge merge recipe.yaml merged/ --device gpu --alpha 0.6
   esmerge merge recipe.yaml merged/ --out-shard-size 2GB --json > report.json
-  esmerge merge recipe.yaml --dry-run";
+  esmerge merge recipe.yaml --dry-run
+
+The table at the end:
+  energy kept  how much of what each expert changes in the outputs of the layers
+               (for tsv_m in their weights) the directions kept of it hold
+  task scale   experts are multiplied by it: the norm of an expert's delta over
+               the experts' mean, squared
+  beta         layers are multiplied by it: the norm of a merged delta over the
+               mean of its kind of layer, squared";
 
 /// Merge fine-tuned models into one by Essential Subspace Merging, on any GPU or on the CPU.
 #[derive(Debug, Parser)]
-#[command(name = "esmerge", version, after_help = EXAMPLES, max_term_width = 110)]
+#[command(name = "esmerge", version = env!("ESMERGE_VERSION"), after_help = EXAMPLES, max_term_width = 110)]
 pub(super) struct Cli {
     #[command(subcommand)]
     pub command: Command,
@@ -95,6 +112,25 @@ pub(super) enum Command {
     Devices(Devices),
     /// Measure the kernels against what the device can do
     Bench(Bench),
+    /// Print a script that completes commands and flags in a shell
+    Completions(Completions),
+    /// Print the manual page, for `man -l -`
+    #[command(hide = true)]
+    Man,
+}
+
+const COMPLETIONS: &str = "\
+Examples:
+  esmerge completions bash > ~/.local/share/bash-completion/completions/esmerge
+  esmerge completions zsh > ~/.zfunc/_esmerge
+  esmerge completions fish > ~/.config/fish/completions/esmerge.fish
+  esmerge man | man -l -                       the manual page";
+
+#[derive(Debug, Args)]
+#[command(after_help = COMPLETIONS)]
+pub(super) struct Completions {
+    /// The shell
+    pub shell: clap_complete::Shell,
 }
 
 #[derive(Debug, Args)]
@@ -117,6 +153,9 @@ pub(super) struct Merge {
     /// Seed of random numbers, instead of the recipe's
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Merge experts whose config.json differs from the base's in this key, though their weights mean something else by it
+    #[arg(long, value_name = "KEY")]
+    pub allow_mismatch: Vec<String>,
     /// Check everything and show what would be done to every tensor, without reading weights
     #[arg(long)]
     pub dry_run: bool,
@@ -143,13 +182,17 @@ pub(super) struct Rescale {
 
 const CAPTURE: &str = "\
 Samples may be
-  a folder of images            resized and normalised by the model's preprocessor_config.json
-  a text file, or JSON lines    one sample a line (JSON: under `text`), by the model's tokenizer.json
-  a safetensors file            `input_ids` and `attention_mask`, or `pixel_values`, or a task file's `proxy.*`
+  a folder of images          resized and normalised as preprocessor_config.json
+                              says
+  a text file, or JSON lines  one sample a line (JSON: under `text`), by the
+                              model's tokenizer.json
+  a safetensors file          `input_ids` and `attention_mask`, or
+                              `pixel_values`, or a task file's `proxy.*`
 
 Examples:
   esmerge capture models/cars --data photos/cars -o calib/cars.safetensors
-  esmerge capture models/base+delta:sst2.delta.safetensors --data reviews.txt -o sst2.safetensors
+  esmerge capture models/base+delta:sst2.delta.safetensors \\
+    --data reviews.txt -o sst2.safetensors
   esmerge capture models/cars --synthetic -o calib/cars.safetensors";
 
 #[derive(Debug, Args)]
@@ -163,9 +206,12 @@ pub(super) struct Capture {
     /// Noise images, or random tokens, in place of samples
     #[arg(long)]
     pub synthetic: bool,
-    /// The calibration file to write
+    /// The calibration file to write, its folders made; an earlier one is replaced
     #[arg(short, long, value_name = "FILE")]
     pub out: PathBuf,
+    /// Replace the file even if it is no calibration file
+    #[arg(long)]
+    pub force: bool,
     /// How many samples
     #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u32).range(1..))]
     pub samples: u32,
@@ -186,16 +232,31 @@ pub(super) struct Capture {
 }
 
 const EVAL: &str = "\
-A task file is a safetensors file: inputs and labels by splits (`test.input_ids`, `test.attention_mask`, or `test.pixels`,
-or `test.pixel_values`; `test.labels`), and `class_embeddings` or `head.weight` and `head.bias`.
+A task file is a safetensors file: inputs and labels by splits
+(`test.input_ids`, `test.attention_mask`, or `test.pixels`, or
+`test.pixel_values`; `test.labels`), and `class_embeddings` or `head.weight` and
+`head.bias`.
+
+The table, in percent:
+  accuracy    share of right answers, and its 95% interval
+  difference  with --compare: the gain over the earlier report, and half of its
+              95% interval
+  expert      with --experts: the accuracy of the task's own expert
+  normalised  accuracy over the expert's
+  CKA         how alike the features are to the expert's, or to those of
+              --against: 1 is the same but for a rotation
 
 Examples:
   esmerge eval merged/ --task tasks/*.safetensors
-  esmerge eval merged/ --task tasks/*.safetensors --experts recipe.yaml      beside each task's own expert
-  esmerge eval merged/ --task tasks/*.safetensors --routing prototype        with the experts of ESM++
+  esmerge eval merged/ --task tasks/*.safetensors --experts recipe.yaml
+                              beside each task's own expert
+  esmerge eval merged/ --task tasks/*.safetensors --routing prototype
+                              with the experts of ESM++
   esmerge eval base --task *.safetensors --json > base.json
-  esmerge eval merged/ --task *.safetensors --compare base.json              which is better, and how surely
-  esmerge eval base+delta:merged.delta.safetensors --alpha 0.8 --task sst2.safetensors --split test[20%:]";
+  esmerge eval merged/ --task *.safetensors --compare base.json
+                              which is better, and how surely
+  esmerge eval base+delta:merged.delta.safetensors --alpha 0.8 \\
+    --task sst2.safetensors --split 'test[20%:]'";
 
 #[derive(Debug, Args)]
 #[command(after_help = EVAL)]
@@ -242,14 +303,17 @@ pub(super) enum Routing {
 
 const ROUTE: &str = "\
 Samples may be
-  a folder of images            resized and normalised by the model's preprocessor_config.json
-  a text file, or JSON lines    one sample a line (JSON: under `text`), by the model's tokenizer.json
-  a safetensors file            `input_ids` and `attention_mask`, or `pixel_values`; a split of a task file by --split
+  a folder of images          resized and normalised as preprocessor_config.json
+                              says
+  a text file, or JSON lines  one sample a line (JSON: under `text`), by the
+                              model's tokenizer.json
+  a safetensors file          `input_ids` and `attention_mask`, or
+                              `pixel_values`; a split of a task file by --split
 
 Examples:
   esmerge route merged/ --data photos/
   esmerge route merged/ --data requests.jsonl --json
-  esmerge route merged/ --data tasks/cars.safetensors --split test[:100]";
+  esmerge route merged/ --data tasks/cars.safetensors --split 'test[:100]'";
 
 #[derive(Debug, Args)]
 #[command(after_help = ROUTE)]
@@ -413,5 +477,14 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed() {
         <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_and_lists_fit_eighty_columns_as_they_are_written() {
+        for text in [EXAMPLES, BENCH, RECIPE, CAPTURE, EVAL, ROUTE, COMPLETIONS] {
+            for line in text.lines() {
+                assert!(line.chars().count() <= 80, "{line}");
+            }
+        }
     }
 }

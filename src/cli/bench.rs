@@ -2,9 +2,10 @@ use super::args;
 use super::device::Device;
 use super::failure::Failure;
 use super::output;
+use super::terminal;
 use crate::backend::gpu::Config;
-use crate::bench::{self, Comparison, Measurement, Report, Selection};
-use crate::report::{align_right, new_table};
+use crate::bench::{self, Comparison, Event, Measurement, Report, Selection};
+use crate::report::{Column, Grid, wrapped};
 use std::io::IsTerminal;
 
 /// `esmerge bench`
@@ -21,22 +22,39 @@ pub(super) fn run(args: &args::Bench) -> Result<(), Failure> {
     };
     let selection =
         Selection { kernels: args.kernel.clone(), sizes: args.shape.clone(), dtypes: args.dtype.clone() };
-    let mut next = |what: &str| {
-        if std::io::stderr().is_terminal() {
-            output::say(&format!("measuring {what}"));
+    let mut tell = |event: Event<'_>| match event {
+        Event::Planned { cases, seconds } => {
+            output::say(&format!(
+                "{cases} {} at most, about {}; --seconds, --kernel and --shape make it less",
+                if cases == 1 { "case" } else { "cases" },
+                time(seconds)
+            ));
         }
+        Event::Next(what) if std::io::stderr().is_terminal() => output::say(&format!("measuring {what}")),
+        Event::Next(_) => {}
     };
-    let report = pollster::block_on(bench::run(device, &selection, args.seconds, &mut next))?;
-    output::print(&table(&report));
+    let report = pollster::block_on(bench::run(device, &selection, args.seconds, &mut tell))?;
+    output::print(&table(&report, terminal::width()));
     if let Some(file) = &args.json {
         report.write(file)?;
     }
     before.map_or(Ok(()), |before| judge(&before, &report, args.tolerance))
 }
 
-fn table(report: &Report) -> String {
-    let mut table = new_table([
-        "kernel", "size", "type", "fastest", "median", "slowest", "GFLOP/s", "of peak", "GB/s", "of peak",
+fn table(report: &Report, width: usize) -> String {
+    let mut grid = Grid::new([
+        Column::text("kernel"),
+        Column::text("size"),
+        Column::text("type"),
+        Column::number("fastest"),
+        Column::number("median"),
+        Column::number("slowest"),
+        Column::number("GFLOP/s"),
+        Column::number("of peak").meaning(
+            "of the multiply-adds or of the copy measured first; more where operands stay in caches",
+        ),
+        Column::number("GB/s"),
+        Column::number("of peak"),
     ]);
     let peak = report.peak;
     for result in &report.results {
@@ -49,7 +67,7 @@ fn table(report: &Report) -> String {
             0.0 => [String::new(), String::new()],
             _ => [number(result.gbytes()), percent(result.gbytes() / peak.gbytes)],
         };
-        table.add_row(vec![
+        grid.row(vec![
             result.kernel.clone(),
             result.size.clone(),
             result.dtype.clone(),
@@ -62,23 +80,23 @@ fn table(report: &Report) -> String {
             of_bandwidth,
         ]);
     }
-    align_right(&mut table, &[3, 4, 5, 6, 7, 8, 9]);
     let Report { device, clock, .. } = report;
     let peak = format!("{} GFLOP/s, {} GB/s", number(peak.gflops), number(peak.gbytes));
-    format!("{device}\npeaks, measured: {peak}; time by the {clock}'s clock; rates by the median\n{table}")
+    let peaks = format!("peaks, measured: {peak}; time by the {clock}'s clock; rates by the median");
+    format!("{}\n{}\n\n{}", wrapped(device, width), wrapped(&peaks, width), grid.render(width))
 }
 
 /// Names every case that became slower, and fails if there is one.
 fn judge(before: &Report, now: &Report, tolerance: f64) -> Result<(), Failure> {
     let comparisons = bench::compare(before, now)?;
-    let mut table = new_table(["kernel", "size", "type", "before", "now", "time"]);
+    let texts = ["kernel", "size", "type"].map(Column::text);
+    let mut grid = Grid::new(texts.into_iter().chain(["before", "now", "time"].map(Column::number)));
     for Comparison { now: Measurement { kernel, size, dtype, seconds, .. }, before, ratio } in &comparisons {
         let (before, now) = (duration(*before), duration(seconds.min));
         let change = format!("{:+.1}%", 100.0 * (ratio - 1.0));
-        table.add_row(vec![kernel.clone(), size.clone(), dtype.clone(), before, now, change]);
+        grid.row(vec![kernel.clone(), size.clone(), dtype.clone(), before, now, change]);
     }
-    align_right(&mut table, &[3, 4, 5]);
-    output::print(&table.to_string());
+    output::print(&grid.render(terminal::width()));
     let slower: Vec<String> = comparisons
         .iter()
         .filter(|c| c.ratio > 1.0 + tolerance / 100.0)
@@ -88,6 +106,11 @@ fn judge(before: &Report, now: &Report, tolerance: f64) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::other(&format!("slower by more than {tolerance}%: {}", slower.join(", "))))
+}
+
+/// `40 s`, `3 min`
+fn time(seconds: f64) -> String {
+    if seconds < 100.0 { format!("{seconds:.0} s") } else { format!("{:.0} min", seconds / 60.0) }
 }
 
 fn percent(share: f64) -> String {

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 /// `esmerge capture`
 pub(super) fn run(args: &args::Capture) -> Result<(), Failure> {
+    calibration::Writer::check(&args.out, args.force)?;
     let model = ModelSource::open(&args.model)?;
     let (device, note) = args.run.device.open()?;
     note.iter().for_each(|note| output::warning(note));
@@ -21,12 +22,14 @@ async fn capture<B: Layers>(backend: &B, source: &ModelSource, args: &args::Capt
     let started = Instant::now();
     let model = source.model(backend)?;
     let samples = samples(args, source, model.inputs())?;
+    let count = samples.len();
     let mut writer = Writer::create(&args.out, args.f16)?;
     if let Some(left) = writer.left().filter(|_| !args.run.quiet) {
         output::warning(&left.to_string());
     }
     let failed = Error::model(source.path());
     let mut capture = Capture::new(backend, model, &samples, args.max_size).map_err(&failed)?;
+    drop(samples); // embedded, they are on the device
     let (mut tokens, mut grams) = (0, 0);
     while capture.next_index() < capture.blocks() {
         if !args.run.quiet {
@@ -40,7 +43,7 @@ async fn capture<B: Layers>(backend: &B, source: &ModelSource, args: &args::Capt
     }
     let layers = writer.weights().count();
     let fingerprint = own_fingerprint(source, &writer)?;
-    writer.finish(samples.len(), fingerprint.as_deref())?;
+    writer.finish(count, fingerprint.as_deref())?;
     if !args.run.quiet {
         let form = match grams {
             0 => String::new(),
@@ -49,7 +52,7 @@ async fn capture<B: Layers>(backend: &B, source: &ModelSource, args: &args::Capt
         output::print(&format!(
             "{}: inputs of {layers} weights{form} over {tokens} tokens of {} samples, in {:.1} s on {}",
             args.out.display(),
-            samples.len(),
+            count,
             started.elapsed().as_secs_f64(),
             backend.name()
         ));
@@ -64,7 +67,7 @@ fn samples(
 ) -> Result<Samples, Error> {
     let count = args.samples as usize;
     match &args.data {
-        None => Ok(synthetic(inputs, count, args.seed)),
+        None => synthetic(inputs, count, args.seed).map_err(Error::model(source.path())),
         Some(data) => {
             let max_length = args.max_length.map(|n| n as usize);
             Proxies { samples: count, seed: args.seed, max_length }.read(data, source, inputs)

@@ -1,8 +1,9 @@
 use super::args;
 use super::failure::Failure;
-use super::output;
+use super::{output, terminal};
 use crate::backend::gpu::{AdapterSummary, Gpu};
 use crate::backend::{Backend, cpu::Cpu};
+use crate::report::wrapped;
 use serde_json::{Value, json};
 
 /// `esmerge devices`
@@ -16,8 +17,10 @@ pub(super) fn run(args: &args::Devices) -> Result<(), Failure> {
     }
     output::print(&format!("cpu  {}", Cpu.name()));
     for adapter in &adapters {
-        let note = if adapter.is_software() { "  used only by name: --device gpu:NAME" } else { "" };
-        output::print(&format!("gpu  {adapter}{note}"));
+        output::print(&wrapped(&format!("gpu  {adapter}"), terminal::width()).replacen("gpu ", "gpu  ", 1));
+        if adapter.is_software() {
+            output::print("     software: used only by name, --device gpu:NAME");
+        }
     }
     Ok(())
 }

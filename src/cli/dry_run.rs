@@ -1,19 +1,19 @@
 use super::args;
 use super::failure::Failure;
-use super::output;
+use super::{output, terminal};
 use crate::plan::{AlphaSearch, Experts, Family, Layer, Plan, Role, SearchSamples};
-use crate::recipe::Proxies;
-use crate::report::{align_right, new_table, short_names};
+use crate::recipe::{Proxies, Recipe};
+use crate::report::{Column, Grid, Planned, short_names, wrapped};
 use indexmap::IndexMap;
 
 /// `esmerge merge --dry-run`
-pub(super) fn show(plan: &Plan, family: &Family, args: &args::Merge) -> Result<(), Failure> {
+pub(super) fn show(recipe: &Recipe, plan: &Plan, family: &Family, args: &args::Merge) -> Result<(), Failure> {
     if args.run.json {
-        output::print(&serde_json::to_string_pretty(plan)?);
+        output::print(&serde_json::to_string_pretty(&Planned::new(recipe, plan))?);
     } else if args.run.verbose {
         all_layers(plan).for_each(|layer| output::print(&line(plan, layer)));
     } else if !args.run.quiet {
-        output::print(&table(plan, family));
+        output::print(&table(plan, family, terminal::width()));
     }
     Ok(())
 }
@@ -51,7 +51,7 @@ struct Row {
     alpha: bool,
 }
 
-fn table(plan: &Plan, family: &Family) -> String {
+fn table(plan: &Plan, family: &Family, width: usize) -> String {
     let mut rows: IndexMap<(String, &str), Row> = IndexMap::new();
     for layer in all_layers(plan) {
         let name = match is_decomposed(layer) {
@@ -68,45 +68,53 @@ fn table(plan: &Plan, family: &Family) -> String {
         row.bytes = row.bytes.max(layer.cost.bytes);
         row.alpha = layer.scaled;
     }
-    let mut table =
-        new_table(["layers", "treatment", "tensors", "shape", "values", "alpha", "GFLOP", "memory"]);
+    let mut grid = Grid::new([
+        Column::text("layers"),
+        Column::text("treatment"),
+        Column::number("tensors"),
+        Column::number("values"),
+        Column::number("alpha").meaning("the merged deltas will be multiplied by it, where it is given"),
+        Column::text("shape"),
+        Column::number("GFLOP").meaning("an estimate of the arithmetic"),
+        Column::number("memory")
+            .meaning("an estimate, of one layer at its peak; small layers are merged several at a time"),
+    ]);
     let alpha = plan.search.as_ref().map_or(plan.alpha.to_string(), |_| "search".to_owned());
     let names = short_names(&rows.keys().map(|(name, _)| name.clone()).collect::<Vec<_>>());
     for (((_, role), row), name) in rows.into_iter().zip(names) {
-        table.add_row(vec![
+        grid.row(vec![
             name,
             role.to_owned(),
             row.tensors.to_string(),
-            row.shape,
             row.values.to_string(),
             if row.alpha { alpha.clone() } else { String::new() },
+            row.shape,
             format!("{:.2}", row.flops / 1e9),
             format!("{:.1} MiB", row.bytes as f64 / f64::from(1 << 20)),
         ]);
     }
-    align_right(&mut table, &[2, 4, 5, 6, 7]);
-    let costs = |experts: &Experts| {
-        format!(
-            "\nevery expert: {} parameters, {} flops a token; {} values of prototypes in all",
-            experts.parameters, experts.flops_per_token, experts.routing
-        )
-    };
-    let costs = plan.experts.as_ref().map(costs).unwrap_or_default();
-    let search = plan.search.as_ref().map(search).unwrap_or_default();
+    let mut lines = vec![format!("{} experts", family.experts.len())];
+    lines.extend(plan.experts.as_ref().map(costs));
+    lines.extend(plan.search.iter().flat_map(search));
+    lines.extend(plan.account.to_string().lines().map(str::to_owned));
+    let lines: Vec<String> = lines.iter().map(|line| wrapped(line, width)).collect();
+    format!("{}\n\n{}", grid.render(width), lines.join("\n"))
+}
+
+fn costs(experts: &Experts) -> String {
     format!(
-        "{table}\n{} experts; GFLOP and memory are estimates, memory that of one layer (small ones are merged several at a \
-         time){costs}{search}",
-        family.experts.len()
+        "every expert: {} parameters, {} flops a token; {} values of prototypes in all",
+        experts.parameters, experts.flops_per_token, experts.routing
     )
 }
 
 /// How alpha will be found.
-fn search(search: &AlphaSearch) -> String {
+fn search(search: &AlphaSearch) -> Vec<String> {
     let on = search.on.iter().map(|on| match on {
-        SearchSamples::Labelled { task, split } => format!("\n  {split} of {}", task.display()),
+        SearchSamples::Labelled { task, split } => format!("  {split} of {}", task.display()),
         SearchSamples::Proxies(Proxies { data, samples, .. }) => {
-            format!("\n  {samples} samples of {}", data.display())
+            format!("  {samples} samples of {}", data.display())
         }
     });
-    format!("\nalpha is searched by {} on{}", search.by.name(), on.collect::<String>())
+    std::iter::once(format!("alpha is searched by {} on", search.by.name())).chain(on).collect()
 }

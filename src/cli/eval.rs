@@ -2,6 +2,7 @@ use super::args::{self, Routing};
 use super::device::on_device;
 use super::failure::Failure;
 use super::output;
+use super::terminal;
 use crate::backend::layers::Layers;
 use crate::checkpoint::RouterFile;
 use crate::data::{ModelSource, Task};
@@ -42,8 +43,9 @@ pub(super) fn run(args: &args::Eval) -> Result<(), Failure> {
     if args.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else {
-        output::print(&table(&report));
-        report.routing.iter().for_each(|routing| output::print(&format!("\n{}", tables(routing))));
+        let width = terminal::width();
+        output::print(&table(&report, width));
+        report.routing.iter().for_each(|routing| output::print(&format!("\n{}", tables(routing, width))));
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use super::dry_run;
 use super::failure::Failure;
 use super::output;
 use super::progress::Display;
+use super::terminal;
 use crate::checkpoint::OutputDir;
 use crate::pipeline::{self, Options, Progress};
 use crate::plan::{Family, Plan, plan};
@@ -12,7 +13,12 @@ use crate::report;
 
 /// `esmerge merge`
 pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
-    let overrides = Overrides { alpha: args.alpha, accuracy: args.accuracy, seed: args.seed };
+    let overrides = Overrides {
+        alpha: args.alpha,
+        accuracy: args.accuracy,
+        seed: args.seed,
+        allow_mismatch: args.allow_mismatch.clone(),
+    };
     let recipe = Recipe::open(&args.recipe, &overrides)?;
     let output = output(args)?; // a wrong path is told before any work
     let family = Family::open(&recipe)?;
@@ -25,7 +31,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         for note in pipeline::check_files_beside(&family)? {
             display.warn(&note);
         }
-        return dry_run::show(&plan, &family, args);
+        return dry_run::show(&recipe, &plan, &family, args);
     };
     let out = output.wanted().to_path_buf();
     if args.run.verbose {
@@ -56,7 +62,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else if !args.run.quiet {
-        output::print(&report::table(&report));
+        output::print(&report::table(&report, terminal::width()));
         output::print(&format!(
             "{} written in {:.1} s on {}",
             out.display(),
@@ -87,7 +93,8 @@ fn changes(args: &args::Merge) -> Vec<String> {
     let alpha = args.alpha.map(|v| format!("--alpha {v}"));
     let accuracy = args.accuracy.map(|v| format!("--accuracy {v}"));
     let seed = args.seed.map(|v| format!("--seed {v}"));
-    [alpha, accuracy, seed].into_iter().flatten().collect()
+    let allowed = args.allow_mismatch.iter().map(|key| format!("--allow-mismatch {key}"));
+    [alpha, accuracy, seed].into_iter().flatten().chain(allowed).collect()
 }
 
 /// Names every tensor that is not merged by the method's main rule.

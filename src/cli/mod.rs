@@ -9,12 +9,14 @@ mod devices;
 mod dry_run;
 mod eval;
 mod failure;
+mod generate;
 mod merge;
 mod output;
 mod progress;
 mod rescale;
 mod route;
 mod signals;
+mod terminal;
 mod usage;
 
 use args::{Cli, Command};
@@ -51,5 +53,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Completions(args) => generate::completions(&args),
+        Command::Man => generate::man(),
     }
 }

@@ -11,8 +11,8 @@ const LINE_EVERY: Duration = Duration::from_secs(2);
 pub(super) enum Display {
     /// Not at all.
     Quiet,
-    /// A bar on a terminal.
-    Bar(ProgressBar),
+    /// A bar on a terminal; during a search for alpha one of its own.
+    Bar { bytes: ProgressBar, probes: Option<ProgressBar> },
     /// Lines, now and then, or for every layer.
     Lines { every: Duration, last: Instant, done: u64, total: u64, started: Instant },
 }
@@ -24,7 +24,7 @@ impl Display {
             return Display::Quiet;
         }
         if std::io::stderr().is_terminal() && !verbose {
-            return Display::Bar(ProgressBar::hidden());
+            return Display::Bar { bytes: ProgressBar::hidden(), probes: None };
         }
         let every = if verbose { Duration::ZERO } else { LINE_EVERY };
         let now = Instant::now();
@@ -33,30 +33,35 @@ impl Display {
 
     /// Takes the bar off the screen.
     pub fn clear(&self) {
-        if let Display::Bar(bar) = self {
-            bar.finish_and_clear();
+        if let Display::Bar { bytes, probes } = self {
+            probes.iter().for_each(ProgressBar::finish_and_clear);
+            bytes.finish_and_clear();
         }
     }
 }
 
 impl Progress for Display {
-    fn start(&mut self, bytes: u64) {
+    fn start(&mut self, total_bytes: u64) {
         match self {
             Display::Quiet => {}
-            Display::Bar(bar) => {
+            Display::Bar { bytes, .. } => {
                 let template = "{bar:40} {bytes:>10} of {total_bytes}, {eta} left\n{wide_msg}";
-                let style = ProgressStyle::with_template(template);
-                *bar = ProgressBar::new(bytes)
-                    .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+                *bytes = bar(total_bytes, template);
             }
-            Display::Lines { total, .. } => *total = bytes,
+            Display::Lines { total, .. } => *total = total_bytes,
         }
     }
 
     fn layer(&mut self, name: &str) {
         match self {
             Display::Quiet => {}
-            Display::Bar(bar) => bar.set_message(name.to_owned()),
+            Display::Bar { bytes, probes } => {
+                if let Some(probes) = probes.take() {
+                    probes.finish_and_clear();
+                    bytes.reset_eta(); // the search is not among what it counts
+                }
+                bytes.set_message(name.to_owned());
+            }
             Display::Lines { every, last, done, total, started } => {
                 if last.elapsed() >= *every {
                     *last = Instant::now();
@@ -69,18 +74,47 @@ impl Progress for Display {
     fn advance(&mut self, bytes: u64) {
         match self {
             Display::Quiet => {}
-            Display::Bar(bar) => bar.inc(bytes),
+            Display::Bar { bytes: bar, .. } => bar.inc(bytes),
             Display::Lines { done, .. } => *done += bytes,
+        }
+    }
+
+    fn probe(&mut self, alpha: f64, done: usize, expected: usize) {
+        match self {
+            Display::Quiet => {}
+            Display::Bar { bytes, probes } => {
+                let template = "{bar:40} {pos} of about {len} alphas tried, {eta} left\n{wide_msg}";
+                let probes = probes.get_or_insert_with(|| {
+                    bytes.set_message("");
+                    bar(expected as u64, template)
+                });
+                probes.set_length(expected as u64);
+                probes.set_position(done as u64);
+                probes.set_message(format!("searching alpha: {alpha}"));
+            }
+            Display::Lines { every, last, .. } => {
+                if last.elapsed() >= *every {
+                    *last = Instant::now();
+                    output::say(&format!(
+                        "searching alpha: {alpha}, after {done} of about {expected} that will be tried"
+                    ));
+                }
+            }
         }
     }
 
     fn warn(&mut self, message: &str) {
         match self {
             Display::Quiet => {}
-            Display::Bar(bar) => bar.suspend(|| output::warning(message)),
+            Display::Bar { bytes, .. } => bytes.suspend(|| output::warning(message)),
             Display::Lines { .. } => output::warning(message),
         }
     }
+}
+
+fn bar(length: u64, template: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(template);
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
 /// `[ 43%] 12.3 of 28.4 MB, 7 s left  encoder.layer.3.output.dense.weight`

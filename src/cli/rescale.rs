@@ -3,6 +3,7 @@ use super::device::on_device;
 use super::failure::Failure;
 use super::output;
 use super::progress::Display;
+use super::terminal;
 use crate::checkpoint::OutputDir;
 use crate::pipeline::{self, Progress, Rescale};
 use crate::report;
@@ -32,7 +33,7 @@ pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else if !args.run.quiet {
-        output::print(&report::table(&report));
+        output::print(&report::table(&report, terminal::width()));
         let seconds = report.seconds.unwrap_or_default();
         output::print(&format!("{} written in {seconds:.1} s on {}", args.out.display(), report.device));
     }

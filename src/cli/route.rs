@@ -2,10 +2,11 @@ use super::args;
 use super::device::on_device;
 use super::failure::Failure;
 use super::output;
+use super::terminal;
 use crate::backend::layers::Layers;
 use crate::data::{Error, ModelSource, Proxies, Split, Task};
 use crate::eval::Evaluator;
-use crate::report::{align_right, new_table};
+use crate::report::{Column, Grid, wrapped};
 use crate::routing::{Choice, Decisions, Experts, Router, Vote, short_layers};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -21,7 +22,7 @@ pub(super) fn run(args: &args::Route) -> Result<(), Failure> {
     if args.json {
         lines(&decisions).iter().for_each(|line| output::print(line));
     } else {
-        output::print(&table(&decisions));
+        output::print(&table(&decisions, terminal::width()));
     }
     Ok(())
 }
@@ -43,9 +44,9 @@ async fn decide<B: Layers>(
     let model = source.model(backend)?;
     let samples = args.samples.map_or(usize::MAX, |n| n as usize);
     let chosen = Proxies { samples, seed: 0, max_length: args.max_length.map(|n| n as usize) };
-    let samples = chosen.read(&args.data, source, model.inputs())?;
-    for start in (0..samples.len()).step_by(WAVE) {
-        let wave = samples.slice(start..samples.len().min(start + WAVE));
+    let chosen = chosen.choose(&args.data, source, model.inputs())?;
+    for start in (0..chosen.len()).step_by(WAVE) {
+        let wave = chosen.read(start..chosen.len().min(start + WAVE))?;
         model.run(&wave, None, &mut router).await.map_err(Error::model(source.path()))?;
     }
     Ok(router.finish()?)
@@ -81,21 +82,26 @@ fn lines(decisions: &Decisions) -> Vec<String> {
 }
 
 /// One row a sample, with what the numbers in it mean.
-fn table(decisions: &Decisions) -> String {
+fn table(decisions: &Decisions, width: usize) -> String {
     let layers = short_layers(decisions.layers());
     let routes: Vec<Vec<usize>> = decisions.layers().map(|layer| decisions.routes(layer)).collect();
-    let mut table = new_table(["sample", "expert", "votes", "expert in each layer"]);
+    let mut grid = Grid::new([
+        Column::text("sample"),
+        Column::text("expert").meaning("the one that most layers take"),
+        Column::text("votes"),
+        Column::text("expert in each layer").meaning("by the numbers and in the order below"),
+    ]);
     for (i, vote) in decisions.votes().into_iter().enumerate() {
         let taken: Vec<String> = routes.iter().map(|taken| taken[i].to_string()).collect();
-        table.add_row(vec![
+        grid.row(vec![
             i.to_string(),
             decisions.tasks()[vote.expert].clone(),
             format!("{} of {}", vote.layers[vote.expert], layers.len()),
             taken.join(" "),
         ]);
     }
-    align_right(&mut table, &[0, 2]);
     let experts: Vec<String> =
         decisions.tasks().iter().enumerate().map(|(t, task)| format!("{t} {task}")).collect();
-    format!("{table}\n\nexperts: {}\nlayers: {}", experts.join(", "), layers.join(", "))
+    let legend = [format!("experts: {}", experts.join(", ")), format!("layers: {}", layers.join(", "))];
+    format!("{}\n\n{}", grid.render(width), legend.map(|line| wrapped(&line, width)).join("\n"))
 }

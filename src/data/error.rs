@@ -1,4 +1,4 @@
-use crate::{checkpoint, model};
+use crate::{checkpoint, files, model};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -39,13 +39,13 @@ impl Error {
     }
 }
 
-/// Reads a text file.
-pub(super) fn read_text(path: &Path) -> Result<String, Error> {
-    let bytes = std::fs::read(path).map_err(|e| Error::bad(path, format!("cannot be read: {e}")))?;
+/// Reads a text file of at most `limit` bytes.
+pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, Error> {
+    let bytes = files::read(path, limit).map_err(|e| Error::bad(path, format!("cannot be read: {e}")))?;
     String::from_utf8(bytes).map_err(|_| Error::bad(path, "is not UTF-8 text"))
 }
 
-/// Reads a JSON file.
+/// Reads a JSON file of settings.
 pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, Error> {
     crate::checkpoint::settings::read(path).map_err(|e| match e.kind() {
         ErrorKind::InvalidData | ErrorKind::UnexpectedEof => {

@@ -1,8 +1,8 @@
 //! Proxies: the few unlabelled samples an expert is run on for calibration.
 
-use super::rng::Rng;
+use super::chosen::{Chosen, Origin};
 use super::{Error, ModelSource, Task, images, text};
-use crate::model::{Grid, Images, InputKind, Samples, Tokens};
+use crate::model::{InputKind, Samples};
 use std::path::Path;
 
 /// Which samples to take.
@@ -17,17 +17,25 @@ pub struct Proxies {
 }
 
 impl Proxies {
-    /// Samples from a folder of images, a text file, JSON lines, or a safetensors file, prepared for a model.
+    /// All samples of [`choose`](Proxies::choose) at once.
     pub fn read(&self, data: &Path, model: &ModelSource, inputs: InputKind) -> Result<Samples, Error> {
+        let chosen = self.choose(data, model, inputs)?;
+        chosen.read(0..chosen.len())
+    }
+
+    /// Samples from a folder of images, a text file, JSON lines, or a safetensors file, for a model.
+    pub fn choose(&self, data: &Path, model: &ModelSource, inputs: InputKind) -> Result<Chosen, Error> {
         let safetensors = data.extension().is_some_and(|e| e == "safetensors");
-        let samples = match inputs {
+        let origin = match inputs {
             _ if !data.exists() => {
                 return Err(Error::bad(data, "there is no such file or folder of samples"));
             }
             _ if safetensors => self.tensors_of(data, model, inputs)?,
-            InputKind::Images { .. } if data.is_dir() => {
-                let images = images::from_folder(data, self.samples, self.seed)?;
-                Samples::Images(model.preprocessor(inputs)?.apply(images))
+            InputKind::Images { grid, .. } if data.is_dir() => {
+                let preprocessor = model.preprocessor(grid)?;
+                let files = images::choose(data, self.samples, self.seed)?;
+                images::check_sizes(&files, &preprocessor)?;
+                Origin::Images(files, preprocessor)
             }
             InputKind::Images { .. } => {
                 let reason = "this model takes images; give a folder of them, or a safetensors file";
@@ -37,7 +45,7 @@ impl Proxies {
                 let reason = "this model reads text; give a text file, JSON lines, or a safetensors file";
                 return Err(Error::bad(data, reason));
             }
-            InputKind::Text { .. } => Samples::Text(text::from_file(
+            InputKind::Text { .. } => Origin::Texts(text::from_file(
                 data,
                 model.folder(),
                 self.samples,
@@ -45,14 +53,15 @@ impl Proxies {
                 self.max_length,
             )?),
         };
-        if samples.is_empty() {
+        let chosen = Chosen::new(data, inputs, origin);
+        if chosen.is_empty() {
             return Err(Error::bad(data, "it holds no samples"));
         }
-        Ok(samples)
+        Ok(chosen)
     }
 
     /// The `proxy` split of a task file, or tensors without a split.
-    fn tensors_of(&self, data: &Path, model: &ModelSource, inputs: InputKind) -> Result<Samples, Error> {
+    fn tensors_of(&self, data: &Path, model: &ModelSource, inputs: InputKind) -> Result<Origin, Error> {
         let task = Task::open(data)?;
         let Some(split) = ["proxy", ""].into_iter().find(|split| task.has(split)) else {
             return Err(Error::bad(
@@ -61,41 +70,8 @@ impl Proxies {
                  or the same without `proxy.`",
             ));
         };
-        let samples = task.samples(split, 0..self.samples, || model.preprocessor(inputs))?;
-        Ok(match (samples, self.max_length) {
-            (Samples::Text(texts), Some(length)) => {
-                Samples::Text(texts.into_iter().map(|t| cut(t, length)).collect())
-            }
-            (samples, _) => samples,
-        })
-    }
-}
-
-fn cut(mut text: Tokens, length: usize) -> Tokens {
-    text.ids.truncate(length);
-    text.types.truncate(length);
-    text
-}
-
-/// Tokens of a synthetic text.
-const SYNTHETIC_LENGTH: usize = 64;
-
-/// Samples for users who have none: noise images (standard normal after normalisation), or texts of random tokens.
-pub fn synthetic(inputs: InputKind, samples: usize, seed: u64) -> Samples {
-    let mut rng = Rng::new(seed);
-    match inputs {
-        InputKind::Images { grid: Grid { channels, image: size, .. }, .. } => {
-            let n = samples * channels * size * size;
-            let values = (0..n).map(|_| rng.normal()).collect();
-            Samples::Images(Images { count: samples, channels, height: size, width: size, values })
-        }
-        InputKind::Text { vocabulary, longest } => {
-            let length = longest.unwrap_or(SYNTHETIC_LENGTH).clamp(1, SYNTHETIC_LENGTH);
-            let text = |_| Tokens {
-                ids: (0..length).map(|_| rng.below(vocabulary) as u32).collect(),
-                types: Vec::new(),
-            };
-            Samples::Text((0..samples).map(text).collect())
-        }
+        let count = task.len(split)?.min(self.samples);
+        let preprocessor = task.preprocessor(split, model, inputs)?;
+        Ok(Origin::Tensors { task: Box::new(task), split, count, preprocessor, max_length: self.max_length })
     }
 }

@@ -5,7 +5,7 @@ use super::{Error, Preprocessor};
 use crate::backend::Dtype;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaFile};
-use crate::model::{Config, InputKind, Model, Stored, Weights, WeightsError};
+use crate::model::{Config, Grid, Model, Stored, Weights, WeightsError};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -43,7 +43,7 @@ impl ModelSource {
 
     /// Opens a folder or a file.
     pub fn checkpoint(path: &Path) -> Result<ModelSource, Error> {
-        let base = Checkpoint::open(path)?;
+        let base = Checkpoint::open(path)?.with_modern_norms();
         let config = config(&base)?;
         Ok(ModelSource { path: path.to_path_buf(), base, delta: None, config })
     }
@@ -107,13 +107,9 @@ impl ModelSource {
         &self.config
     }
 
-    /// What makes raw images ready for it; asked for where it takes images.
-    pub fn preprocessor(&self, inputs: InputKind) -> Result<Preprocessor, Error> {
-        let size = match inputs {
-            InputKind::Images { grid, .. } => grid.image,
-            InputKind::Text { .. } => 0,
-        };
-        Preprocessor::open(self.folder(), &self.config, size)
+    /// What makes raw images ready for it, if it takes images in this grid.
+    pub fn preprocessor(&self, grid: Grid) -> Result<Preprocessor, Error> {
+        Preprocessor::open(self.folder(), &self.config, grid)
     }
 
     /// The model, ready to run.

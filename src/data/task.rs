@@ -1,9 +1,9 @@
 //! Task files: samples with labels and a head, by splits.
 
-use super::{Error, Preprocessor, integers};
+use super::{Error, ModelSource, Preprocessor, integers};
 use crate::backend::Dtype;
 use crate::checkpoint::TensorFile;
-use crate::model::{Images, Pooling, Samples, Stored, Tokens};
+use crate::model::{Images, InputKind, Pooling, Samples, Stored, Tokens};
 use image::RgbImage;
 use std::ops::Range;
 use std::path::Path;
@@ -99,17 +99,32 @@ impl Task {
         }
     }
 
-    /// The samples `range` of a split. `preprocessor` is asked for raw images only.
+    /// What makes the samples of a split ready for a model; nothing unless they are raw images.
+    pub fn preprocessor(
+        &self,
+        split: &str,
+        model: &ModelSource,
+        inputs: InputKind,
+    ) -> Result<Option<Preprocessor>, Error> {
+        match inputs {
+            InputKind::Images { grid, .. } if self.file.tensors().contains_key(&key(split, "pixels")) => {
+                model.preprocessor(grid).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The samples `range` of a split. Raw images need a preprocessor.
     pub fn samples(
         &self,
         split: &str,
         range: Range<usize>,
-        preprocessor: impl FnOnce() -> Result<Preprocessor, Error>,
+        preprocessor: Option<&Preprocessor>,
     ) -> Result<Samples, Error> {
         let n = self.len(split)?;
         let range = range.start.min(n)..range.end.min(n);
         if self.file.tensors().contains_key(&key(split, "pixels")) {
-            return Ok(Samples::Images(preprocessor()?.apply(self.pixels(split, range)?)));
+            return self.pixels(split, range, preprocessor);
         }
         if self.file.tensors().contains_key(&key(split, "pixel_values")) {
             return self.pixel_values(split, range);
@@ -147,14 +162,15 @@ impl Task {
                     self.bad(format!("`class_embeddings` has shape {shape:?}; [classes, d] is expected"))
                 );
             };
-            let scale = self.file.metadata().get("logit_scale").and_then(|s| s.parse().ok()).unwrap_or(1.0);
-            return Ok(Head::Cosine { classes, d, scale });
+            self.check_head("class_embeddings", &shape)?;
+            return Ok(Head::Cosine { classes, d, scale: self.logit_scale()? });
         }
         if self.file.tensors().contains_key("head.weight") {
             let (weight, shape) = self.floats("head.weight")?;
             let &[classes, d] = &shape[..] else {
                 return Err(self.bad(format!("`head.weight` has shape {shape:?}; [classes, d] is expected")));
             };
+            self.check_head("head.weight", &shape)?;
             let bias = if self.file.tensors().contains_key("head.bias") {
                 self.floats("head.bias")?.0
             } else {
@@ -167,6 +183,22 @@ impl Task {
         }
         Err(self
             .bad("it has neither `class_embeddings` nor `head.weight`, so nothing can be predicted".into()))
+    }
+
+    fn check_head(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
+        if shape.contains(&0) {
+            return Err(self.bad(format!("`{name}` has shape {shape:?}: there is nothing to predict with")));
+        }
+        Ok(())
+    }
+
+    /// What multiplies the cosines; 1 if the file does not say.
+    fn logit_scale(&self) -> Result<f32, Error> {
+        let Some(text) = self.file.metadata().get("logit_scale") else { return Ok(1.0) };
+        let scale = text.trim().parse().ok().filter(|scale: &f32| scale.is_finite() && *scale > 0.0);
+        scale.ok_or_else(|| {
+            self.bad(format!("its metadata says `logit_scale: {text}`; a positive number is expected"))
+        })
     }
 
     /// The head must take features of the width that a model gives.
@@ -200,8 +232,16 @@ impl Task {
     }
 
     /// Raw images: `[n, h, w]` grey, `[n, h, w, 3]` or `[n, 3, h, w]` in colour.
-    fn pixels(&self, split: &str, range: Range<usize>) -> Result<Vec<RgbImage>, Error> {
+    fn pixels(
+        &self,
+        split: &str,
+        range: Range<usize>,
+        preprocessor: Option<&Preprocessor>,
+    ) -> Result<Samples, Error> {
         let name = key(split, "pixels");
+        let Some(preprocessor) = preprocessor else {
+            return Err(self.bad(format!("`{name}` holds images, but the model reads text")));
+        };
         let shape = self.file.meta(&name)?.shape.clone();
         let (height, width, channels, planar) = match shape[..] {
             [_, h, w] => (h, w, 1, false),
@@ -213,13 +253,18 @@ impl Task {
                 );
             }
         };
-        let size = height * width * channels;
+        let side = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let sizes = [side(width), side(height)];
+        preprocessor
+            .size_of(sizes)
+            .map_err(|reason| self.bad(format!("sample {} of `{name}` {reason}", range.start)))?;
+        let size = self.elements(&name)?;
         let values = integers::read(&self.file, &name, range.start * size..range.end * size)?;
-        if size == 0 || values.iter().any(|&v| v > 255) {
+        if values.iter().any(|&v| v > 255) {
             return Err(self.bad(format!("`{name}` should hold bytes, 0 to 255")));
         }
         let image = |pixels: &[u32]| {
-            RgbImage::from_fn(width as u32, height as u32, |x, y| {
+            RgbImage::from_fn(sizes[0], sizes[1], |x, y| {
                 let at = y as usize * width + x as usize;
                 let channel = |c: usize| match (channels, planar) {
                     (1, _) => pixels[at],
@@ -229,7 +274,18 @@ impl Task {
                 image::Rgb([0, 1, 2].map(|c| channel(c) as u8))
             })
         };
-        Ok(values.chunks(size).map(image).collect())
+        let mut ready = preprocessor.no_images();
+        values.chunks(size).for_each(|pixels| preprocessor.add(image(pixels), &mut ready));
+        Ok(Samples::Images(ready))
+    }
+
+    /// Values of one sample, not 0.
+    fn elements(&self, name: &str) -> Result<usize, Error> {
+        let shape = &self.file.meta(name)?.shape;
+        let size = shape.iter().skip(1).try_fold(1, |n: usize, &side| n.checked_mul(side));
+        size.filter(|&n| n > 0).ok_or_else(|| {
+            self.bad(format!("`{name}` has shape {shape:?}; samples of at least one value are expected"))
+        })
     }
 
     /// Images that are ready.
@@ -239,7 +295,7 @@ impl Task {
         let &[_, channels, height, width] = &shape[..] else {
             return Err(self.bad(format!("`{name}` has shape {shape:?}; [n, channels, h, w] is expected")));
         };
-        let size = channels * height * width;
+        let size = self.elements(&name)?;
         let values = self.read_floats(&name, range.start * size..range.end * size)?;
         Ok(Samples::Images(Images { count: range.len(), channels, height, width, values }))
     }
@@ -251,6 +307,7 @@ impl Task {
         let &[_, length] = &shape[..] else {
             return Err(self.bad(format!("`{name}` has shape {shape:?}; [n, length] is expected")));
         };
+        self.elements(&name)?;
         let values = range.start * length..range.end * length;
         let optional = |kind: &str| -> Result<Option<Vec<u32>>, Error> {
             let other = key(split, kind);

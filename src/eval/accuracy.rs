@@ -79,8 +79,23 @@ impl Difference {
 }
 
 /// The class of the largest logit for each row of `features`; the first of equals. Dot products in f64.
-pub fn predict(head: &Head, features: &[f32]) -> Vec<u32> {
-    features.chunks(head.width().max(1)).map(|feature| argmax(&logits(head, feature))).collect()
+///
+/// # Errors
+/// The sample whose logits are not all finite: it has no largest one.
+pub fn predict(head: &Head, features: &[f32]) -> Result<Vec<u32>, NotFinite> {
+    let class = |(sample, feature)| {
+        let logits = logits(head, feature);
+        if logits.iter().all(|v| v.is_finite()) { Ok(argmax(&logits)) } else { Err(NotFinite { sample }) }
+    };
+    features.chunks(head.width().max(1)).enumerate().map(class).collect()
+}
+
+/// A sample has logits that are NaN or infinity.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the logits of sample {sample} are not all finite, so that nothing is predicted")]
+pub struct NotFinite {
+    /// Counted from 0.
+    pub sample: usize,
 }
 
 fn logits(head: &Head, feature: &[f32]) -> Vec<f64> {
@@ -138,8 +153,18 @@ mod tests {
     #[test]
     fn a_cosine_head_ignores_lengths_and_a_linear_one_does_not() {
         let cosine = Head::Cosine { classes: vec![1.0, 0.0, 0.0, 9.0], d: 2, scale: 20.0 };
-        assert_eq!(predict(&cosine, &[2.0, 1.0, 1.0, 2.0]), [0, 1]);
+        assert_eq!(predict(&cosine, &[2.0, 1.0, 1.0, 2.0]).unwrap(), [0, 1]);
         let linear = Head::Linear { weight: vec![1.0, 0.0, 0.0, 9.0], d: 2, bias: vec![0.0, -1.0] };
-        assert_eq!(predict(&linear, &[2.0, 1.0, 2.0, 0.0]), [1, 0]);
+        assert_eq!(predict(&linear, &[2.0, 1.0, 2.0, 0.0]).unwrap(), [1, 0]);
+    }
+
+    #[test]
+    fn nothing_is_predicted_of_features_that_are_not_numbers() {
+        let linear = Head::Linear { weight: vec![1.0, 0.0, 0.0, 1.0], d: 2, bias: vec![0.0; 2] };
+        let cosine = Head::Cosine { classes: vec![1.0, 0.0, 0.0, 1.0], d: 2, scale: 20.0 };
+        for head in [linear, cosine] {
+            assert_eq!(predict(&head, &[1.0, 2.0, f32::NAN, 1.0]), Err(NotFinite { sample: 1 }));
+            assert_eq!(predict(&head, &[f32::INFINITY, 2.0]), Err(NotFinite { sample: 0 }));
+        }
     }
 }

@@ -9,6 +9,15 @@ pub struct Probe {
     pub value: f64,
 }
 
+/// Probes of a search, about: alpha 0, the coarse series, and what golden section takes between two of its neighbours.
+pub const PROBES: usize = 1 + COARSE.len() + 7;
+
+/// The nearest number of four significant digits: no search tells alphas apart that differ by less, and a recipe is to hold it.
+fn four_digits(alpha: f64) -> f64 {
+    // through text, so that 1.414 is the number that is written so
+    format!("{alpha:.3e}").parse().unwrap_or(alpha)
+}
+
 /// Maximises `f` on `[low, high]` until the bracket is at most `width` wide; gives the best probe and all of them in
 /// order. Equal values (accuracies often are) pull towards the smaller alpha.
 pub async fn golden_section<E>(
@@ -19,6 +28,7 @@ pub async fn golden_section<E>(
     let inverse_phi = (5f64.sqrt() - 1.0) / 2.0;
     let mut probes = Vec::new();
     let mut probe = async |alpha: f64, probes: &mut Vec<Probe>| {
+        let alpha = four_digits(alpha);
         let probe = Probe { alpha, value: f(alpha).await? };
         probes.push(probe);
         Ok(probe)
@@ -74,6 +84,7 @@ pub async fn peak<E>(mut f: impl AsyncFnMut(f64) -> Result<f64, E>) -> Result<(P
         if !(LOWEST..=HIGHEST).contains(&alpha) {
             break best;
         }
+        let alpha = four_digits(alpha);
         let probe = Probe { alpha, value: f(alpha).await? };
         tried.push(probe);
         coarse.insert(place, probe);
@@ -121,6 +132,17 @@ mod tests {
         };
         let (best, _) = pollster::block_on(peak(f)).unwrap();
         assert!((best.alpha / 0.02 - 1.0).abs() < 0.1, "{best:?}");
+    }
+
+    #[test]
+    fn alphas_have_four_digits_and_their_number_is_about_what_is_expected() {
+        for at in [0.37, 1.1, 2.3] {
+            let f = async |x: f64| Ok::<f64, ()>(-(x / at).max(1e-3).ln().powi(2));
+            let (best, probes) = pollster::block_on(peak(f)).unwrap();
+            assert!(probes.iter().all(|probe| probe.alpha.to_string().trim_start_matches("0.").len() <= 6));
+            assert!(best.alpha.to_string().len() <= 6, "{best:?}");
+            assert!(probes.len().abs_diff(PROBES) <= 2, "{} probes", probes.len());
+        }
     }
 
     #[test]

@@ -7,8 +7,8 @@ mod earlier;
 mod report;
 mod run;
 
-pub use accuracy::{Accuracy, Difference, predict, wilson_interval};
-pub use alpha::{Probe, golden_section, peak};
+pub use accuracy::{Accuracy, Difference, NotFinite, predict, wilson_interval};
+pub use alpha::{PROBES, Probe, golden_section, peak};
 pub use cka::linear_cka;
 pub use earlier::Earlier;
 #[cfg(feature = "cli")]

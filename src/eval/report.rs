@@ -120,20 +120,30 @@ impl Report {
     }
 }
 
-/// The report as a table, in percent.
+/// The report as a table, in percent, on lines of at most `width` columns.
 #[cfg(feature = "cli")]
-pub fn table(report: &Report) -> String {
-    use crate::report::{align_right, new_table};
+pub fn table(report: &Report, width: usize) -> String {
+    use crate::report::{Column, Grid};
     let percent = |v: f64| format!("{:.1}", 100.0 * v);
     let optional = |v: Option<f64>| v.map(percent).unwrap_or_default();
     let cka = |v: Option<f64>| v.map(|v| format!("{v:.4}")).unwrap_or_default();
     let difference = |d: Option<Difference>| {
         d.map(|d| format!("{:+.1} ± {:.1}", 100.0 * d.value, 100.0 * d.margin)).unwrap_or_default()
     };
-    let heads = ["task", "samples", "accuracy", "95% interval", "difference", "expert", "normalised", "CKA"];
-    let mut table = new_table(heads);
+    let mut grid = Grid::new([
+        Column::text("task"),
+        Column::number("samples"),
+        Column::number("accuracy"),
+        Column::text("95% interval"),
+        Column::number("difference")
+            .meaning("the gain over the earlier report, and half of its 95% interval"),
+        Column::number("expert").meaning("the accuracy of the task's own expert"),
+        Column::number("normalised").meaning("accuracy over the expert's"),
+        Column::number("CKA")
+            .meaning("how alike the features are to those compared with; 1 is the same but for a rotation"),
+    ]);
     for task in &report.tasks {
-        table.add_row(vec![
+        grid.row(vec![
             task.task.clone(),
             task.accuracy.samples.to_string(),
             percent(task.value),
@@ -148,7 +158,7 @@ pub fn table(report: &Report) -> String {
         let experts: Option<Vec<f64>> = report.tasks.iter().map(|t| t.expert).collect();
         let experts = experts.map(|e| e.iter().sum::<f64>() / e.len() as f64);
         let (low, high) = (report.average - report.average_margin, report.average + report.average_margin);
-        table.add_row(vec![
+        grid.row(vec![
             "average".to_owned(),
             String::new(),
             percent(report.average),
@@ -159,6 +169,5 @@ pub fn table(report: &Report) -> String {
             cka(report.cka_average),
         ]);
     }
-    align_right(&mut table, &[1, 2, 4, 5, 6, 7]);
-    table.to_string()
+    grid.render(width)
 }

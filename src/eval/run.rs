@@ -68,7 +68,9 @@ impl<'a, B: Layers> Evaluator<'a, B> {
         let head = task.head()?;
         task.check_width(&head, self.source.path(), features.values.len() / features.samples.max(1))?;
         let labels = task.labels(&split.name, range, head.classes())?;
-        Ok(predict(&head, &features.values).iter().zip(&labels).map(|(p, l)| p == l).collect())
+        let predicted =
+            predict(&head, &features.values).map_err(|e| Error::bad(task.path(), e.to_string()))?;
+        Ok(predicted.iter().zip(&labels).map(|(p, l)| p == l).collect())
     }
 
     /// Accuracy of the predictions that a task's head makes of features.
@@ -76,9 +78,14 @@ impl<'a, B: Layers> Evaluator<'a, B> {
         Ok(Accuracy::of(&self.right(task, split, features)?))
     }
 
-    /// The samples of a split, prepared for this model.
+    /// The samples of a split, prepared for this model; those that it does not take are refused by name.
     pub fn samples(&self, task: &Task, split: &Split, range: Range<usize>) -> Result<Samples, Error> {
-        task.samples(&split.name, range, || self.source.preprocessor(self.inputs()))
+        let first = range.start;
+        let preprocessor = task.preprocessor(&split.name, self.source, self.inputs())?;
+        let samples = task.samples(&split.name, range, preprocessor.as_ref())?;
+        let name = |i: usize| format!("sample {} of `{}`", first + i, split.name);
+        self.inputs().admit(&samples, name).map_err(Error::model(task.path()))?;
+        Ok(samples)
     }
 
     /// A split's samples in order, in ranges whose hidden states are small.

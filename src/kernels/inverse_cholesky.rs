@@ -1,5 +1,6 @@
 use super::library::shaders::INVERSE_CHOLESKY;
 use super::recorder::{Dispatch, ELEMENTS, require};
+use super::view::scratch;
 use super::{Recorder, Result, View, copy_block, gemm, syrk};
 use crate::matrix::{Op, Shape};
 
@@ -37,7 +38,17 @@ pub struct CholeskyScratch<'a> {
     pub inverse: &'a wgpu::Buffer,
 }
 
-impl CholeskyScratch<'_> {
+impl<'a> CholeskyScratch<'a> {
+    /// Buffers of these lengths on a device.
+    pub fn allocate(device: &wgpu::Device, batch: usize, n: usize) -> [wgpu::Buffer; 4] {
+        Self::lens(batch, n).map(|elements| scratch(device, elements))
+    }
+
+    /// What [`allocate`](Self::allocate) gave.
+    pub fn of([work, column, row, inverse]: &'a [wgpu::Buffer; 4]) -> Self {
+        CholeskyScratch { work, column, row, inverse }
+    }
+
     /// Elements of `work`, `column`, `row` and `inverse` for a batch of matrices of order `n`.
     pub fn lens(batch: usize, n: usize) -> [usize; 4] {
         [

@@ -18,19 +18,13 @@ pub(crate) mod shaders {
 }
 
 /// Whether shaders check their own indices.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
 pub enum Checks {
     /// Every access to a buffer is clamped to it, and every loop bounded, as WebGPU demands.
     On,
-    /// Every kernel guards its own edges and nothing else is checked: faster.
+    /// Every kernel guards its own edges and nothing else is checked: faster, and what every build does unless asked.
+    #[default]
     Off,
-}
-
-impl Default for Checks {
-    /// On in debug builds, off in release builds.
-    fn default() -> Self {
-        if cfg!(debug_assertions) { Checks::On } else { Checks::Off }
-    }
 }
 
 /// How products are computed where nothing else was chosen for their class.

@@ -2,7 +2,7 @@
 //!
 //! Each kernel is `shaders/<name>.wgsl`, its dispatch in `src/kernels/<name>.rs`, and its twin on the CPU backend.
 //! A kernel encodes into the caller's [`wgpu::CommandEncoder`] and works on the caller's buffers, seen through a
-//! [`View`]; it never submits, never waits and never allocates a storage buffer. Buffers need
+//! [`View`]; encoding never submits, never waits and never allocates a storage buffer. Buffers need
 //! [`wgpu::BufferUsages::STORAGE`]; a buffer that is written must not be read by the same kernel.
 //!
 //! ```no_run
@@ -22,6 +22,11 @@
 //! # Ok(())
 //! # }
 //! ```
+
+/// Its examples are compiled with those of the sources.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/kernels.md")]
+struct Guide;
 
 mod activate;
 mod add_exactly;
@@ -51,6 +56,7 @@ mod scale;
 mod softmax;
 mod symmetric_eigen;
 mod tile;
+mod unit_scale;
 mod unpack;
 mod view;
 
@@ -85,6 +91,7 @@ pub use softmax::{Mask, softmax};
 pub use symmetric_eigen::{EigenScratch, LARGEST_EIGENPROBLEM, symmetric_eigen};
 pub(crate) use symmetric_eigen::{eigen_steps, symmetric_eigen_step};
 pub use tile::{Choice, ShapeClass, Tile};
+pub use unit_scale::unit_scale;
 pub use unpack::unpack;
 pub use view::{Raw, View};
 

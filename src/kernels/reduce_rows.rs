@@ -27,7 +27,7 @@ struct Params {
 pub enum Terms<'a> {
     /// `x y`
     Products(View<'a>),
-    /// `x^2`
+    /// `x^2`; a root of their sum is right wherever f32 has it, whether or not it has the squares.
     Squares,
     /// `x`
     Sums,
@@ -45,7 +45,7 @@ impl Terms<'_> {
 }
 
 /// Columns that one step had better add up at once: a longer row is cut into chunks of so many, and a second step, of
-/// [`Terms::Sums`], adds the chunks up.
+/// [`Terms::Sums`], adds the chunks up; for norms both are of [`Terms::Squares`] with a root.
 pub fn row_chunk(cols: usize) -> usize {
     cols.div_ceil(4096).max(4096)
 }

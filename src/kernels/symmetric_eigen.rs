@@ -1,5 +1,6 @@
 use super::library::shaders::{SYMMETRIC_EIGEN, SYMMETRIC_EIGEN_BLOCKS};
 use super::recorder::{Dispatch, Window, require};
+use super::view::scratch;
 use super::{Recorder, Result, Terms, View, axpby, gemm, reduce_rows, syrk};
 use crate::matrix::{Op, Shape};
 
@@ -49,7 +50,17 @@ pub struct EigenScratch<'a> {
     pub rotated: &'a wgpu::Buffer,
 }
 
-impl EigenScratch<'_> {
+impl<'a> EigenScratch<'a> {
+    /// Buffers of these lengths on a device.
+    pub fn allocate(device: &wgpu::Device, batch: usize, n: usize) -> [wgpu::Buffer; 5] {
+        Self::lens(batch, n).map(|elements| scratch(device, elements))
+    }
+
+    /// What [`allocate`](Self::allocate) gave.
+    pub fn of([work, rotations, polished, values, rotated]: &'a [wgpu::Buffer; 5]) -> Self {
+        EigenScratch { work, rotations, polished, values, rotated }
+    }
+
     /// Elements of `work`, `rotations`, `polished`, `values` and `rotated` for a batch of matrices of order `n`.
     pub fn lens(batch: usize, n: usize) -> [usize; 5] {
         [batch * n * n, batch * n * n, batch * n * n, batch * n, batch * (3 + n.div_ceil(SIDE))]

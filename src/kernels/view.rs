@@ -91,6 +91,16 @@ impl<'a> View<'a> {
     }
 }
 
+/// A buffer for so many f32 that a kernel works in.
+pub(super) fn scratch(device: &wgpu::Device, elements: usize) -> wgpu::Buffer {
+    device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some("scratch"),
+        size: 4 * elements.max(1) as u64,
+        usage: wgpu::BufferUsages::STORAGE,
+        mapped_at_creation: false,
+    })
+}
+
 /// Numbers of a checkpoint as they are stored: two 16-bit ones, or one f32, to a 32-bit word.
 #[derive(Clone, Copy, Debug)]
 pub struct Raw<'a> {

@@ -48,7 +48,7 @@ pub fn filter<B: Backend>(
     Ok(now)
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "merge"))]
 mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;

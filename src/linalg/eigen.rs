@@ -1,10 +1,8 @@
 //! Leading eigenvectors of the symmetric positive semidefinite matrices whose factors are at hand.
 
+use super::host::{self, Matrix, Threads, product, symmetric_eigen};
 use super::{Accuracy, Convergence, subspace};
-use crate::backend::cpu::dense;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use faer::{Mat, MatRef, Par};
-use rayon::prelude::*;
 
 /// Eigenvalues at or below this fraction of the largest are null: their directions are rounding noise. Factors are
 /// f32, whose noise lies near `(2^-24)^2 = 4e-15` of the largest eigenvalue times the dimension.
@@ -134,13 +132,7 @@ async fn exact<B: Backend>(
             d.into_iter().zip(g).map(|(d, g)| HostProduct::Congruence(d, g)).collect()
         }
     };
-    // whole matrices side by side where there are enough of them
-    let par = if batch >= rayon::current_num_threads() { Par::Seq } else { Par::rayon(0) };
-    let solve = |(member, &rank): (&HostProduct, &usize)| member.leading(r, rank, par);
-    let each: Vec<HostEigenpairs> = match par {
-        Par::Seq => members.par_iter().zip(ranks).map(solve).collect::<Result<_>>()?,
-        _ => members.iter().zip(ranks).map(solve).collect::<Result<_>>()?,
-    };
+    let each = host::for_each_member(batch, |b, threads| members[b].leading(r, ranks[b], threads))?;
     let rows: Vec<f32> = each.iter().flat_map(|e| e.rows.iter().copied()).collect();
     let sigma: Vec<f32> = each.iter().flat_map(|e| e.values.iter().map(|v| v.sqrt() as f32)).collect();
     let norms: Vec<f32> = each.iter().map(|e| e.trace.sqrt() as f32).collect();
@@ -155,16 +147,16 @@ async fn exact<B: Backend>(
 /// One member of a [`SymmetricProduct`] on the host.
 enum HostProduct {
     /// `C = Y Y^T`
-    Factor(Mat<f64>),
+    Factor(Matrix),
     /// `C = D G D^T`
-    Congruence(Mat<f64>, Mat<f64>),
+    Congruence(Matrix, Matrix),
 }
 
 impl HostProduct {
-    fn leading(&self, r: usize, rank: usize, par: Par) -> Result<HostEigenpairs> {
+    fn leading(&self, r: usize, rank: usize, threads: Threads) -> Result<HostEigenpairs> {
         match self {
-            HostProduct::Factor(y) => leading_of_factor(y.as_ref(), r, rank, par),
-            HostProduct::Congruence(d, g) => leading_of_congruence(d.as_ref(), g.as_ref(), r, rank, par),
+            HostProduct::Factor(y) => leading_of_factor(y, r, rank, threads),
+            HostProduct::Congruence(d, g) => leading_of_congruence(d, g, r, rank, threads),
         }
     }
 }
@@ -178,63 +170,54 @@ struct HostEigenpairs {
 }
 
 /// `op(x)` of every member, in f64.
-async fn host_matrices<B: Backend>(backend: &B, x: &B::Tensor, op: Op) -> Result<Vec<Mat<f64>>> {
-    let shape = x.shape();
-    let (rows, cols) = op.apply(shape);
+async fn host_matrices<B: Backend>(backend: &B, x: &B::Tensor, op: Op) -> Result<Vec<Matrix>> {
+    let Shape { rows, cols, .. } = x.shape();
     let values = backend.download(x).await?;
-    let widen = |m: &[f32]| match op {
-        Op::None => Mat::from_fn(rows, cols, |i, j| f64::from(m[i * cols + j])),
-        Op::Transpose => Mat::from_fn(rows, cols, |i, j| f64::from(m[j * rows + i])),
-    };
-    Ok((0..shape.batch)
-        .map(|b| widen(&values[b * shape.matrix_len()..(b + 1) * shape.matrix_len()]))
-        .collect())
+    let member = |b: usize| &values[b * rows * cols..(b + 1) * rows * cols];
+    Ok((0..x.shape().batch).map(|b| Matrix::widened(member(b), rows, cols, op)).collect())
 }
 
 /// Of `C = Y Y^T`, through the smaller of `Y Y^T` and `Y^T Y`: if `Y^T Y v = lambda v`, then `Y v / sqrt(lambda)` is the
 /// eigenvector of `C`.
-fn leading_of_factor(y: MatRef<'_, f64>, r: usize, rank: usize, par: Par) -> Result<HostEigenpairs> {
-    let (d, n) = (y.nrows(), y.ncols());
-    let trace = y.squared_norm_l2();
+fn leading_of_factor(y: &Matrix, r: usize, rank: usize, threads: Threads) -> Result<HostEigenpairs> {
+    let (d, n) = (y.rows, y.cols);
+    let trace = y.values.iter().map(|v| v * v).sum();
     if d <= n {
-        let eigen = dense::symmetric_eigen_with(dense::product(y, y.transpose(), par).as_ref(), par)?;
-        return Ok(truncate(eigen.values, eigen.vectors.as_ref(), r, rank, trace));
+        let eigen = symmetric_eigen(&product(y, Op::None, y, Op::Transpose, threads), threads)?;
+        return Ok(truncate(eigen.values, &eigen.vectors, r, rank, trace));
     }
-    let eigen = dense::symmetric_eigen_with(dense::product(y.transpose(), y, par).as_ref(), par)?;
-    let kept = r.min(n);
-    let mut vectors = dense::product(y, eigen.vectors.subcols(0, kept), par);
-    for (j, &lambda) in eigen.values.iter().take(kept).enumerate() {
-        let scale = if lambda > 0.0 { lambda.sqrt().recip() } else { 0.0 };
-        vectors.col_mut(j).iter_mut().for_each(|v| *v *= scale);
-    }
-    debug_assert_eq!(vectors.nrows(), d);
-    Ok(truncate(eigen.values, vectors.as_ref(), r, rank, trace))
+    let eigen = symmetric_eigen(&product(y, Op::Transpose, y, Op::None, threads), threads)?;
+    let kept = eigen.vectors.first_rows(r.min(n));
+    let mut vectors = product(&kept, Op::None, y, Op::Transpose, threads);
+    vectors.scale_rows(|j| if eigen.values[j] > 0.0 { eigen.values[j].sqrt().recip() } else { 0.0 });
+    Ok(truncate(eigen.values, &vectors, r, rank, trace))
 }
 
 /// Of `C = D G D^T`.
 fn leading_of_congruence(
-    d: MatRef<'_, f64>,
-    g: MatRef<'_, f64>,
+    d: &Matrix,
+    g: &Matrix,
     r: usize,
     rank: usize,
-    par: Par,
+    threads: Threads,
 ) -> Result<HostEigenpairs> {
-    let c = dense::product(dense::product(d, g, par).as_ref(), d.transpose(), par);
-    let trace = (0..c.nrows()).map(|i| c[(i, i)]).sum();
-    let eigen = dense::symmetric_eigen_with(c.as_ref(), par)?;
-    Ok(truncate(eigen.values, eigen.vectors.as_ref(), r, rank, trace))
+    let dg = product(d, Op::None, g, Op::None, threads);
+    let c = product(&dg, Op::None, d, Op::Transpose, threads);
+    let trace = (0..c.rows).map(|i| c.row(i)[i]).sum();
+    let eigen = symmetric_eigen(&c, threads)?;
+    Ok(truncate(eigen.values, &eigen.vectors, r, rank, trace))
 }
 
 /// The first `r` eigenpairs as rows, null directions as zeros.
-fn truncate(values: Vec<f64>, vectors: MatRef<'_, f64>, r: usize, rank: usize, trace: f64) -> HostEigenpairs {
-    let d = vectors.nrows();
+fn truncate(values: Vec<f64>, vectors: &Matrix, r: usize, rank: usize, trace: f64) -> HostEigenpairs {
+    let d = vectors.cols;
     let cut = NULL_EIGENVALUE * values.first().copied().unwrap_or(0.0);
     let mut kept = vec![0f64; r];
     let mut rows = vec![0f32; r * d];
-    for j in 0..r.min(rank).min(vectors.ncols()) {
+    for j in 0..r.min(rank).min(vectors.rows) {
         if values[j] > cut {
             kept[j] = values[j];
-            (0..d).for_each(|i| rows[j * d + i] = vectors[(i, j)] as f32);
+            rows[j * d..(j + 1) * d].iter_mut().zip(vectors.row(j)).for_each(|(to, &v)| *to = v as f32);
         }
     }
     HostEigenpairs { rows, values: kept, trace: f64::max(trace, 0.0) }

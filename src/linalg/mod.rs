@@ -5,10 +5,12 @@
 
 mod chebyshev;
 mod eigen;
+mod host;
 mod orthonormalize;
 mod polar;
 mod singular;
 mod subspace;
+mod unit;
 
 pub use eigen::{
     Eigenpairs, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, energy_retention, leading_eigenpairs,

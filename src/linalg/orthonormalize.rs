@@ -1,8 +1,7 @@
 //! CholeskyQR, and block Gram-Schmidt to append a block to a basis.
 
-use crate::backend::cpu::dense;
-use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use faer::{Mat, MatRef};
+use super::host::{Matrix, thin_q};
+use crate::backend::{Backend, Op, Result, Tensor};
 
 /// Replaces the rows of `y` (`batch x k x d`, `k <= d`) by an orthonormal basis of their span: `passes` rounds of
 /// CholeskyQR with scaling and an adaptive shift, `Q = L^(-1) S Y` with `L L^T = S Y Y^T S`.
@@ -33,24 +32,10 @@ pub fn append_block<B: Backend>(backend: &B, basis: &B::Tensor, mut y: B::Tensor
 pub async fn qr_rows<B: Backend>(backend: &B, a: &B::Tensor) -> Result<B::Tensor> {
     let shape = a.shape();
     let values = backend.download(a).await?;
+    let tall = if shape.rows <= shape.cols { Op::Transpose } else { Op::None };
     let mut out = Vec::with_capacity(values.len());
     for matrix in values.chunks(shape.matrix_len().max(1)) {
-        let a = MatRef::from_row_major_slice(matrix, shape.rows, shape.cols);
-        let tall = if shape.rows <= shape.cols { a.transpose() } else { a };
-        let q = positive_qr(&Mat::from_fn(tall.nrows(), tall.ncols(), |i, j| f64::from(tall[(i, j)])));
-        let q = if shape.rows <= shape.cols { q.transpose() } else { q.as_ref() };
-        (0..shape.rows).for_each(|i| out.extend((0..shape.cols).map(|j| q[(i, j)] as f32)));
+        out.extend(thin_q(&Matrix::widened(matrix, shape.rows, shape.cols, tall)).narrowed(tall));
     }
-    backend.upload(Shape::new(shape.batch, shape.rows, shape.cols), &out)
-}
-
-/// `Q` of `A = Q R` with a positive diagonal of `R`; `A` tall.
-fn positive_qr(a: &Mat<f64>) -> Mat<f64> {
-    let (mut q, r) = dense::thin_qr(a);
-    for j in 0..q.ncols() {
-        if r[(j, j)] < 0.0 {
-            q.col_mut(j).iter_mut().for_each(|v| *v = -*v);
-        }
-    }
-    q
+    backend.upload(shape, &out)
 }

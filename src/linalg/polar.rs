@@ -1,9 +1,8 @@
 //! The orthogonal polar factor by an iteration of matrix products and Cholesky factorizations, and its nuclear norm.
 
-use super::Accuracy;
-use crate::backend::cpu::dense;
+use super::host::{Matrix, Threads, product, symmetric_eigen};
+use super::{Accuracy, unit::UnitScaled};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use faer::{Mat, MatRef, Par};
 
 /// Singular values at or below this fraction of the largest count as zero, and their directions are dropped (the
 /// pseudo-inverse rule). Applied where a rank deficiency was found; f32 factors carry noise of about 1e-7.
@@ -94,7 +93,9 @@ pub fn pending_polar<B: Backend>(
             side_by_side(backend, [&backend.frobenius_norms(&factor)?, &backend.frobenius_norms(&gram)?])?
         }
     };
-    let nuclear_norms = backend.inner_products(&factor, a)?;
+    let unit = unit_scaled(backend, a)?;
+    let mut nuclear_norms = backend.inner_products(&factor, &unit.values)?;
+    unit.undo(backend, &mut nuclear_norms)?;
     Ok(PendingPolar { factor, nuclear_norms, checks })
 }
 
@@ -188,7 +189,7 @@ fn identity(n: usize) -> Vec<f32> {
 /// and the largest is not below `n^(-1/8) s`, where `||A||_F` may be `sqrt(n)` times too large, which costs two steps.
 /// `s^4 = ||G^2||_F` with the Gram matrix of `A`; zero stays zero.
 fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<(B::Tensor, B::Tensor)> {
-    let mut x = normalized(backend, a)?;
+    let mut x = unit_scaled(backend, a)?.values;
     let mut gram = backend.gram(&x, short_side)?;
     let square = backend.gram(&gram, Op::None)?; // G is symmetric
     let mut scale = backend.frobenius_norms(&square)?;
@@ -200,13 +201,8 @@ fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<(B:
     Ok((x, gram))
 }
 
-/// `A / ||A||_F`, member by member; zero stays zero.
-fn normalized<B: Backend>(backend: &B, a: &B::Tensor) -> Result<B::Tensor> {
-    let shape = a.shape();
-    let mut x = backend.duplicate(a)?.reshape(Shape::new(shape.batch, 1, shape.matrix_len()))?;
-    let norms = backend.row_norms(&x)?;
-    backend.divide_rows(&mut x, &norms)?;
-    x.reshape(shape)
+fn unit_scaled<B: Backend>(backend: &B, a: &B::Tensor) -> Result<UnitScaled<B::Tensor>> {
+    UnitScaled::of(backend, a, &backend.frobenius_norms(a)?)
 }
 
 /// `(a I + b G + c G^2) X` with `G = X X^T`, or `X (a I + b G + c G^2)` with `G = X^T X`.
@@ -253,24 +249,18 @@ fn projector_defect<B: Backend>(backend: &B, gram: &B::Tensor) -> Result<B::Tens
 async fn rank_deficient_polar<B: Backend>(backend: &B, a: &B::Tensor) -> Result<(B::Tensor, f64)> {
     let shape = a.shape();
     let values = backend.download(a).await?;
-    let a = MatRef::from_row_major_slice(&values, shape.rows, shape.cols);
-    let wide = if shape.rows <= shape.cols { a } else { a.transpose() };
-    let (factor, nuclear_norm) = pseudo_polar(wide)?;
-    let factor = if shape.rows <= shape.cols { factor.as_ref() } else { factor.transpose() };
-    let rows: Vec<f32> =
-        (0..shape.rows).flat_map(|i| (0..shape.cols).map(move |j| factor[(i, j)] as f32)).collect();
-    Ok((backend.upload(shape, &rows)?, nuclear_norm))
+    let wide = if shape.rows <= shape.cols { Op::None } else { Op::Transpose };
+    let (factor, nuclear_norm) = pseudo_polar(&Matrix::widened(&values, shape.rows, shape.cols, wide))?;
+    Ok((backend.upload(shape, &factor.narrowed(wide))?, nuclear_norm))
 }
 
 /// Of a wide matrix: `U diag(1/s) U^T A` with `A A^T = U diag(s^2) U^T`.
-fn pseudo_polar(a: MatRef<'_, f32>) -> Result<(Mat<f64>, f64)> {
-    let par = Par::rayon(0);
-    let eigen = dense::symmetric_eigen(dense::gram_of_rows(a, par).as_ref())?;
+fn pseudo_polar(a: &Matrix) -> Result<(Matrix, f64)> {
+    let eigen = symmetric_eigen(&product(a, Op::None, a, Op::Transpose, Threads::All), Threads::All)?;
     let sigma: Vec<f64> = eigen.values.iter().map(|v| v.max(0.0).sqrt()).collect();
     let kept = sigma.iter().take_while(|&&s| s > NULL_SINGULAR_VALUE * sigma[0]).count();
-    let u = eigen.vectors.subcols(0, kept);
-    let scaled = Mat::from_fn(u.nrows(), kept, |i, j| u[(i, j)] / sigma[j]);
-    let a = Mat::from_fn(a.nrows(), a.ncols(), |i, j| f64::from(a[(i, j)]));
-    let projected = dense::product(u.transpose(), a.as_ref(), par);
-    Ok((dense::product(scaled.as_ref(), projected.as_ref(), par), sigma.iter().sum()))
+    let mut u = eigen.vectors.first_rows(kept); // U^T
+    let projected = product(&u, Op::None, a, Op::None, Threads::All);
+    u.scale_rows(|j| sigma[j].recip());
+    Ok((product(&u, Op::Transpose, &projected, Op::None, Threads::All), sigma.iter().sum()))
 }

@@ -3,15 +3,17 @@
 //! The iteration runs on the smaller of the two Gram matrices of the factor, formed once in f32; the last
 //! multiplication goes through the factor itself, so that eigenvalues are squared norms of what the factor maps the
 //! basis to, and do not inherit the Gram's rounding. `docs/numerics.md` says what that costs.
+//!
+//! All of it happens on factors scaled by powers of two to about unit norm, which is exact: the squares of small ones would vanish,
+//! and those of large ones overflow.
 
 use super::{
     Accuracy, Convergence, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev,
+    host::{self, Matrix, Threads, symmetric_eigen},
     orthonormalize_rows,
+    unit::{UnitScaled, unit_scaled_gram},
 };
-use crate::backend::cpu::dense;
 use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
-use faer::{Mat, Par};
-use rayon::prelude::*;
 
 /// Vectors in the iterated block for `r` wanted ones.
 fn block_size(r: usize, accuracy: Accuracy) -> usize {
@@ -41,9 +43,11 @@ pub async fn iterate<B: Backend>(
         Iteration { block: block_size(r, accuracy), steps: accuracy.effort().iterations, seed, convergence };
     let (mut found, norms) = match c {
         SymmetricProduct::Congruence { d, g } => {
-            let dg = backend.matmul(d, Op::None, g, Op::None)?;
-            let c = backend.matmul(&dg, Op::None, d, Op::Transpose)?;
-            let mut norms = backend.inner_products(&dg, d)?;
+            let d = UnitScaled::of(backend, d, &backend.frobenius_norms(d)?)?;
+            let g = unit_scaled_gram(backend, g)?;
+            let dg = backend.matmul(&d.values, Op::None, &g.values, Op::None)?;
+            let c = backend.matmul(&dg, Op::None, &d.values, Op::Transpose)?;
+            let mut norms = backend.inner_products(&dg, &d.values)?;
             to_roots(backend, &mut norms)?;
             let rayleigh_ritz = async |q: B::Tensor, residuals: &B::Tensor, accepted: f32| {
                 let cq = backend.matmul(&q, Op::None, &c, Op::None)?;
@@ -55,16 +59,23 @@ pub async fn iterate<B: Backend>(
                 to_roots(backend, &mut sigma)?;
                 Ok(Some(Found { basis: backend.matmul(&vectors, Op::None, &q, Op::None)?, sigma }))
             };
-            (iteration.with_invariant_block(backend, &c, rayleigh_ritz).await?, norms)
+            let mut found = iteration.with_invariant_block(backend, &c, rayleigh_ritz).await?;
+            for scaled in [&d, &g] {
+                scaled.undo(backend, &mut found.0.sigma)?;
+                scaled.undo(backend, &mut norms)?;
+            }
+            (found, norms)
         }
         SymmetricProduct::Factor { x, op } => {
             // Z: what the factor maps the block to; H = Z Z^T
             let (d, n) = op.apply(x.shape());
             let other = if op == Op::None { Op::Transpose } else { Op::None };
             let side = if d <= n { op } else { other };
-            let gram = backend.gram(x, side)?;
+            let norms = backend.frobenius_norms(x)?;
+            let x = UnitScaled::of(backend, x, &norms)?;
+            let gram = backend.gram(&x.values, side)?;
             let rayleigh_ritz = async |q: B::Tensor, residuals: &B::Tensor, accepted: f32| {
-                let z = backend.matmul(&q, Op::None, x, side)?;
+                let z = backend.matmul(&q, Op::None, &x.values, side)?;
                 let h = backend.gram(&z, Op::None)?;
                 let Some((_, vectors)) = ritz_vectors(backend, &h, r, residuals, accepted).await? else {
                     return Ok(None);
@@ -81,8 +92,9 @@ pub async fn iterate<B: Backend>(
                 };
                 Ok(Some(Found { basis, sigma }))
             };
-            let found = iteration.with_invariant_block(backend, &gram, rayleigh_ritz).await?;
-            (found, backend.frobenius_norms(x)?)
+            let mut found = iteration.with_invariant_block(backend, &gram, rayleigh_ritz).await?;
+            x.undo(backend, &mut found.0.sigma)?;
+            (found, norms)
         }
     };
     drop_null_directions(backend, &mut found.0, ranks)?;
@@ -208,7 +220,7 @@ async fn ritz_bounds<B: Backend>(backend: &B, h: &B::Tensor) -> Result<Vec<(f64,
     let host = backend.download(h).await?;
     let bounds = |h: &[f32]| {
         let symmetric = |i: usize, j: usize| 0.5 * (f64::from(h[i * k + j]) + f64::from(h[j * k + i]));
-        let eigen = dense::symmetric_eigen(Mat::from_fn(k, k, symmetric).as_ref())?;
+        let eigen = symmetric_eigen(&Matrix::from_fn(k, k, symmetric), Threads::All)?;
         Ok((eigen.values[k - 1], eigen.values[0]))
     };
     host.chunks(k * k).map(bounds).collect()
@@ -230,21 +242,14 @@ async fn ritz_vectors<B: Backend>(
         let values = backend.slice(&values, 0..batch, 0..1, 0..r)?;
         return Ok(Some((values, backend.slice(&vectors, 0..batch, 0..r, 0..k)?)));
     }
-    let [residuals, host] = backend.download_all([residuals, h]).await?;
+    let [residuals, projected] = backend.download_all([residuals, h]).await?;
     if residuals.iter().any(|&residual| residual > accepted) {
         return Ok(None);
     }
-    let par = if batch >= rayon::current_num_threads() { Par::Seq } else { Par::rayon(0) };
-    let solved: Vec<dense::SymmetricEigen> = (0..batch)
-        .into_par_iter()
-        .map(|b| {
-            let h_b = &host[b * k * k..(b + 1) * k * k];
-            dense::symmetric_eigen_with(Mat::from_fn(k, k, |i, j| f64::from(h_b[i * k + j])).as_ref(), par)
-        })
-        .collect::<Result<_>>()?;
-    let row =
-        |e: &dense::SymmetricEigen, j: usize| (0..k).map(|i| e.vectors[(i, j)] as f32).collect::<Vec<_>>();
-    let rows: Vec<f32> = solved.iter().flat_map(|e| (0..r).flat_map(|j| row(e, j))).collect();
+    let solved = host::for_each_member(batch, |b, threads| {
+        symmetric_eigen(&Matrix::widened(&projected[b * k * k..(b + 1) * k * k], k, k, Op::None), threads)
+    })?;
+    let rows: Vec<f32> = solved.iter().flat_map(|e| e.vectors.first_rows(r).narrowed(Op::None)).collect();
     let values: Vec<f32> = solved.iter().flat_map(|e| e.values[..r].iter().map(|&v| v as f32)).collect();
     let values = backend.upload(Shape::new(batch, 1, r), &values)?;
     Ok(Some((values, backend.upload(Shape::new(batch, r, k), &rows)?)))

@@ -4,6 +4,9 @@ use super::{Error, Result};
 use crate::backend::layers::Activation;
 use serde_json::Value;
 
+/// Past any model's size: a larger number is a mistake, and what would be allocated by it takes all memory.
+const MAX_SIZE: usize = 1 << 24;
+
 /// A JSON object, with errors that name the key.
 #[derive(Clone, Copy, Debug)]
 pub struct Config<'a> {
@@ -48,10 +51,25 @@ impl<'a> Config<'a> {
 
     /// A size that may be absent.
     pub fn optional_size(&self, key: &str) -> Result<Option<usize>> {
+        let found = self.optional_index(key)?;
+        match found {
+            Some(0) => Err(Error::Config(format!("`{key}` should be a positive integer but is 0"))),
+            _ => Ok(found),
+        }
+    }
+
+    /// A number that counts from 0 and has a default.
+    pub fn index_or(&self, key: &str, default: usize) -> Result<usize> {
+        Ok(self.optional_index(key)?.unwrap_or(default))
+    }
+
+    fn optional_index(&self, key: &str) -> Result<Option<usize>> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_u64().and_then(|n| usize::try_from(n).ok()) {
-            Some(n) if n > 0 && n < 1 << 32 => Ok(Some(n)),
-            _ => Err(Error::Config(format!("`{key}` should be a positive integer but is {value}"))),
+            Some(n) if n <= MAX_SIZE => Ok(Some(n)),
+            _ => Err(Error::Config(format!(
+                "`{key}` should be a positive integer up to {MAX_SIZE} but is {value}"
+            ))),
         }
     }
 

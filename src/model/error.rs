@@ -35,6 +35,16 @@ pub enum Error {
     /// The weights could not be read.
     #[error(transparent)]
     Weights(#[from] super::WeightsError),
+    /// The forward pass went out of range.
+    #[error(
+        "running it gave {value} in {place}: the weights or the configuration are damaged, or values grow past float32"
+    )]
+    NotFinite {
+        /// Where it was first seen.
+        place: String,
+        /// "NaN" or "an infinity".
+        value: &'static str,
+    },
     /// The samples do not fit the model.
     #[error("{0}")]
     Samples(String),

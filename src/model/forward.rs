@@ -1,7 +1,8 @@
 //! Samples through a model, block by block.
 
-use super::architectures::{self, Architecture, Grid};
-use super::{Block, Config, Error, Pooling, Result, Samples, Weights};
+use super::architectures::{self, Architecture};
+use super::finite::{Finder, not_finite};
+use super::{Block, Config, Error, InputKind, Pooling, Result, Samples, Weights};
 use crate::backend::layers::Layers;
 use std::ops::Range;
 use std::rc::Rc;
@@ -120,14 +121,17 @@ impl<'a, B: Layers> Model<'a, B> {
         Ok(())
     }
 
-    /// Features of all samples, `samples x d`, row-major. `pooling` counts where the architecture leaves it open.
+    /// Features of all samples, `samples x d`, row-major, all finite. `pooling` counts where the architecture leaves it open.
     pub async fn features(&self, hidden: &Hidden<B>, pooling: Option<Pooling>) -> Result<Vec<f32>> {
         let mut features = Vec::new();
         for part in &hidden.parts {
             let part = self.architecture.features(self.backend, self.weights, part, pooling)?;
             features.extend(self.backend.download(&part).await?);
         }
-        Ok(features)
+        match not_finite(&features) {
+            None => Ok(features),
+            Some((_, value)) => Err(Error::NotFinite { place: "the features".into(), value }),
+        }
     }
 
     /// All of it: embeds, goes through the blocks and pools.
@@ -137,8 +141,12 @@ impl<'a, B: Layers> Model<'a, B> {
         pooling: Option<Pooling>,
         tap: &mut impl Tap<B>,
     ) -> Result<Vec<f32>> {
-        let mut hidden = self.embed(samples)?;
-        self.run_blocks(&mut hidden, pooling, tap).await
+        match self.run_blocks(self.embed(samples)?, pooling, tap).await {
+            Err(error @ Error::NotFinite { .. }) => {
+                Err(self.find(self.embed(samples)?).await.err().unwrap_or(error))
+            }
+            result => result,
+        }
     }
 
     /// From samples that are embedded, and stay so.
@@ -148,6 +156,15 @@ impl<'a, B: Layers> Model<'a, B> {
         pooling: Option<Pooling>,
         tap: &mut impl Tap<B>,
     ) -> Result<Vec<f32>> {
+        match self.run_blocks(self.copy(embedded)?, pooling, tap).await {
+            Err(error @ Error::NotFinite { .. }) => {
+                Err(self.find(self.copy(embedded)?).await.err().unwrap_or(error))
+            }
+            result => result,
+        }
+    }
+
+    fn copy(&self, embedded: &Hidden<B>) -> Result<Hidden<B>> {
         let copy = |part: &Part<B>| -> Result<Part<B>> {
             Ok(Part {
                 lengths: part.lengths.clone(),
@@ -156,20 +173,28 @@ impl<'a, B: Layers> Model<'a, B> {
                 hidden: self.backend.duplicate(&part.hidden)?,
             })
         };
-        let mut hidden = Hidden { parts: embedded.parts.iter().map(copy).collect::<Result<_>>()? };
-        self.run_blocks(&mut hidden, pooling, tap).await
+        Ok(Hidden { parts: embedded.parts.iter().map(copy).collect::<Result<_>>()? })
+    }
+
+    /// Goes through the blocks once more to find the layer that the first value that is not finite enters, as an error.
+    async fn find(&self, mut hidden: Hidden<B>) -> Result<()> {
+        let mut finder = Finder { backend: self.backend };
+        for index in 0..self.blocks() {
+            self.block(index, &mut hidden, &mut finder).await?;
+        }
+        Ok(())
     }
 
     async fn run_blocks(
         &self,
-        hidden: &mut Hidden<B>,
+        mut hidden: Hidden<B>,
         pooling: Option<Pooling>,
         tap: &mut impl Tap<B>,
     ) -> Result<Vec<f32>> {
         for index in 0..self.blocks() {
-            self.block(index, hidden, tap).await?;
+            self.block(index, &mut hidden, tap).await?;
         }
-        self.features(hidden, pooling).await
+        self.features(&hidden, pooling).await
     }
 
     /// Tokens of every sample.
@@ -202,45 +227,5 @@ impl<'a, B: Layers> Model<'a, B> {
         }
         ranges.push(start..samples.len());
         Ok(ranges)
-    }
-}
-
-/// What a model takes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InputKind {
-    /// Token ids.
-    Text {
-        /// Rows of the vocabulary.
-        vocabulary: usize,
-        /// The longest text, if there is a limit.
-        longest: Option<usize>,
-    },
-    /// Images.
-    Images {
-        /// Their size, and that of a patch.
-        grid: Grid,
-        /// Tokens that one image becomes.
-        tokens: usize,
-    },
-}
-
-impl InputKind {
-    /// Refuses samples of another kind, or past the model's limits.
-    pub fn admit(&self, samples: &Samples) -> Result<()> {
-        match *self {
-            InputKind::Images { grid, .. } => grid.check(samples.images()?),
-            InputKind::Text { vocabulary, longest } => {
-                let texts = samples.texts()?;
-                let lengths: Vec<usize> = texts.iter().map(|t| t.ids.len()).collect();
-                architectures::check_lengths(&lengths, longest.unwrap_or(usize::MAX))?;
-                match texts.iter().flat_map(|t| &t.ids).find(|&&id| id as usize >= vocabulary) {
-                    None => Ok(()),
-                    Some(id) => Err(Error::Samples(format!(
-                        "a sample holds the id {id}, but the model's vocabulary has only {vocabulary} rows; was it made \
-                         by another tokenizer?"
-                    ))),
-                }
-            }
-        }
     }
 }

@@ -1,7 +1,7 @@
 //! Second half of a merge: `W = W0 + alpha beta dW`, rounded once, streamed into shards.
 
 use super::outputs::write_json;
-use super::weights::read_row;
+use super::weights::{BaseValues, base_row};
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::{
@@ -17,8 +17,12 @@ use std::path::Path;
 /// Where the merged deltas come from.
 pub(super) trait Deltas<B: Backend> {
     /// `dW` of the values `range` of a tensor, as one row; `base` holds the same values of the base.
-    async fn read(&mut self, tensor: &str, range: Range<usize>, base: &B::Tensor)
-    -> Result<B::Tensor, Error>;
+    async fn read(
+        &mut self,
+        tensor: &str,
+        range: Range<usize>,
+        base: &BaseValues<B::Tensor>,
+    ) -> Result<B::Tensor, Error>;
 }
 
 /// Deltas that are zero.
@@ -27,7 +31,12 @@ struct Nothing<'a, B> {
 }
 
 impl<B: Backend> Deltas<B> for Nothing<'_, B> {
-    async fn read(&mut self, tensor: &str, range: Range<usize>, _: &B::Tensor) -> Result<B::Tensor, Error> {
+    async fn read(
+        &mut self,
+        tensor: &str,
+        range: Range<usize>,
+        _: &BaseValues<B::Tensor>,
+    ) -> Result<B::Tensor, Error> {
         self.backend.zeros(Shape::matrix(1, range.len())).map_err(Error::device(tensor))
     }
 }
@@ -144,9 +153,9 @@ impl<B: Backend> Assembly<'_, B> {
 
     async fn chunk(&self, deltas: &mut impl Deltas<B>, range: Range<usize>) -> Result<Vec<u8>, Error> {
         let name = &self.tensor.name;
-        let base = read_row(self.backend, self.base, name, range.clone(), None)?;
+        let base = base_row(self.backend, self.base, name, range.clone())?;
         let mut weights = deltas.read(name, range.clone(), &base).await?;
-        assembly::assemble(self.backend, &base, &mut weights, self.alpha, self.beta)
+        assembly::assemble(self.backend, &base.values, &mut weights, self.alpha, self.beta)
             .map_err(Error::device(name))?;
         let bytes = self.backend.pack(&weights, self.dtype).await.map_err(Error::device(name))?;
         match first_not_finite(self.dtype, &bytes) {

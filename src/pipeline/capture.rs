@@ -6,7 +6,7 @@ use crate::backend::layers::Layers;
 use crate::calibration::{Capture, Captured, MAX_SIZE};
 use crate::data::{self, ModelSource};
 use crate::plan::{Layer, Role, expert_source, read_proxies};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 /// The models to run: those of experts whose calibration is data.
 pub(super) fn sources<B>(job: &Job<'_, B>) -> Result<Vec<Option<ModelSource>>, Error> {
@@ -22,6 +22,8 @@ pub(super) struct Captures<'a, B: Layers> {
     /// By expert; none where a file has the inputs.
     running: Vec<Option<Capture<'a, B>>>,
     current: Vec<Vec<Captured>>,
+    /// By expert: weight in its own file -> in the base.
+    names: Vec<HashMap<String, String>>,
     /// The weights whose inputs are looked at.
     wanted: HashSet<&'a str>,
 }
@@ -42,7 +44,8 @@ impl<'a, B: Layers> Captures<'a, B> {
         }
         let esm = job.plan.layers.iter().filter(|layer| layer.role == Role::Esm);
         let wanted = esm.flat_map(|layer| &layer.parts).map(|part| part.name.as_str()).collect();
-        Ok(Captures { current: running.iter().map(|_| Vec::new()).collect(), running, wanted })
+        let names = job.family.experts.iter().map(|expert| expert.names_of_base()).collect();
+        Ok(Captures { current: running.iter().map(|_| Vec::new()).collect(), running, names, wanted })
     }
 
     /// Takes every running expert to the block of some layers that need inputs. Layers come in the order of their blocks.
@@ -59,10 +62,13 @@ impl<'a, B: Layers> Captures<'a, B> {
             let Some(capture) = running else { continue };
             let failed = data::Error::model(job.family.experts[t].weights.path());
             let block = layer.block().filter(|&block| block < capture.blocks());
+            let names = &self.names[t];
+            let name_here = |own: &str| names.get(own).map_or(own, String::as_str).to_owned();
             while block.is_some_and(|block| capture.next_index() <= block) {
                 self.current[t].clear(); // before the next block's inputs come
-                let next = capture.next_block(|weight| wanted.contains(weight)).await;
-                self.current[t] = next.map_err(&failed)?;
+                let next = capture.next_block(|weight| wanted.contains(&*name_here(weight))).await;
+                let next = next.map_err(&failed)?.into_iter();
+                self.current[t] = next.map(|captured| captured.renamed(|own| name_here(&own))).collect();
             }
             if !self.current[t].iter().any(|c| layer.parts.iter().any(|part| c.is_of(&part.name))) {
                 let expert = job.family.experts[t].name.clone();

@@ -5,7 +5,7 @@ use super::inputs::member_inputs;
 use super::members::{Member, cut, members};
 use super::rounding::Rounding;
 use super::weights::member_deltas;
-use super::{Error, Job};
+use super::{Error, Job, not_finite};
 use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
 use crate::checkpoint::first_not_finite;
@@ -18,6 +18,8 @@ use crate::plan::{Expert, Layer, Role};
 pub(super) struct Outcome {
     /// `||dW||_F`
     pub norm: f64,
+    /// Whether any expert differs from the base here.
+    pub changed: bool,
     /// `s_t`; empty where tasks are not scaled.
     pub task_scales: Vec<f64>,
     /// Per task.
@@ -56,6 +58,20 @@ pub(super) async fn merge_layers<B: Backend>(
         let elements = layers.iter().map(|layer| layer.elements()).sum();
         return Ok(OnHost { values: vec![0.0; elements], outcomes: vec![Outcome::default(); layers.len()] });
     }
+    let merged = merge_batch(job, layers, captured, rounding).await;
+    match merged {
+        Ok(merged) => all_finite(job, layers, merged).await,
+        Err(error) => Err(not_finite::explained(job, layers, error).await),
+    }
+}
+
+/// Layers whose subspaces were not found are merged again, alone.
+async fn merge_batch<B: Backend>(
+    job: &Job<'_, B>,
+    layers: &[&Layer],
+    captured: &[Vec<Captured>],
+    rounding: &mut [Rounding],
+) -> Result<OnHost, Error> {
     let batch = Batch { job, layers, captured, convergence: Convergence::Deferred };
     let (mut merged, converged) = batch.merge(rounding).await?;
     for l in (0..layers.len()).filter(|&l| !converged[l]) {
@@ -66,9 +82,17 @@ pub(super) async fn merge_layers<B: Backend>(
         merged.values[l * size..(l + 1) * size].copy_from_slice(&again.values);
         merged.outcomes.splice(l..=l, again.outcomes);
     }
+    Ok(merged)
+}
+
+async fn all_finite<B: Backend>(
+    job: &Job<'_, B>,
+    layers: &[&Layer],
+    merged: OnHost,
+) -> Result<OnHost, Error> {
     for (layer, delta) in layers.iter().zip(merged.deltas()) {
         if let Some((index, value)) = first_not_finite(Dtype::F32, bytemuck::cast_slice(delta)) {
-            return Err(Error::NotFinite { layer: layer.name.clone(), index, value });
+            return Err(not_finite::at(job, layer, (index, value)).await);
         }
     }
     Ok(merged)
@@ -105,17 +129,19 @@ impl<B: Backend> Batch<'_, B> {
         let norms = backend.frobenius_norms(&merged.deltas).map_err(self.failed())?;
         let all = backend.download_all([&merged.deltas, &norms, &expert_norms]).await;
         let [values, norms, expert_norms] = all.map_err(self.failed())?;
-        for (i, norm) in expert_norms.into_iter().enumerate() {
+        for (i, &norm) in expert_norms.iter().enumerate() {
             rounding[i % tasks].delta(norm.into());
         }
         let converged = merged.layers.iter().map(|layer| layer.converged).collect();
-        let outcome = |(layer, norm): (MergedLayer, f32)| Outcome {
+        let of_experts = expert_norms.chunks(tasks.max(1));
+        let outcome = |((layer, norm), of_experts): ((MergedLayer, f32), &[f32])| Outcome {
             norm: norm.into(),
+            changed: of_experts.iter().any(|&norm| norm > 0.0),
             task_scales: layer.task_scales,
             energy_retention: layer.energy_retention,
             rank_deficient: layer.rank_deficient,
         };
-        let outcomes = merged.layers.into_iter().zip(norms).map(outcome).collect();
+        let outcomes = merged.layers.into_iter().zip(norms).zip(of_experts).map(outcome).collect();
         Ok((OnHost { values, outcomes }, converged))
     }
 

@@ -37,21 +37,19 @@ pub enum Error {
         source: backend::Error,
     },
     /// The merged values are not numbers.
-    #[error(
-        "merging `{layer}` gave {value} at element {index}: the deltas or inputs of this layer are too large for float32; \
-         look at the experts' weights, or try another `gain`, `alpha` or scaling exponent"
-    )]
+    #[error("merging `{layer}` {what}: {cause}")]
     NotFinite {
         /// The layer or tensor.
         layer: String,
-        /// Position in it.
-        index: usize,
-        /// "NaN" or "an infinity".
-        value: &'static str,
+        /// What was found, and where.
+        what: String,
+        /// Which file or key it comes from, and what to do.
+        cause: String,
     },
     /// A merged weight does not fit the output type.
     #[error(
-        "tensor `{tensor}` of the merged model holds {value} at element {index} after rounding to {dtype}; {}", way_out(*dtype)
+        "tensor `{tensor}` of the merged model holds {value} at element {index} after rounding to {dtype}; {}",
+        smaller(*.dtype)
     )]
     Overflow {
         /// The tensor.
@@ -62,6 +60,16 @@ pub enum Error {
         value: &'static str,
         /// The output type.
         dtype: backend::Dtype,
+    },
+    /// The merged model gives no numbers at an alpha that is tried.
+    #[error("with alpha {alpha:.3} the merged model cannot be measured on {}: {reason}", data.display())]
+    Search {
+        /// The alpha.
+        alpha: f64,
+        /// The samples.
+        data: PathBuf,
+        /// What was not finite.
+        reason: String,
     },
     /// An output of ESM++ cannot be rescaled.
     #[error(
@@ -83,13 +91,13 @@ pub enum Error {
     },
 }
 
-/// What can be done about weights that a type does not hold: float32 and bfloat16 reach equally far.
-fn way_out(dtype: backend::Dtype) -> &'static str {
+/// What to do about a weight that does not fit a type.
+fn smaller(dtype: backend::Dtype) -> &'static str {
     match dtype {
         backend::Dtype::F16 => {
-            "set `out_dtype: float32` or `bfloat16`, which reach further, or take a smaller `alpha` or `weight`"
+            "choose another out_dtype (float32 or bfloat16), or a smaller `alpha`, `lambda` or `weight`"
         }
-        _ => "no other out_dtype reaches further: take a smaller `alpha`, `weight` or `gain`",
+        _ => "choose a smaller `alpha`, `lambda` or `weight`, or look at the experts' values of this tensor",
     }
 }
 

@@ -12,15 +12,15 @@ use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
 use crate::checkpoint::{
-    ADAPTERS, Checkpoint, LoraWeight, LoraWriter, OutputDir, RouterMeta, RouterWriter, first_not_finite,
+    ADAPTERS, Checkpoint, LoraWeight, LoraWriter, ModuleNames, OutputDir, RouterMeta, RouterWriter,
+    first_not_finite,
 };
+use crate::data::read_json;
 use crate::method::esm_plus::low_rank_experts;
 use crate::method::{Decomposition, Solver};
 use crate::plan::{Experts, Layer, Routed};
+use serde_json::Value;
 use std::ops::Range;
-
-/// Where the model lies as seen from the folder of an adapter.
-const MODEL_OF_ADAPTER: &str = "../..";
 
 /// Writes adapters and router beside a finished model; gives, for each routed layer and task, the share of the residual
 /// output shift's energy that the expert restores.
@@ -101,7 +101,9 @@ impl Factors {
     fn write(&self, layer: &Layer, adapters: &mut [LoraWriter]) -> Result<(), Error> {
         for values in [&self.a, &self.b] {
             if let Some((index, value)) = first_not_finite(Dtype::F32, bytemuck::cast_slice(values)) {
-                return Err(Error::NotFinite { layer: layer.name.clone(), index, value });
+                let what = format!("gave {value} at element {index} of an expert's factors");
+                let cause = "its residuals or inputs are too large for float32; look at the experts' weights and calibration";
+                return Err(Error::NotFinite { layer: layer.name.clone(), what, cause: cause.to_owned() });
             }
         }
         let (a, b) = (self.a.chunks(layer.rank * layer.d_in), self.b.chunks(layer.rank * layer.d_out));
@@ -154,9 +156,16 @@ fn adapters<B>(job: &Job<'_, B>, experts: &Experts, output: &OutputDir) -> Resul
     let r = experts.layers.iter().map(|routed| routed.layer.rank).max().unwrap_or(experts.rank);
     let base = &job.family.base;
     let matrices = || base.names().filter(|name| base.get(name).is_some_and(|m| m.matrix().is_some()));
+    let config = match base.folder().map(|folder| folder.join("config.json")).filter(|path| path.is_file()) {
+        Some(path) => read_json(&path)?,
+        None => Value::Null,
+    };
+    let names = ModuleNames::new(&config, base.names());
+    // whole, because a relative path would be taken from wherever the adapter is loaded
+    let model = std::path::absolute(output.wanted()).unwrap_or_else(|_| output.wanted().to_path_buf());
     let adapter = |name: &str| {
         let folder = output.path().join(ADAPTERS).join(name);
-        Ok(LoraWriter::create(&folder, &weights, r, MODEL_OF_ADAPTER, matrices())?)
+        Ok(LoraWriter::create(&folder, &weights, r, &model.to_string_lossy(), matrices(), &names)?)
     };
     job.family.experts.iter().map(|expert| adapter(&expert.name)).collect()
 }

@@ -8,9 +8,10 @@ use super::outputs::{Keep, delta_meta, finish, name_wanted, write_reports};
 use super::rounding::{self, Rounding, WARN_ABOVE};
 use super::spill::{is_spilled, layer_bytes, spill};
 use super::sums::Merged;
+use super::variances::negative_variances;
 use super::{Error, Job, Progress, modules, search, summary};
 use crate::backend::layers::Layers;
-use crate::checkpoint::{DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
+use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::method::assembly;
 use crate::plan::{Family, Plan, Role};
 use crate::recipe::Recipe;
@@ -102,14 +103,20 @@ async fn write<B: Layers>(
         let energy = write_experts(&job, experts, output, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));
     }
-    for (expert, rounding) in family.experts.iter().zip(&rounding) {
-        let Some(damage) = rounding.damage() else { continue };
-        report.rounding.insert(expert.name.clone(), damage);
-        if damage > WARN_ABOVE {
-            let warning = rounding::warning(&expert.name, damage);
-            progress.warn(&warning);
-            report.warnings.push(warning);
-        }
+    let damages =
+        family.experts.iter().zip(&rounding).filter_map(|(e, r)| Some((e.name.as_str(), r.damage()?)));
+    let damages: Vec<(&str, f64)> = damages.collect();
+    report.rounding = damages.iter().map(|&(name, damage)| (name.to_owned(), damage)).collect();
+    let mut warnings: Vec<String> = summary::vanished(&job, &spilled.outcomes).into_iter().collect();
+    // a sum only averages the noise; a decomposition takes it for directions
+    if plan.layers.iter().any(|layer| matches!(layer.role, Role::Esm | Role::TsvM)) {
+        let coarse: Vec<_> = damages.into_iter().filter(|(_, damage)| *damage > WARN_ABOVE).collect();
+        warnings.extend(rounding::warning(&coarse));
+    }
+    warnings.extend(negative_variances(&Checkpoint::open(output.path())?)?);
+    for warning in warnings {
+        progress.warn(&warning);
+        report.warnings.push(warning);
     }
     sidecars.copy(output.path(), recipe.out_dtype)?;
     report.products = backend.tuning();
@@ -171,7 +178,7 @@ fn steps<B>(job: &Job<'_, B>, betas: &[f64]) -> IndexMap<String, Step> {
 fn check_fingerprints(family: &Family) -> Result<(), Error> {
     for expert in &family.experts {
         if let Some(calibration) = &expert.calibration {
-            calibration.check_fingerprint(&expert.weights)?;
+            calibration.check_fingerprint(&expert.own)?;
         }
     }
     Ok(())

@@ -13,6 +13,7 @@ mod inputs;
 mod members;
 mod merge;
 mod modules;
+mod not_finite;
 mod outputs;
 mod progress;
 mod rescale;
@@ -21,6 +22,7 @@ mod search;
 mod spill;
 mod summary;
 mod sums;
+mod variances;
 mod weights;
 
 pub use error::Error;

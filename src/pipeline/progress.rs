@@ -15,6 +15,11 @@ pub trait Progress {
         let _ = bytes;
     }
 
+    /// An alpha is tried, of about so many, `done` of which were tried before; another call for every one.
+    fn probe(&mut self, alpha: f64, done: usize, expected: usize) {
+        let _ = (alpha, done, expected);
+    }
+
     /// Something the user should know.
     fn warn(&mut self, message: &str) {
         let _ = message;

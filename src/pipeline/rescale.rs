@@ -2,6 +2,7 @@
 
 use super::assemble::{Deltas, Files, Step, write_model};
 use super::outputs::{name_wanted, write_reports};
+use super::weights::BaseValues;
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, Sidecars, fingerprint};
@@ -136,7 +137,12 @@ struct Kept<'a, B> {
 }
 
 impl<B: Backend> Deltas<B> for Kept<'_, B> {
-    async fn read(&mut self, tensor: &str, range: Range<usize>, _: &B::Tensor) -> Result<B::Tensor, Error> {
+    async fn read(
+        &mut self,
+        tensor: &str,
+        range: Range<usize>,
+        _: &BaseValues<B::Tensor>,
+    ) -> Result<B::Tensor, Error> {
         let bytes = self.file.file().read_values(tensor, range.clone())?;
         self.backend.unpack(Shape::matrix(1, range.len()), Dtype::F32, &bytes).map_err(Error::device(tensor))
     }

@@ -1,6 +1,6 @@
 //! How much of each expert's delta is nothing but the rounding of its 16-bit file.
 
-use crate::backend::Dtype;
+use super::weights::Stored;
 use crate::checkpoint::sum_of_squared_ulps;
 
 /// Share of a delta above which its rounding is worth a warning.
@@ -14,9 +14,10 @@ pub(super) struct Rounding {
 }
 
 impl Rounding {
-    /// Counts values as they are stored.
-    pub fn stored(&mut self, dtype: Dtype, bytes: &[u8]) {
-        self.squared_ulps += sum_of_squared_ulps(dtype, bytes);
+    /// Counts values as they are stored, except those that are the base's, which no rounding has moved.
+    pub fn stored(&mut self, values: &Stored, base: Option<&Stored>) {
+        let base = base.filter(|base| base.dtype == values.dtype).map(|base| &base.bytes[..]);
+        self.squared_ulps += sum_of_squared_ulps(values.dtype, &values.bytes, base);
     }
 
     /// Counts a delta.
@@ -32,18 +33,24 @@ impl Rounding {
     }
 }
 
-/// What is said of an expert whose file is too coarse.
-pub(super) fn warning(expert: &str, damage: f64) -> String {
-    format!(
-        "the 16-bit file of expert `{expert}` moves its delta by about {:.1}%: the weights are rounded more coarsely than \
-         the fine-tuning changed them; use a float32 checkpoint or a task vector of it if there is one",
-        100.0 * damage
-    )
+/// What is said of experts whose files are too coarse, each with its damage; none if there are none.
+pub(super) fn warning(coarse: &[(&str, f64)]) -> Option<String> {
+    let percent = |(expert, damage): &(&str, f64)| format!("{expert} by about {:.1}%", 100.0 * damage);
+    let (last, others) = coarse.split_last()?;
+    let listed = match others {
+        [] => percent(last),
+        _ => format!("{} and {}", others.iter().map(percent).collect::<Vec<_>>().join(", "), percent(last)),
+    };
+    Some(format!(
+        "16-bit files move the deltas of experts: {listed}; their weights are rounded more coarsely than fine-tuning changed \
+         them, and what is decomposed is partly that noise. Use float32 checkpoints or task vectors if there are any"
+    ))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::backend::Dtype;
     use half::bf16;
 
     #[test]
@@ -56,7 +63,8 @@ mod tests {
             let delta = if i % 2 == 0 { 0.005 } else { -0.005 };
             let exact = (weight + delta) as f32;
             let stored = bf16::from_f32(exact);
-            rounding.stored(Dtype::Bf16, &stored.to_le_bytes());
+            let bytes = stored.to_le_bytes().to_vec();
+            rounding.stored(&Stored { dtype: Dtype::Bf16, bytes }, None);
             error += (f64::from(stored.to_f32()) - f64::from(exact)).powi(2);
             norm += delta * delta;
         }

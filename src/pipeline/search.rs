@@ -6,15 +6,15 @@ use crate::backend::Dtype;
 use crate::backend::layers::Layers;
 use crate::checkpoint::DeltaWriter;
 use crate::data::{self, Head, ModelSource, Split, Task};
-use crate::eval::{Evaluator, linear_cka, peak, predict};
-use crate::model::{Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
+use crate::eval::{Evaluator, PROBES, linear_cka, peak, predict};
+use crate::model::{self, Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
 use crate::plan::{SearchSamples, expert_source, read_proxies};
 use crate::recipe::Proxies;
 use crate::report;
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Alpha by the plan's search; none if the recipe has a number.
 pub(super) async fn alpha<B: Layers>(
@@ -35,8 +35,10 @@ pub(super) async fn alpha<B: Layers>(
     }
     let mut candidate = Candidate { base: &base, deltas, factors: factors(job, betas), alpha: 0.0 };
     embed_once(job, &candidate, &evaluator, &mut exercises)?;
+    let mut done = 0;
     let (best, probes) = peak(async |alpha| {
-        progress.layer(&format!("alpha {alpha:.3}"));
+        progress.probe(alpha, done, PROBES.max(done + 1));
+        done += 1;
         candidate.alpha = alpha;
         value(job, &candidate, &evaluator, &exercises).await
     })
@@ -46,6 +48,8 @@ pub(super) async fn alpha<B: Layers>(
 
 /// What the merged model is run on for one expert's task.
 struct Exercise<B: Layers> {
+    /// Where the samples came from.
+    data: PathBuf,
     source: Source,
     pooling: Option<Pooling>,
     goal: Goal,
@@ -92,7 +96,13 @@ fn labelled<B: Layers>(evaluator: &Evaluator<B>, path: &Path, split: &Split) -> 
     let labels = task.labels(&split.name, split.range(task.len(&split.name)?), head.classes())?;
     let (pooling, waves) = (task.pooling()?, evaluator.waves(&task, split)?);
     let source = Source::Task { task: Box::new(task), split: split.clone(), waves };
-    Ok(Exercise { source, pooling, goal: Goal::Labels { head, labels }, embedded: None })
+    Ok(Exercise {
+        data: path.to_path_buf(),
+        source,
+        pooling,
+        goal: Goal::Labels { head, labels },
+        embedded: None,
+    })
 }
 
 async fn unlabelled<B: Layers>(
@@ -111,7 +121,7 @@ async fn unlabelled<B: Layers>(
     let base = unit_rows(&of_base.run(&samples, pooling).await?, samples.len());
     let shift = minus(unit_rows(&of_expert.run(&samples, pooling).await?, samples.len()), &base);
     let goal = Goal::Shift { samples: samples.len(), base, shift };
-    Ok(Exercise { source: Source::Held(samples), pooling, goal, embedded: None })
+    Ok(Exercise { data: proxies.data.clone(), source: Source::Held(samples), pooling, goal, embedded: None })
 }
 
 /// What multiplies each tensor's delta: a factor, and whether alpha does too.
@@ -194,6 +204,11 @@ async fn value<B: Layers>(
 ) -> Result<f64, Error> {
     let model = model(job, candidate)?;
     let failed = data::Error::model(&job.recipe.base_model);
+    let lost = |exercise: &Exercise<B>, reason: String| Error::Search {
+        alpha: candidate.alpha,
+        data: exercise.data.clone(),
+        reason,
+    };
     let mut sum = 0.0;
     for exercise in exercises {
         let mut features = Vec::new();
@@ -202,18 +217,26 @@ async fn value<B: Layers>(
                 Some(embedded) => model.run_embedded(&embedded[wave], exercise.pooling, &mut NoTap).await,
                 None => model.run(&*exercise.samples(evaluator, wave)?, exercise.pooling, &mut NoTap).await,
             };
-            features.extend(of_wave.map_err(&failed)?);
+            features.extend(of_wave.map_err(|e| match e {
+                model::Error::NotFinite { .. } => lost(exercise, e.to_string()),
+                other => failed(other).into(),
+            })?);
         }
-        sum += match &exercise.goal {
+        let value = match &exercise.goal {
             Goal::Labels { head, labels } => {
-                let right = predict(head, &features).iter().zip(labels).filter(|(p, l)| p == l).count();
+                let predicted = predict(head, &features).map_err(|e| lost(exercise, e.to_string()))?;
+                let right = predicted.iter().zip(labels).filter(|(p, l)| p == l).count();
                 right as f64 / labels.len().max(1) as f64
             }
             Goal::Shift { samples, base, shift } => {
                 let moved = minus(unit_rows(&features, *samples), base);
-                linear_cka(&moved, shift, *samples).unwrap_or(0.0)
+                linear_cka(&moved, shift, *samples).unwrap_or(0.0) // of features that have not moved
             }
         };
+        if !value.is_finite() {
+            return Err(lost(exercise, format!("its value is {value}")));
+        }
+        sum += value;
     }
     Ok(sum / exercises.len().max(1) as f64)
 }

@@ -125,7 +125,7 @@ async fn spill_sum<B: Backend>(
     for part in &layer.parts {
         for start in (0..part.elements()).step_by(SUM_CHUNK) {
             let range = start..part.elements().min(start + SUM_CHUNK);
-            let base = weights::read_row(job.backend, &job.family.base, &part.name, range.clone(), None)?;
+            let base = weights::base_row(job.backend, &job.family.base, &part.name, range.clone())?;
             let sum = sums::sum(job, &part.name, range, &base, rounding).await?;
             spill.write(&job.backend.download(&sum).await.map_err(Error::device(&part.name))?)?;
         }

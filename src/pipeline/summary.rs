@@ -38,6 +38,7 @@ pub(super) fn report<B: Backend>(
         overrides: options.overrides.clone(),
         groups: groups(job, &layers),
         layers,
+        account: Some(job.plan.account.clone()),
         warnings: job.plan.warnings.clone(),
         ..Report::default()
     };
@@ -68,18 +69,28 @@ fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64
     };
     let decomposed = matches!(layer.role, Role::Esm | Role::TsvM);
     LayerReport {
-        name: layer.name.clone(),
-        tensors: layer.parts.iter().map(|p| p.name.clone()).collect(),
-        role: job.plan.treatment(layer).to_owned(),
-        reason: layer.reason.map(str::to_owned),
-        scaled_by_alpha: layer.scaled,
-        rank: decomposed.then_some(layer.rank),
         norm: decomposed.then_some(outcome.norm),
         beta: layer.group.as_ref().map(|_| beta),
         energy_retention: by_task(&outcome.energy_retention),
         task_scale: by_task(&outcome.task_scales),
         rank_deficient: outcome.rank_deficient,
+        ..LayerReport::planned(job.plan, layer)
     }
+}
+
+/// A word on layers that experts change and whose merged delta is zero: no direction of theirs shows on the inputs.
+pub(super) fn vanished<B>(job: &Job<'_, B>, outcomes: &[Outcome]) -> Option<String> {
+    let layers = job.plan.layers.iter().zip(outcomes);
+    let gone: Vec<&str> = layers
+        .filter(|(_, outcome)| outcome.changed && outcome.norm == 0.0)
+        .map(|(layer, _)| layer.name.as_str())
+        .collect();
+    let (first, more) = (gone.first()?, gone.len() - 1);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    Some(format!(
+        "the merged delta of `{first}`{more} is zero, though experts differ from the base there: on the inputs in their \
+         calibration they do not; capture it again if those are not what the layer sees"
+    ))
 }
 
 /// The experts of ESM++; `energy` is what they restore, per layer and task.

@@ -2,7 +2,7 @@
 
 use super::assemble::Deltas;
 use super::rounding::Rounding;
-use super::weights::delta_row;
+use super::weights::{BaseValues, delta_row};
 use super::{Error, Job};
 use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::DeltaWriter;
@@ -22,7 +22,7 @@ impl<B: Backend> Deltas<B> for Merged<'_, B> {
         &mut self,
         tensor: &str,
         range: Range<usize>,
-        base: &B::Tensor,
+        base: &BaseValues<B::Tensor>,
     ) -> Result<B::Tensor, Error> {
         if let Some(spill) = self.spill.filter(|spill| spill.contains(tensor)) {
             let bytes = spill.read(tensor, range.clone())?;
@@ -38,7 +38,7 @@ pub(super) async fn sum<B: Backend>(
     job: &Job<'_, B>,
     tensor: &str,
     range: Range<usize>,
-    base: &B::Tensor,
+    base: &BaseValues<B::Tensor>,
     rounding: &mut [Rounding],
 ) -> Result<B::Tensor, Error> {
     let (backend, coefficients) = (job.backend, &job.plan.sum);
@@ -47,7 +47,7 @@ pub(super) async fn sum<B: Backend>(
     let mut total = backend.zeros(Shape::matrix(1, range.len())).map_err(device())?;
     let mut norms = backend.zeros(Shape::new(experts.len(), 1, 1)).map_err(device())?;
     if coefficients.base != 0.0 {
-        arithmetic::accumulate(backend, &mut total, coefficients.base, base).map_err(device())?;
+        arithmetic::accumulate(backend, &mut total, coefficients.base, &base.values).map_err(device())?;
     }
     for (t, (expert, &coefficient)) in experts.iter().zip(&coefficients.experts).enumerate() {
         let delta = delta_row(backend, expert, tensor, range.clone(), base, &mut rounding[t])?;

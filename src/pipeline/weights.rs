@@ -3,47 +3,61 @@
 use super::Error;
 use super::members::Member;
 use super::rounding::Rounding;
-use crate::backend::{Backend, Shape};
+use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::Checkpoint;
 use crate::plan::{Expert, Family, Layer};
 use std::ops::Range;
 
-/// The values `range` of a tensor as one row.
-pub(super) fn read_row<B: Backend>(
-    backend: &B,
-    model: &Checkpoint,
-    tensor: &str,
-    range: Range<usize>,
-    rounding: Option<&mut Rounding>,
-) -> Result<B::Tensor, Error> {
-    let shape = Shape::matrix(1, range.len());
-    read(backend, model, tensor, range, shape, rounding)
+/// Values as a file has them.
+#[derive(Clone, Debug)]
+pub(super) struct Stored {
+    pub dtype: Dtype,
+    /// Little-endian.
+    pub bytes: Vec<u8>,
 }
 
-fn read<B: Backend>(
+/// Some values of the base: on the device, and as they are stored.
+pub(super) struct BaseValues<T> {
+    pub values: T,
+    stored: Stored,
+}
+
+/// The values `range` of a tensor of the base as one row.
+pub(super) fn base_row<B: Backend>(
     backend: &B,
-    model: &Checkpoint,
+    base: &Checkpoint,
+    tensor: &str,
+    range: Range<usize>,
+) -> Result<BaseValues<B::Tensor>, Error> {
+    let shape = Shape::matrix(1, range.len());
+    base_values(backend, base, tensor, range, shape)
+}
+
+fn base_values<B: Backend>(
+    backend: &B,
+    base: &Checkpoint,
     tensor: &str,
     range: Range<usize>,
     shape: Shape,
-    rounding: Option<&mut Rounding>,
-) -> Result<B::Tensor, Error> {
-    let file = model.file_of(tensor)?;
-    let bytes = file.read_values(tensor, range)?;
-    let dtype = file.meta(tensor)?.float().unwrap_or(crate::backend::Dtype::F32); // read_values refuses all others
-    if let Some(rounding) = rounding {
-        rounding.stored(dtype, &bytes);
-    }
-    backend.unpack(shape, dtype, &bytes).map_err(Error::device(tensor))
+) -> Result<BaseValues<B::Tensor>, Error> {
+    let stored = read(base, tensor, range)?;
+    let values = backend.unpack(shape, stored.dtype, &stored.bytes).map_err(Error::device(tensor))?;
+    Ok(BaseValues { values, stored })
 }
 
-/// `dW_t` of a part of a tensor, as one row; none where a task vector lacks the tensor.
+fn read(model: &Checkpoint, tensor: &str, range: Range<usize>) -> Result<Stored, Error> {
+    let bytes = model.read_values(tensor, range)?;
+    let dtype = model.get(tensor).and_then(|meta| meta.float()).unwrap_or(Dtype::F32); // read_values refuses all others
+    Ok(Stored { dtype, bytes })
+}
+
+/// `dW_t` of a part of a tensor, as one row; none where the expert lacks the tensor.
 pub(super) fn delta_row<B: Backend>(
     backend: &B,
     expert: &Expert,
     tensor: &str,
     range: Range<usize>,
-    base: &B::Tensor,
+    base: &BaseValues<B::Tensor>,
     rounding: &mut Rounding,
 ) -> Result<Option<B::Tensor>, Error> {
     let shape = Shape::matrix(1, range.len());
@@ -56,15 +70,23 @@ fn delta<B: Backend>(
     tensor: &str,
     range: Range<usize>,
     shape: Shape,
-    base: &B::Tensor,
+    base: &BaseValues<B::Tensor>,
     rounding: &mut Rounding,
 ) -> Result<Option<B::Tensor>, Error> {
-    if expert.is_delta && expert.weights.get(tensor).is_none() {
-        return Ok(None);
+    if expert.weights.get(tensor).is_none() {
+        return Ok(None); // a task vector that leaves it alone, or a head of the base's task
     }
-    let mut values = read(backend, &expert.weights, tensor, range, shape, Some(rounding))?;
+    let device = || Error::device(tensor);
+    let stored = read(&expert.weights, tensor, range)?;
+    rounding.stored(&stored, (!expert.is_delta).then_some(&base.stored));
+    let mut values = backend.unpack(shape, stored.dtype, &stored.bytes).map_err(device())?;
+    drop(stored);
     if !expert.is_delta {
-        backend.axpby(-1.0, base, 1.0, &mut values).map_err(Error::device(tensor))?;
+        backend.axpby(-1.0, &base.values, 1.0, &mut values).map_err(device())?;
+    } else if let Some(&factor) = expert.factors.get(tensor) {
+        let mut scaled = backend.zeros(shape).map_err(device())?;
+        backend.axpby(factor as f32, &values, 0.0, &mut scaled).map_err(device())?;
+        values = scaled;
     }
     Ok(Some(values))
 }
@@ -80,7 +102,7 @@ pub(super) fn layer_weights<B: Backend>(
     let mut row = 0;
     for part in &layer.parts {
         let matrix = Shape::matrix(part.rows, layer.d_in);
-        let values = read(backend, model, &part.name, 0..part.elements(), matrix, None)?;
+        let values = base_values(backend, model, &part.name, 0..part.elements(), matrix)?.values;
         let extent = [1, part.rows, layer.d_in];
         backend.copy_block(&values, [0, 0, 0], &mut weights, [0, row, 0], extent).map_err(device())?;
         row += part.rows;
@@ -123,7 +145,7 @@ fn layer_deltas<B: Backend>(
     for part in &layer.parts {
         let matrix = Shape::matrix(part.rows, layer.d_in);
         let values = 0..part.elements();
-        let base = read(backend, &family.base, &part.name, values.clone(), matrix, None)?;
+        let base = base_values(backend, &family.base, &part.name, values.clone(), matrix)?;
         for (place, member) in (first..).zip(members) {
             let (expert, rounding) = (&family.experts[member.task], &mut rounding[member.task]);
             let part_delta = delta(backend, expert, &part.name, values.clone(), matrix, &base, rounding)?;

@@ -1,42 +1,53 @@
 //! Whether the models fit each other.
 
+use super::names::is_recomputed;
 use super::{Error, Expert, Family, Role};
 use crate::checkpoint::{Checkpoint, Kind, TensorMeta, kind};
 use crate::recipe::Recipe;
 
-/// Every tensor of the base must be in every expert, with its shape; the other way round, a task vector must have no
-/// tensor that the base lacks. Returns warnings.
-pub(super) fn tensors_fit(
-    family: &Family,
-    role: impl Fn(&str, &TensorMeta) -> Role,
-) -> Result<Vec<String>, Error> {
-    let base = &family.base;
-    for name in base.names() {
-        let Some(meta) = base.get(name) else { continue };
-        if kind(meta.dtype) == Kind::Unsupported {
-            return Err(unsupported(base, name, meta));
-        }
-        if role(name, meta) == Role::Base {
-            continue; // the experts' integers are not read
+/// Every tensor that is merged must be of a type that can be, and of one shape in all models.
+pub(super) fn tensors_fit(family: &Family, role: impl Fn(&str, &TensorMeta) -> Role) -> Result<(), Error> {
+    for name in family.base.names() {
+        let Some(meta) = family.base.get(name) else { continue };
+        let role = role(name, meta);
+        if role != Role::Base && kind(meta.dtype) == Kind::Unsupported {
+            return Err(unsupported(&family.base, name, meta));
         }
         for expert in &family.experts {
-            tensor_fits(base, expert, name, meta)?;
+            match expert.weights.get(name) {
+                Some(found) if role == Role::Base => not_lost(&family.base, expert, name, (meta, found))?,
+                Some(found) => tensor_fits(&family.base, expert, name, (meta, found))?,
+                None => {} // its matching says why
+            }
         }
     }
-    let mut warnings = Vec::new();
-    for expert in &family.experts {
-        warnings.extend(no_others(base, expert)?);
-    }
-    Ok(warnings)
+    Ok(())
 }
 
-fn tensor_fits(base: &Checkpoint, expert: &Expert, name: &str, meta: &TensorMeta) -> Result<(), Error> {
-    let Some(found) = expert.weights.get(name) else {
-        if expert.is_delta {
-            return Ok(()); // a task vector's missing tensors are zero
-        }
-        return Err(mismatch(base, expert, format!("it has no tensor `{name}`, which the base has")));
-    };
+/// Where the base's integers are kept, floats of an expert would be lost: it is stored another way.
+fn not_lost(
+    base: &Checkpoint,
+    expert: &Expert,
+    name: &str,
+    (meta, found): (&TensorMeta, &TensorMeta),
+) -> Result<(), Error> {
+    let is_float = |meta: &TensorMeta| kind(meta.dtype) != Kind::Integer;
+    if is_float(meta) == is_float(found) || (is_float(found) && is_recomputed(name)) {
+        return Ok(());
+    }
+    Err(mismatch(base, expert, other_type(name, meta, found)))
+}
+
+fn other_type(name: &str, meta: &TensorMeta, found: &TensorMeta) -> String {
+    format!("tensor `{name}` has type {} there and {} in the base", found.dtype, meta.dtype)
+}
+
+fn tensor_fits(
+    base: &Checkpoint,
+    expert: &Expert,
+    name: &str,
+    (meta, found): (&TensorMeta, &TensorMeta),
+) -> Result<(), Error> {
     if found.shape != meta.shape {
         let reason =
             format!("tensor `{name}` has shape {:?} there and {:?} in the base", found.shape, meta.shape);
@@ -45,35 +56,14 @@ fn tensor_fits(base: &Checkpoint, expert: &Expert, name: &str, meta: &TensorMeta
     match kind(found.dtype) {
         Kind::Float(_) => Ok(()),
         Kind::Unsupported => Err(unsupported(&expert.weights, name, found)),
-        Kind::Integer => {
-            let reason =
-                format!("tensor `{name}` has type {} there and {} in the base", found.dtype, meta.dtype);
-            Err(mismatch(base, expert, reason))
-        }
+        Kind::Integer => Err(mismatch(base, expert, other_type(name, meta, found))),
     }
 }
 
-/// Tensors that the base lacks: an error in a task vector, a warning in a checkpoint (a head of its own, mostly).
-fn no_others(base: &Checkpoint, expert: &Expert) -> Result<Option<String>, Error> {
-    let others: Vec<&str> = expert.weights.names().filter(|name| base.get(name).is_none()).collect();
-    match others[..] {
-        [] => Ok(None),
-        [first, ..] if expert.is_delta => {
-            let reason = format!("its task vector has the tensor `{first}`, which the base lacks");
-            Err(mismatch(base, expert, reason))
-        }
-        [first, ..] => Ok(Some(format!(
-            "expert `{}` has {} tensors that the base lacks, such as `{first}`; they are left out",
-            expert.name,
-            others.len()
-        ))),
-    }
-}
-
-fn mismatch(base: &Checkpoint, expert: &Expert, reason: String) -> Error {
+pub(super) fn mismatch(base: &Checkpoint, expert: &Expert, reason: String) -> Error {
     Error::Mismatch {
         expert: expert.name.clone(),
-        path: expert.weights.path().to_path_buf(),
+        path: expert.own.path().to_path_buf(),
         base: base.path().to_path_buf(),
         reason,
     }

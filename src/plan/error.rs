@@ -43,6 +43,14 @@ pub enum Error {
         /// Which tensor, and how it differs.
         reason: String,
     },
+    /// An expert's weights mean something else than the base's.
+    #[error("the expert `{expert}` is of another kind than the base: {reason}")]
+    OtherSettings {
+        /// The expert's name.
+        expert: String,
+        /// Which key differs, where, and what to do.
+        reason: String,
+    },
     /// An expert lacks calibration for a layer.
     #[error(
         "the calibration file {} of expert `{expert}` has no inputs of `{weight}`, which merge_method {method} needs: \

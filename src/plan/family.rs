@@ -1,10 +1,13 @@
-//! The models a recipe names, opened: headers only, no weights.
+//! The models a recipe names, opened: headers and settings only, no weights.
 
-use super::Error;
+use super::matching::{Matching, Models, match_delta, match_tensors};
+use super::quantised::refuse_quantised;
+use super::settings::{Settings, weights_mean_the_same};
+use super::{Error, Rule};
 use crate::calibration::Calibration;
-use crate::checkpoint::{self, Checkpoint, settings};
+use crate::checkpoint::{self, Checkpoint, DeltaFile};
 use crate::recipe::{self, Proxies, Recipe, Source};
-use serde::Deserialize;
+use std::collections::HashMap;
 use std::path::Path;
 
 /// A base and its experts.
@@ -12,8 +15,8 @@ use std::path::Path;
 pub struct Family {
     /// The base.
     pub base: Checkpoint,
-    /// `model_type` of the base's `config.json`.
-    pub model_type: Option<String>,
+    /// Its configuration.
+    pub settings: Settings,
     /// The experts, in the recipe's order.
     pub experts: Vec<Expert>,
 }
@@ -23,14 +26,31 @@ pub struct Family {
 pub struct Expert {
     /// Its name in the recipe.
     pub name: String,
-    /// Its weights, or what to add to the base's.
+    /// Its weights by the base's names, or what to add to the base's.
     pub weights: Checkpoint,
+    /// Its weights by its own names.
+    pub own: Checkpoint,
+    /// Its configuration; empty for a task vector.
+    pub settings: Settings,
+    /// How the two belong together.
+    pub matching: Matching,
     /// Whether `weights` are deltas.
     pub is_delta: bool,
+    /// For deltas that a merge kept: what each is multiplied by, `alpha beta`; empty for others.
+    pub factors: HashMap<String, f64>,
     /// The inputs of its layers, in a file.
     pub calibration: Option<Calibration>,
     /// The samples it is run on to capture them during the merge.
     pub proxies: Option<Proxies>,
+}
+
+impl Expert {
+    /// Its own name of each weight -> the base's, where the two differ.
+    pub fn names_of_base(&self) -> HashMap<String, String> {
+        let renamed = self.matching.mapped.iter().filter(|(_, rule)| **rule != Rule::Tied);
+        let pair = |(name, _): (&String, &Rule)| Some((self.matching.pairs.get(name)?.clone(), name.clone()));
+        renamed.filter_map(pair).collect()
+    }
 }
 
 impl Family {
@@ -41,29 +61,68 @@ impl Family {
             let (path, reason) = (base.path().to_path_buf(), "it holds no tensors".to_owned());
             return Err(checkpoint::Error::NotAModel { path, reason }.into());
         }
-        let model_type = model_type(&base)?;
-        let experts = recipe.models.iter().map(|model| expert(recipe, model));
-        Ok(Family { experts: experts.collect::<Result<_, _>>()?, base, model_type })
+        let settings = Settings::open(&base)?;
+        refuse_quantised(&base, &settings)?;
+        let experts = recipe.models.iter().map(|model| expert(recipe, model, &base, &settings));
+        let experts = experts.collect::<Result<_, _>>()?;
+        Ok(Family { experts, base, settings })
     }
 }
 
-fn expert(recipe: &Recipe, model: &recipe::Model) -> Result<Expert, Error> {
-    let needs_calibration = matches!(recipe.method, recipe::Method::Esm(_));
-    let calibration = match &model.calibration {
-        recipe::Calibration::File(path) if needs_calibration => Some(open_calibration(path)?),
-        _ => None,
+fn expert(
+    recipe: &Recipe,
+    model: &recipe::Model,
+    base: &Checkpoint,
+    base_settings: &Settings,
+) -> Result<Expert, Error> {
+    let own = Checkpoint::open(model.source.path())?;
+    let is_delta = matches!(model.source, Source::Delta(_));
+    let settings = if is_delta { Settings::default() } else { Settings::open(&own)? };
+    refuse_quantised(&own, &settings)?;
+    let matched = if is_delta {
+        match_delta(base, &own)
+    } else {
+        match_tensors(Models { base, base_settings, expert: &own, expert_settings: &settings })
     };
-    let proxies = match &model.calibration {
-        recipe::Calibration::Data(proxies) if needs_calibration => Some(proxies.clone()),
-        _ => None,
-    };
-    Ok(Expert {
+    let mut expert = Expert {
         name: model.name.clone(),
-        weights: Checkpoint::open(model.source.path())?,
-        is_delta: matches!(model.source, Source::Delta(_)),
-        calibration,
-        proxies,
-    })
+        weights: own.clone(),
+        matching: Matching::default(),
+        factors: if is_delta { factors(model.source.path())? } else { HashMap::new() },
+        calibration: None,
+        proxies: None,
+        settings,
+        is_delta,
+        own,
+    };
+    // settings first: a model of another kind differs in its tensors too, and its kind is the better answer
+    weights_mean_the_same(base_settings, &expert, &recipe.allow_mismatch)?;
+    expert.matching = matched.map_err(|reason| super::check::mismatch(base, &expert, reason))?;
+    let pairs = expert.matching.pairs.iter().map(|(name, own)| (name.as_str(), own.as_str()));
+    expert.weights = expert.own.view(pairs);
+    if matches!(recipe.method, recipe::Method::Esm(_)) {
+        let names = expert.names_of_base().into_iter().map(|(own, name)| (name, own)).collect();
+        match &model.calibration {
+            recipe::Calibration::File(path) => {
+                expert.calibration = Some(open_calibration(path)?.with_names(names));
+            }
+            recipe::Calibration::Data(proxies) => expert.proxies = Some(proxies.clone()),
+            recipe::Calibration::Unset | recipe::Calibration::None => {}
+        }
+    }
+    Ok(expert)
+}
+
+/// What the deltas of a file that a merge kept are multiplied by, so that base and deltas make the merged model; empty for
+/// any other file.
+fn factors(path: &Path) -> Result<HashMap<String, f64>, Error> {
+    if !DeltaFile::is_one(path) {
+        return Ok(HashMap::new());
+    }
+    let file = DeltaFile::open(path)?;
+    let meta = file.meta();
+    let factor = |entry: &checkpoint::DeltaEntry| entry.beta * if entry.alpha { meta.alpha } else { 1.0 };
+    Ok(meta.tensors.iter().map(|(name, entry)| (name.clone(), factor(entry))).collect())
 }
 
 fn open_calibration(path: &Path) -> Result<Calibration, Error> {
@@ -71,18 +130,4 @@ fn open_calibration(path: &Path) -> Result<Calibration, Error> {
         return Err(Error::NoCalibrationFile { path: path.to_path_buf() });
     }
     Ok(Calibration::open(path)?)
-}
-
-#[derive(Deserialize)]
-struct Config {
-    model_type: Option<String>,
-}
-
-fn model_type(base: &Checkpoint) -> Result<Option<String>, Error> {
-    let Some(path) = base.folder().map(|f| f.join("config.json")).filter(|p| p.is_file()) else {
-        return Ok(None);
-    };
-    let config: Config =
-        settings::read(&path).map_err(|e| Error::BadConfig { path, reason: e.to_string() })?;
-    Ok(config.model_type)
 }

@@ -1,23 +1,29 @@
 //! From tensors to layers.
 
+use super::account::account;
 use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
+use super::identical::identical;
 use super::names::{kind_of_layer, projection};
 use super::roles::{Architecture, Rules, Ruling, is_transposed};
 use super::samples::{alpha_search, check_proxies};
+use super::settings::used_otherwise;
 use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
 use crate::calibration::Statistic;
 use crate::checkpoint::TensorMeta;
 use crate::method::{AlphaScope, arithmetic, tsv};
 use crate::recipe::{Alpha, Esm, Method, Recipe};
+use indexmap::IndexMap;
 use std::collections::HashMap;
 
 /// Decides what happens to every tensor.
 pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let alpha = alpha(recipe);
-    let (architecture, unknown) = Architecture::of(family.model_type.as_deref(), family.base.names());
-    let rules = Rules::new(&recipe.method, &architecture);
-    let mut warnings = tensors_fit(family, |name, meta| rules.of(name, meta).0)?;
+    let (architecture, unknown) = Architecture::of(family.settings.model_type(), family.base.names());
+    let identical = identical(family, recipe.out_dtype)?;
+    let rules = Rules::new(&recipe.method, &architecture, family, identical);
+    tensors_fit(family, |name, meta| rules.of(name, meta).role)?;
+    let mut warnings = notes_on_files(family);
     let mut planner = Planner { recipe, family, fuse: false };
     if let Method::Esm(esm) = &recipe.method {
         check_esm(recipe, family, esm)?;
@@ -34,7 +40,26 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     check_proxies(recipe, family)?;
     let search = alpha_search(recipe)?;
     warnings.extend(recipe.notes.iter().cloned());
-    Ok(Plan { layers, experts, sum: sum(recipe), alpha, search, warnings })
+    let account = account(family, &layers)?;
+    Ok(Plan { layers, experts, sum: sum(recipe), alpha, search, account, warnings })
+}
+
+/// What is noteworthy about the models' files.
+fn notes_on_files(family: &Family) -> Vec<String> {
+    let mut notes = family.base.notes().to_vec();
+    let mut of_experts: IndexMap<String, Vec<&str>> = IndexMap::new();
+    for expert in &family.experts {
+        notes.extend(expert.own.notes().iter().cloned());
+        if let Some(note) = expert.matching.note() {
+            of_experts.entry(note).or_default().push(&expert.name);
+        }
+    }
+    notes.extend(of_experts.into_iter().map(|(note, names)| match names[..] {
+        [name] => format!("expert `{name}`: {note}"),
+        _ => format!("experts {}, each: {note}", names.join(", ")),
+    }));
+    notes.extend(used_otherwise(&family.settings, &family.experts));
+    notes
 }
 
 /// The number given; 1 until a search has found another.
@@ -62,7 +87,7 @@ fn sum(recipe: &Recipe) -> Sum {
 }
 
 fn check_esm(recipe: &Recipe, family: &Family, esm: &Esm) -> Result<(), Error> {
-    if is_transposed(family.model_type.as_deref()) {
+    if is_transposed(family) {
         return Err(Error::Unsupported {
             path: family.base.path().to_path_buf(),
             reason: "this architecture stores its linear weights transposed (d_in x d_out), and ESM, which decomposes \
@@ -92,7 +117,7 @@ pub(super) type Entry = (String, Vec<Part>);
 
 impl Planner<'_> {
     fn layers(&self, rules: &Rules) -> Result<Vec<Layer>, Error> {
-        let entries = self.entries(|name, meta| rules.of(name, meta).0 == Role::Esm);
+        let entries = self.entries(|name, meta| rules.of(name, meta).role == Role::Esm);
         let ruling = |parts: &[Part]| {
             let first = parts.first()?;
             Some(rules.of(&first.name, self.family.base.get(&first.name)?))
@@ -142,7 +167,8 @@ impl Planner<'_> {
     }
 
     /// An entry with its role.
-    pub fn layer(&self, name: String, parts: Vec<Part>, (role, reason): Ruling) -> Result<Layer, Error> {
+    pub fn layer(&self, name: String, parts: Vec<Part>, ruling: Ruling) -> Result<Layer, Error> {
+        let Ruling { role, reason, kept } = ruling;
         let tasks = self.family.experts.len();
         let elements: usize = parts.iter().map(Part::elements).sum();
         let (d_out, d_in) = match role {
@@ -182,6 +208,7 @@ impl Planner<'_> {
             role,
             rank,
             reason,
+            kept,
         })
     }
 

@@ -3,24 +3,34 @@
 //! [`plan`] is a function of the recipe and the headers of the files it names. Everything that can be wrong with names,
 //! shapes and types is found here.
 
+mod account;
 mod check;
 mod cost;
 mod error;
 mod family;
+mod identical;
 mod layers;
+mod matching;
 mod names;
+mod quantised;
 mod roles;
 mod routed;
+mod rule;
 mod samples;
+mod settings;
 
+pub use account::{Account, ModelAccount};
 pub use cost::Cost;
 pub use error::Error;
 pub use family::{Expert, Family};
 pub use layers::plan;
+pub use matching::{Matching, Prefix};
 pub use names::kind_of_layer;
 pub use roles::Role;
 pub use routed::{Experts, Routed};
+pub use rule::Rule;
 pub use samples::{AlphaSearch, SearchSamples, expert_source, read_proxies};
+pub use settings::Settings;
 
 use serde::Serialize;
 
@@ -28,26 +38,26 @@ use serde::Serialize;
 pub const SUM_CHUNK: usize = 4 << 20;
 
 /// What happens to every tensor of the base.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Plan {
     /// The layers, in the order of the base's files.
     pub layers: Vec<Layer>,
     /// The low-rank experts of ESM++.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<Experts>,
     /// Weights of the sum for [`Role::Sum`].
     pub sum: Sum,
     /// Factor of the merged deltas where `scaled` says so; 1 until a search has found another.
     pub alpha: f64,
     /// The search for it.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub search: Option<AlphaSearch>,
+    /// What becomes of every tensor that is read.
+    pub account: Account,
     /// What the user should know before the merge starts.
     pub warnings: Vec<String>,
 }
 
 /// `dW = base W0 + sum_t experts_t dW_t`.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Sum {
     /// What such a sum is called: `average` or `task_arithmetic`.
     pub name: &'static str,
@@ -58,7 +68,7 @@ pub struct Sum {
 }
 
 /// One or several tensors that are merged as one matrix.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Layer {
     /// The tensor's name; for several, a name for their stack.
     pub name: String,
@@ -80,6 +90,8 @@ pub struct Layer {
     pub mean_sigma: bool,
     /// Why it is not merged by the method's main rule, if it is not.
     pub reason: Option<&'static str>,
+    /// The rule by which it is the base's ([`Role::Base`], [`Role::Pretrained`]).
+    pub kept: Option<Rule>,
     /// What it costs.
     pub cost: Cost,
 }
@@ -92,6 +104,7 @@ pub struct Part {
     /// Its sizes.
     pub shape: Vec<usize>,
     /// Its rows in the stack.
+    #[serde(skip)]
     pub rows: usize,
 }
 

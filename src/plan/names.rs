@@ -1,9 +1,13 @@
 //! What a tensor's name says: which block it is in, and what kind of weight it is.
 
-/// The block a tensor belongs to: the name before its index, the index, and the name after it.
+/// The block a tensor belongs to: the name before its index, the index, and the name after it. The number of a layer in a
+/// head (`classifier.1.weight`) is no block's.
 pub(super) fn block(name: &str) -> Option<(&str, &str, &str)> {
     let mut start = 0;
     for part in name.split('.') {
+        if HEADS.contains(&part) {
+            return None;
+        }
         let end = start + part.len();
         if start > 0 && end < name.len() && !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()) {
             return Some((&name[..start - 1], part, &name[end + 1..]));
@@ -66,10 +70,12 @@ pub(super) fn projection(name: &str) -> Option<(usize, String)> {
     })
 }
 
-/// Vocabulary and token-type embeddings, whose rows belong to tokens rather than to directions.
+/// Vocabulary and token-type embeddings, whose rows belong to tokens rather than to directions, and tables of biases by
+/// distance.
 pub(super) fn is_vocabulary(name: &str) -> bool {
-    const PARTS: [&str; 11] = [
+    const PARTS: [&str; 12] = [
         "word_embeddings",
+        "word_embedding",
         "embed_tokens",
         "token_embedding",
         "token_embeddings",
@@ -81,25 +87,154 @@ pub(super) fn is_vocabulary(name: &str) -> bool {
         "embed_tokens_per_layer",
         "relative_attention_bias",
     ];
-    name.split('.').any(|part| PARTS.contains(&part))
+    // in Mamba, RWKV and XLM the module itself is the table
+    name.split('.').any(|part| PARTS.contains(&part)) || name.ends_with(".embeddings.weight")
 }
+
+/// A table of the vocabulary's input embeddings.
+pub(super) fn is_input_embedding(name: &str) -> bool {
+    const TABLES: [&str; 9] = [
+        "word_embeddings",
+        "word_embedding",
+        "embed_tokens",
+        "token_embedding",
+        "token_embeddings",
+        "tok_embeddings",
+        "wte",
+        "embed_in",
+        "shared",
+    ];
+    let module = name.strip_suffix(".weight").unwrap_or(name);
+    TABLES.contains(&module.rsplit('.').next().unwrap_or(module)) || name.ends_with(".embeddings.weight")
+}
+
+/// The matrix that makes logits over the vocabulary, which models may tie to the input embedding.
+pub(super) fn is_output_embedding(name: &str) -> bool {
+    const ENDINGS: [&str; 9] = [
+        "lm_head.weight",
+        "lm_head.decoder.weight",
+        "predictions.decoder.weight",
+        "embed_out.weight",
+        "proj_out.weight",
+        "vocab_projector.weight",
+        "lm_loss.weight",
+        "pred_layer.proj.weight",
+        "generator_lm_head.weight",
+    ];
+    block(name).is_none() && ENDINGS.iter().any(|end| name == *end || name.ends_with(&format!(".{end}")))
+}
+
+/// Parts of a name that tell a head.
+const HEADS: [&str; 11] = [
+    "lm_head",
+    "classifier",
+    "classification_head",
+    "pre_classifier",
+    "score",
+    "head",
+    "fc",
+    "qa_outputs",
+    "embed_out",
+    "cls",
+    "mlm_head",
+];
 
 /// Heads: weights outside the blocks that map features to classes or tokens.
 pub(super) fn is_head(name: &str) -> bool {
-    const PARTS: [&str; 11] = [
-        "lm_head",
-        "classifier",
-        "classification_head",
-        "pre_classifier",
-        "score",
-        "head",
-        "fc",
-        "qa_outputs",
-        "embed_out",
-        "cls",
-        "mlm_head",
+    block(name).is_none() && (name == "output.weight" || name.split('.').any(|part| HEADS.contains(&part)))
+}
+
+/// What a model has for its task alone: heads and poolers, which another task's model lacks.
+pub(super) fn is_task_part(name: &str) -> bool {
+    const PARTS: [&str; 16] = [
+        "pooler",
+        "lm_loss",
+        "pred_layer",
+        "logits_proj",
+        "sequence_summary",
+        "vocab_transform",
+        "vocab_layer_norm",
+        "vocab_projector",
+        "discriminator_predictions",
+        "generator_predictions",
+        "generator_lm_head",
+        "proj_out",
+        "final_logits_bias",
+        "multiple_choice_head",
+        "decode_head",
+        "nsp_head",
     ];
-    block(name).is_none() && (name == "output.weight" || name.split('.').any(|part| PARTS.contains(&part)))
+    let bare = block(name).is_none() && name.split('.').any(|part| PARTS.contains(&part));
+    bare || is_head(name)
+        || matches!(name, "decoder.weight" | "decoder.bias" | "projector.weight" | "projector.bias")
+}
+
+/// Buffers that loaders compute from the configuration.
+pub(super) fn is_recomputed(name: &str) -> bool {
+    const BUFFERS: [&str; 7] = [
+        "inv_freq",
+        "original_inv_freq",
+        "position_ids",
+        "token_type_ids",
+        "masked_bias",
+        "relative_position_index",
+        "attn_mask",
+    ];
+    let last = name.rsplit('.').next().unwrap_or(name);
+    BUFFERS.contains(&last) || name.ends_with(".attn.bias") && name.contains(".h.")
+}
+
+/// Copies and counters that training keeps and no model uses.
+pub(super) fn is_training_state(name: &str) -> bool {
+    let first = name.split('.').next().unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    matches!(first, "model_ema" | "ema" | "ema_model" | "optimizer") || last == "num_batches_tracked"
+}
+
+/// The tower of a model of two that a tensor belongs to, `joint` for what only the pair has (CLIP and SigLIP by the names of
+/// Hugging Face and of OpenCLIP).
+pub(super) fn tower(name: &str) -> Option<&'static str> {
+    match name.split('.').next()? {
+        "vision_model" | "visual_projection" | "visual" => Some("vision"),
+        "text_model"
+        | "text_projection"
+        | "text"
+        | "transformer"
+        | "token_embedding"
+        | "positional_embedding"
+        | "ln_final" => Some("text"),
+        "logit_scale" | "logit_bias" => Some("joint"),
+        _ => None,
+    }
+}
+
+/// The other spelling of a norm's scale or shift: `gamma` and `beta` of old checkpoints are `weight` and `bias` today.
+pub(super) fn older_spelling(name: &str) -> Option<String> {
+    const SPELLINGS: [(&str, &str); 4] =
+        [(".gamma", ".weight"), (".beta", ".bias"), (".weight", ".gamma"), (".bias", ".beta")];
+    SPELLINGS.iter().find_map(|(from, to)| Some(format!("{}{to}", name.strip_suffix(from)?)))
+}
+
+/// Whether a matrix of a block is the weight of a layer; `A_log`, stacked biases and tables are not.
+pub(super) fn is_layer_weight(name: &str) -> bool {
+    name.ends_with("weight")
+}
+
+/// The gate of a mixture of experts, by its name and by the experts that stand beside it (`has_experts` is asked for the
+/// module that holds both).
+pub(super) fn is_router_gate(name: &str, has_experts: impl Fn(&str) -> bool) -> bool {
+    let Some(module) = name.strip_suffix(".weight") else { return false };
+    if block(name).is_none() {
+        return false;
+    }
+    let mut parts = module.rsplit('.');
+    match parts.next() {
+        Some("gate" | "shared_expert_gate") => {
+            module.rsplit_once('.').is_some_and(|(parent, _)| has_experts(parent))
+        }
+        Some("router") => true,
+        _ => parts.next() == Some("router"),
+    }
 }
 
 #[cfg(test)]

@@ -1,17 +1,21 @@
 //! Which rule a tensor falls under. Roles follow from the architecture, the preset and the recipe's `layers`, never from
 //! which calibration happens to exist.
 
-use super::names::{VitWeight, block, is_head, is_vocabulary, vit_weight};
+use super::Family;
+use super::names::{
+    VitWeight, block, is_head, is_layer_weight, is_recomputed, is_router_gate, is_vocabulary, vit_weight,
+};
+use super::rule::Rule;
 use crate::checkpoint::{Kind, TensorMeta, kind};
 use crate::method::Preset;
 use crate::method::esm_plus::ResidualBase;
 use crate::recipe::{Esm, Method};
-use serde::Serialize;
+use indexmap::IndexMap;
+use std::collections::HashSet;
 use wildmatch::WildMatch;
 
 /// What is done with a tensor.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Role {
     /// Essential Subspace Merging.
     Esm,
@@ -21,7 +25,8 @@ pub enum Role {
     Sum,
     /// The base's tensor, byte for byte.
     Base,
-    /// The base's values in the output's type: a routed layer whose experts hold all that fine-tuning changed.
+    /// The base's values in the output's type: a part that no expert has, or a routed layer whose low-rank experts hold all that
+    /// fine-tuning changed.
     Pretrained,
     /// Low-rank experts beside a weight that is merged by another role.
     Experts,
@@ -100,49 +105,125 @@ impl Architecture {
     }
 }
 
-/// Whether a model type stores its linear weights transposed.
-pub(super) fn is_transposed(model_type: Option<&str>) -> bool {
-    model_type.is_some_and(|t| TRANSPOSED.contains(&t))
+/// Whether a model stores its linear weights transposed: by its type, or by a fused q, k and v that is wider than high.
+pub(super) fn is_transposed(family: &Family) -> bool {
+    let by_type = family.settings.model_type().is_some_and(|t| TRANSPOSED.contains(&t));
+    let base = &family.base;
+    let fused = base.names().filter(|name| name.ends_with("attn.c_attn.weight"));
+    by_type || fused.filter_map(|name| base.get(name)?.matrix()).any(|(rows, columns)| columns == 3 * rows)
 }
 
-/// The rules of one recipe on one architecture.
+/// The rules of one recipe on one family.
 pub(super) struct Rules<'a> {
     method: &'a Method,
     architecture: &'a Architecture,
     patterns: Option<Vec<WildMatch>>,
     routed_patterns: Option<Vec<WildMatch>>,
+    /// Rows of the vocabulary, where the configuration says.
+    vocabulary: Option<usize>,
+    /// Gates of mixtures.
+    gates: HashSet<&'a str>,
+    /// Tensors that no expert has; why.
+    lacking: IndexMap<&'a str, Rule>,
+    /// Tensors that are copied because they are the same everywhere.
+    identical: HashSet<String>,
 }
 
-/// A role, and why it is not ESM's where it might have been.
-pub(super) type Ruling = (Role, Option<&'static str>);
+/// A role, why it is not the method's main one, and by which rule the base's values are kept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Ruling {
+    pub role: Role,
+    pub reason: Option<&'static str>,
+    pub kept: Option<Rule>,
+}
+
+impl Ruling {
+    pub(super) fn plain(role: Role) -> Ruling {
+        Ruling { role, reason: None, kept: None }
+    }
+
+    fn because(role: Role, reason: &'static str) -> Ruling {
+        Ruling { role, reason: Some(reason), kept: None }
+    }
+
+    fn kept(role: Role, rule: Rule) -> Ruling {
+        Ruling { role, reason: Some(rule.name()), kept: Some(rule) }
+    }
+}
 
 impl<'a> Rules<'a> {
-    pub(super) fn new(method: &'a Method, architecture: &'a Architecture) -> Rules<'a> {
+    pub(super) fn new(
+        method: &'a Method,
+        architecture: &'a Architecture,
+        family: &'a Family,
+        identical: HashSet<String>,
+    ) -> Rules<'a> {
         let patterns = match method {
             Method::Esm(esm) => esm.layers.as_ref(),
             _ => None,
         };
         let routed = method.experts().and_then(|e| e.routed_layers.as_ref());
         let compile = |p: &Vec<String>| p.iter().map(|p| WildMatch::new(p)).collect();
-        Rules { method, architecture, patterns: patterns.map(compile), routed_patterns: routed.map(compile) }
+        Rules {
+            method,
+            architecture,
+            patterns: patterns.map(compile),
+            routed_patterns: routed.map(compile),
+            vocabulary: family.settings.vocabulary(),
+            gates: gates(family),
+            lacking: lacking_everywhere(family),
+            identical,
+        }
     }
 
     /// The role of a tensor.
     pub(super) fn of(&self, name: &str, meta: &TensorMeta) -> Ruling {
         if kind(meta.dtype) == Kind::Integer {
-            return (Role::Base, Some("not floating-point"));
+            return Ruling::kept(Role::Base, Rule::Integer);
+        }
+        if self.identical.contains(name) {
+            return Ruling::kept(Role::Base, Rule::Identical);
+        }
+        if is_recomputed(name) {
+            return Ruling::kept(Role::Base, Rule::Recomputed);
+        }
+        if let Some(rule) = self.lacking.get(name) {
+            return Ruling::kept(Role::Pretrained, *rule);
         }
         if self.is_routed(name, meta)
             && self.method.experts().is_some_and(|e| e.residual_base == ResidualBase::Pretrained)
         {
-            return (Role::Pretrained, Some("a routed layer, which keeps the pretrained weight"));
+            return Ruling::kept(Role::Pretrained, Rule::Routed);
         }
         match self.method {
-            Method::Linear { .. } | Method::TaskArithmetic { .. } => (Role::Sum, None),
-            Method::TsvM { .. } => not_a_matrix(name, meta).unwrap_or((Role::TsvM, None)),
-            Method::Esm(esm) if self.is_esm(name, meta, esm) => (Role::Esm, None),
-            Method::Esm(esm) => not_a_matrix(name, meta).unwrap_or_else(|| other_matrix(esm.preset)),
+            Method::Linear { .. } | Method::TaskArithmetic { .. } => Ruling::plain(Role::Sum),
+            Method::TsvM { .. } => self.average(name, meta).unwrap_or(Ruling::plain(Role::TsvM)),
+            Method::Esm(esm) if self.is_esm(name, meta, esm) => Ruling::plain(Role::Esm),
+            Method::Esm(esm) => self.average(name, meta).unwrap_or_else(|| other_matrix(esm.preset)),
         }
+    }
+
+    /// Tensors that no decomposition applies to are averaged.
+    fn average(&self, name: &str, meta: &TensorMeta) -> Option<Ruling> {
+        let average = |why| Some(Ruling::because(Role::Sum, why));
+        match meta.shape.len() {
+            0 | 1 => average("one-dimensional"),
+            2 if meta.elements() == 0 => average("empty"),
+            2 if self.is_vocabulary(name, meta) => average("vocabulary embedding"),
+            2 if is_head(name) => average("head"),
+            2 if self.gates.contains(name) => average("router gate"),
+            2 if block(name).is_some() && !is_layer_weight(name) => {
+                average("not the weight of a linear layer")
+            }
+            2 => None,
+            _ => average("three or more dimensions"),
+        }
+    }
+
+    /// By its name; outside the blocks also by a row for every token.
+    fn is_vocabulary(&self, name: &str, meta: &TensorMeta) -> bool {
+        let has_row_a_token = self.vocabulary.is_some() && self.vocabulary == meta.shape.first().copied();
+        is_vocabulary(name) || (has_row_a_token && block(name).is_none())
     }
 
     /// Whether a weight gets low-rank experts: the paper's choice is qkv and fc1 of a vision transformer, elsewhere every
@@ -173,6 +254,9 @@ impl<'a> Rules<'a> {
     /// The linear weight of a block that the architecture's rule sees in a name.
     fn linear_of_block(&self, name: &str) -> Option<BlockWeight> {
         let (_, _, after) = block(name)?;
+        if self.gates.contains(name) || !is_layer_weight(name) {
+            return None;
+        }
         match self.architecture {
             Architecture::Vit { tower } if tower.is_some_and(|part| !has_part(name, part)) => None,
             Architecture::Vit { .. } => vit_weight(after).map(BlockWeight::Vit),
@@ -193,24 +277,35 @@ fn is_weight(meta: &TensorMeta) -> bool {
     meta.float().is_some() && meta.matrix().is_some_and(|(rows, cols)| rows > 0 && cols > 0)
 }
 
-/// Tensors that no decomposition applies to are averaged.
-fn not_a_matrix(name: &str, meta: &TensorMeta) -> Option<Ruling> {
-    let average = |why| Some((Role::Sum, Some(why)));
-    match meta.shape.len() {
-        0 | 1 => average("one-dimensional"),
-        2 if meta.elements() == 0 => average("empty"),
-        2 if is_vocabulary(name) => average("vocabulary embedding"),
-        2 if is_head(name) => average("head"),
-        2 => None,
-        _ => average("three or more dimensions"),
-    }
+/// The gates of mixtures of experts: their rows choose experts, and belong to no subspace of directions.
+fn gates(family: &Family) -> HashSet<&str> {
+    let modules: HashSet<&str> = family
+        .base
+        .names()
+        .flat_map(|name| {
+            [".experts.", ".experts", ".shared_expert."]
+                .into_iter()
+                .filter_map(|at| Some(name.split_once(at)?.0))
+        })
+        .collect();
+    family.base.names().filter(|name| is_router_gate(name, |parent| modules.contains(parent))).collect()
+}
+
+/// The tensors that no expert has, by the first expert's reason. A task vector that lacks a tensor leaves it as it is, which the
+/// sum of differences does too.
+fn lacking_everywhere(family: &Family) -> IndexMap<&str, Rule> {
+    let Some((first, rest)) = family.experts.split_first() else { return IndexMap::new() };
+    let lacks = first.matching.lacks.iter().filter(|(name, rule)| {
+        **rule != Rule::NoDifference && rest.iter().all(|e| e.matching.lacks.contains_key(*name))
+    });
+    lacks.map(|(name, rule)| (name.as_str(), *rule)).collect()
 }
 
 /// Matrices that are not ESM's.
 fn other_matrix(preset: Preset) -> Ruling {
     match preset {
-        Preset::EsmPaper => (Role::Sum, Some("a matrix that esm-paper averages")),
-        _ => (Role::TsvM, Some("a matrix that is not among ESM's layers")),
+        Preset::EsmPaper => Ruling::because(Role::Sum, "a matrix that esm-paper averages"),
+        _ => Ruling::because(Role::TsvM, "a matrix that is not among ESM's layers"),
     }
 }
 

@@ -2,21 +2,19 @@
 
 use super::layers::Planner;
 use super::names::block_index;
-use super::roles::Rules;
+use super::roles::{Rules, Ruling};
 use super::{Error, Layer, Part, Role};
 use crate::checkpoint::module_of;
 use crate::method::esm_plus::ResidualBase;
 use crate::recipe;
-use serde::Serialize;
 use std::collections::HashMap;
 
 /// ESM++'s part of a plan.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Experts {
     /// Directions of an expert; fewer where a layer is smaller.
     pub rank: usize,
     /// What residuals are taken against.
-    #[serde(serialize_with = "by_name")]
     pub residual_base: ResidualBase,
     /// The routed layers, block by block.
     pub layers: Vec<Routed>,
@@ -29,17 +27,12 @@ pub struct Experts {
 }
 
 /// A layer with experts.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Routed {
     /// Its weights; `rank` is the experts'.
-    #[serde(flatten)]
     pub layer: Layer,
     /// The weight whose prototypes it is routed by: its first, or that of an earlier layer with the same inputs.
     pub prototypes: String,
-}
-
-fn by_name<S: serde::Serializer>(base: &ResidualBase, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(base.name())
 }
 
 impl Planner<'_> {
@@ -82,7 +75,7 @@ impl Planner<'_> {
             let path = self.family.base.path().to_path_buf();
             return Err(Error::NotLinear { weight: odd.name.clone(), path });
         }
-        self.layer(name, parts, (Role::Experts, None))
+        self.layer(name, parts, Ruling::plain(Role::Experts))
     }
 
     /// The weight whose prototypes route a layer. Layers that every expert's calibration gives the same inputs share them.

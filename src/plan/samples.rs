@@ -4,6 +4,7 @@
 use super::{Error, Family};
 use crate::backend::cpu::Cpu;
 use crate::data::{self, ModelSource, Split, Task};
+use crate::eval::Evaluator;
 use crate::model::{InputKind, Samples};
 use crate::recipe::{self, Alpha, Calibration, Model, Proxies, Recipe, Search, Source};
 use serde::Serialize;
@@ -112,8 +113,8 @@ fn check_task(base: &ModelSource, task: &Task, split: &Split) -> Result<(), Erro
         InputKind::Images { .. } => range.start..range.start + 1,
         InputKind::Text { .. } => range,
     };
-    let samples = task.samples(&split.name, range, || base.preprocessor(inputs))?;
-    Ok(inputs.admit(&samples).map_err(data::Error::model(task.path()))?)
+    Evaluator::new(&Cpu, base)?.samples(task, split, range)?;
+    Ok(())
 }
 
 /// The proxies of an expert: those it is calibrated on, or its task's.
@@ -135,8 +136,8 @@ fn unlabelled(recipe: &Recipe, t: usize, model: &Model) -> Result<SearchSamples,
 fn check_run(recipe: &Recipe, t: usize, proxies: &Proxies) -> Result<(), Error> {
     let expert = expert_source(recipe, t)?;
     let inputs = expert.model(&Cpu)?.inputs();
-    let samples = read_proxies(proxies, recipe.seed, &expert, inputs)?;
-    Ok(inputs.admit(&samples).map_err(data::Error::model(&proxies.data))?)
+    read_proxies(proxies, recipe.seed, &expert, inputs)?;
+    Ok(())
 }
 
 /// The samples that a recipe names, as a model takes them.

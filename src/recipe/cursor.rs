@@ -1,6 +1,7 @@
 //! Walking a YAML tree with the path of the key in hand, so that every error can name it.
 
 use super::Error;
+use super::mergekit::{Foreign, foreign};
 use super::yaml::{Node, Value};
 use std::path::Path;
 
@@ -29,9 +30,18 @@ impl<'a> Cursor<'a> {
     }
 
     pub fn number(&self) -> Result<f64, Error> {
-        let number = match self.node.value {
-            Value::Int(i) => i as f64,
-            Value::Float(x) => x,
+        let number = match &self.node.value {
+            Value::Int(i) => *i as f64,
+            Value::Float(x) => *x,
+            Value::Text(text) if text.parse::<f64>().is_ok() => {
+                return Err(self
+                    .error(format!("a number is expected, but text is given; write {text} without quotes")));
+            }
+            Value::List(_) => {
+                let message = "a number is expected; gradients and values by layer name (mergekit's lists and filters) are \
+                               not supported in this version";
+                return Err(self.error(message));
+            }
             _ => return Err(self.expected("a number")),
         };
         if number.is_finite() { Ok(number) } else { Err(self.expected("a finite number")) }
@@ -77,6 +87,13 @@ impl<'a> Cursor<'a> {
         Ok(nodes.iter().enumerate().map(at).collect())
     }
 
+    /// An entry of a mapping, known or not.
+    pub fn entry(&self, key: &str) -> Option<Cursor<'a>> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        let (_, _, node) = entries.iter().find(|(k, _, _)| k == key)?;
+        Some(Cursor { recipe: self.recipe, path: format!("{}.{key}", self.path), node })
+    }
+
     pub fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
     }
@@ -87,7 +104,8 @@ impl<'a> Cursor<'a> {
             return Err(self.expected("a mapping of keys to values"));
         };
         let mapping = Mapping { at: self.clone(), entries };
-        match entries.iter().find(|(key, _, _)| !known.contains(&key.as_str())) {
+        let harmless = |key: &str| matches!(foreign(key), Some(Foreign::Harmless(_)));
+        match entries.iter().find(|(key, _, _)| !known.contains(&key.as_str()) && !harmless(key)) {
             None => Ok(mapping),
             Some((key, line, _)) => {
                 Err(Error::new(self.recipe, Some(*line), mapping.path_of(key), unknown(key, known)))
@@ -112,6 +130,17 @@ impl<'a> Mapping<'a> {
         Some(Cursor { recipe: self.at.recipe, path: self.path_of(key), node })
     }
 
+    /// The keys that are not `known` and change nothing, with why.
+    pub fn ignored(&self, known: &[&str]) -> Vec<String> {
+        let note = |(key, line, _): &(String, u64, Node)| match foreign(key) {
+            Some(Foreign::Harmless(why)) if !known.contains(&key.as_str()) => {
+                Some(format!("line {line}: `{}` changes nothing here: {why}", self.path_of(key)))
+            }
+            _ => None,
+        };
+        self.entries.iter().filter_map(note).collect()
+    }
+
     /// A key that must be there; `why` says what it is for.
     pub fn require(&self, key: &str, why: &str) -> Result<Cursor<'a>, Error> {
         self.get(key).ok_or_else(|| {
@@ -120,12 +149,18 @@ impl<'a> Mapping<'a> {
     }
 }
 
+/// Similarity (Jaro and Winkler) from which a key is taken for a slip of another.
+const LIKE: f64 = 0.85;
+
 fn unknown(key: &str, known: &[&str]) -> String {
+    if let Some(Foreign::Unsupported(advice)) = foreign(key) {
+        return format!("known from mergekit, but {advice}");
+    }
     let similarity = |candidate: &str| strsim::jaro_winkler(key, candidate);
     let nearest = known.iter().copied().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
     let known = known.join(", ");
-    match nearest {
+    match nearest.filter(|nearest| similarity(nearest) >= LIKE) {
         Some(nearest) => format!("unknown key; did you mean `{nearest}`? Known here: {known}"),
-        None => "unknown key".to_owned(),
+        None => format!("unknown key. Known here: {known}"),
     }
 }

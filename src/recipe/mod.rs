@@ -5,9 +5,11 @@
 
 mod cursor;
 mod error;
+mod mergekit;
 mod models;
 mod parameters;
 mod schema;
+mod text;
 mod yaml;
 
 pub use error::Error;
@@ -38,6 +40,8 @@ pub struct Recipe {
     pub seed: u64,
     /// Type of the merged weights; the base's, tensor by tensor, if `None`.
     pub out_dtype: Option<Dtype>,
+    /// Keys of the models' configurations in which experts may differ from the base.
+    pub allow_mismatch: Vec<String>,
     /// What a reader of the log should know about how the recipe was understood.
     pub notes: Vec<String>,
 }
@@ -251,7 +255,7 @@ impl Rank {
 }
 
 /// What flags of the command line put in place of the recipe's values.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Overrides {
     /// `--alpha`
     pub alpha: Option<f64>,
@@ -259,14 +263,14 @@ pub struct Overrides {
     pub accuracy: Option<Accuracy>,
     /// `--seed`
     pub seed: Option<u64>,
+    /// `--allow-mismatch`
+    pub allow_mismatch: Vec<String>,
 }
 
 impl Recipe {
     /// Reads and checks a recipe.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::new(path, None, "", format!("the recipe cannot be read: {e}")))?;
-        Recipe::parse(&text, path, overrides)
+        Recipe::parse(&text::read(path)?, path, overrides)
     }
 
     /// Checks the text of a recipe; `path` is where it came from: relative paths in it start there.

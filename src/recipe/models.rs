@@ -2,11 +2,14 @@
 
 use super::cursor::Cursor;
 use super::{Calibration, Error, Method, Model, Proxies, Source};
-use crate::checkpoint::hub_repository;
+use crate::checkpoint::{hub_repository, names_adapter, weights_file};
 use std::path::Path;
 
 /// The keys of an expert.
 pub(super) const KEYS: [&str; 6] = ["model", "name", "calibration", "weight", "task", "parameters"];
+
+/// A sum of weights this far below the sum of their sizes is what rounding left of zero.
+const ROUNDING: f64 = 1e-9;
 
 /// Samples captured where a recipe names data but no number.
 const SAMPLES: usize = 32;
@@ -28,14 +31,14 @@ impl Models<'_> {
         let mut models: Vec<Model> = Vec::new();
         for c in list.list()? {
             let model = self.model(&c)?;
-            if !matches!(method, Method::Linear { .. }) && model.source.path() == self.base {
-                // mergekit lists the base among the models and leaves it out of the sum.
-                if matches!(method, Method::TaskArithmetic { .. }) {
-                    self.notes
-                        .push(format!("{} is the base model; its delta is zero, so it is left out", c.path));
-                    continue;
+            if !matches!(method, Method::Linear { .. }) && self.is_base(model.source.path()) {
+                if matches!(method, Method::Esm(_)) {
+                    return Err(c.error("this is the base model itself; leave it out of `models`"));
                 }
-                return Err(c.error("this is the base model itself; leave it out of `models`"));
+                // mergekit lists the base among the models and leaves it out of the sum.
+                self.notes
+                    .push(format!("{} is the base model; its delta is zero, so it is left out", c.path));
+                continue;
             }
             if let Some(twin) = models.iter().position(|m| m.name == model.name) {
                 return Err(c.error(format!(
@@ -53,8 +56,17 @@ impl Models<'_> {
         Ok(models)
     }
 
-    fn model(&self, c: &Cursor) -> Result<Model, Error> {
+    /// Whether a path leads to the base's weights, however it is spelled.
+    fn is_base(&self, path: &Path) -> bool {
+        path == self.base || weights_file(path).is_some_and(|file| Some(file) == weights_file(self.base))
+    }
+
+    fn model(&mut self, c: &Cursor) -> Result<Model, Error> {
+        if let Ok(path) = c.text() {
+            return Err(c.error(format!("a mapping is expected: write `- model: {path}`")));
+        }
         let map = c.map(&KEYS)?;
+        self.notes.extend(map.ignored(&KEYS));
         let source = self.source(&map.require("model", "the path of the expert")?)?;
         let weights = (map.get("weight"), map.get("parameters").map(|p| p.map(&["weight"])).transpose()?);
         let weight = match weights {
@@ -82,6 +94,12 @@ impl Models<'_> {
     /// A path, `{delta: FILE}`, or `BASE+delta:FILE`.
     fn source(&self, c: &Cursor) -> Result<Source, Error> {
         if c.is_map() {
+            if let Some(path) = c.entry("path") {
+                return Err(c.error(format!(
+                    "models are local files here, without revisions: write `model: {}`, where that lies",
+                    path.text().unwrap_or("PATH")
+                )));
+            }
             let delta = c.map(&["delta"])?.require("delta", "the file of deltas")?;
             return Ok(Source::Delta(self.folder.join(delta.text()?)));
         }
@@ -89,7 +107,7 @@ impl Models<'_> {
         let Some((base, delta)) = text.split_once("+delta:") else {
             return self.checkpoint(c, text);
         };
-        if self.folder.join(base) != self.base {
+        if !self.is_base(&self.folder.join(base)) {
             return Err(c.error(format!("`{base}` is not the base_model; a delta is added to that")));
         }
         Ok(Source::Delta(self.folder.join(delta)))
@@ -97,6 +115,7 @@ impl Models<'_> {
 
     fn checkpoint(&self, c: &Cursor, text: &str) -> Result<Source, Error> {
         let path = self.folder.join(text);
+        check_expanded(c, text, &path)?;
         if text.contains('+') && !path.exists() {
             return Err(c.error(
                 "no such path; `model+adapter` (LoRA adapters) is not supported in this version: merge the adapter \
@@ -126,6 +145,16 @@ impl Models<'_> {
             file => Calibration::File(self.folder.join(file)),
         })
     }
+}
+
+/// Shells expand `~` and variables; recipes are read as they are.
+pub(super) fn check_expanded(c: &Cursor, text: &str, path: &Path) -> Result<(), Error> {
+    if (text.starts_with('~') || text.contains('$')) && !path.exists() {
+        return Err(
+            c.error(format!("`{text}`: ~ and $VARIABLES are not expanded in a recipe; write the path out"))
+        );
+    }
+    Ok(())
 }
 
 /// The last part of the path, without the endings of weight files; for a model in the Hugging Face cache, where that is a hash,
@@ -174,8 +203,7 @@ fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
              calibration file",
         ));
     }
-    let unfit = |ch: char| ch.is_control() || "/\\:*?\"<>|".contains(ch);
-    if model.name.starts_with('.') || model.name.contains(unfit) {
+    if !names_adapter(&model.name) {
         return Err(c.error(format!(
             "`{}` cannot name the folder of an adapter; give the expert a `name` without a leading dot and without \
              / \\ : * ? \" < > |",
@@ -201,10 +229,16 @@ fn check_models(c: &Cursor, models: &[Model], method: &Method) -> Result<(), Err
         method,
         Method::Linear { normalize: true, .. } | Method::TaskArithmetic { normalize: true, .. }
     );
-    if normalized && models.iter().map(|m| m.weight).sum::<f64>() == 0.0 {
-        return Err(
-            c.error("the weights sum to 0, so they cannot be divided by their sum; set `normalize: false`")
-        );
+    let sum: f64 = models.iter().map(|m| m.weight).sum();
+    let size: f64 = models.iter().map(|m| m.weight.abs()).sum();
+    if normalized && sum.abs() <= ROUNDING * size {
+        let of = if sum == 0.0 { "0".to_owned() } else { format!("{sum:e}, which is rounding error") };
+        return Err(c.error(format!(
+            "the weights sum to {of}, so they cannot be divided by their sum; set `normalize: false`"
+        )));
+    }
+    if !size.is_finite() {
+        return Err(c.error("the weights are too large to be summed"));
     }
     Ok(())
 }

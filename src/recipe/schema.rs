@@ -3,7 +3,7 @@
 use super::cursor::{Cursor, Mapping};
 use super::models::{self, Models};
 use super::yaml::Node;
-use super::{Error, METHODS, Overrides, Recipe, parameters};
+use super::{Error, METHODS, Overrides, Recipe, mergekit, parameters};
 use crate::backend::Dtype;
 use crate::linalg::Accuracy;
 use serde_saphyr::NonFiniteFloatPolicy;
@@ -35,6 +35,8 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
     }
     let models = reader.read(&list, &method)?;
     let mut notes = reader.notes;
+    notes.extend(top.ignored(&TOP));
+    notes.extend(parameters.iter().flat_map(|p| p.ignored(&parameters::keys(name))));
     let either = |key| match (top.get(key), parameters.as_ref().and_then(|p| p.get(key))) {
         (Some(_), Some(second)) => Err(second.error(format!("`{key}` is given twice; give it once"))),
         (first, second) => Ok(first.or(second)),
@@ -50,6 +52,7 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
         accuracy: overrides.accuracy.or(accuracy).unwrap_or_default(),
         seed: overrides.seed.or(seed).unwrap_or(0),
         out_dtype: out_dtype(&top, &mut notes)?,
+        allow_mismatch: overrides.allow_mismatch.clone(),
         notes,
     })
 }
@@ -59,13 +62,26 @@ fn not_yaml(error: &serde_saphyr::Error, path: &Path) -> Error {
     let text = error.without_snippet().to_string();
     // The location is given before the text; once is enough.
     let text = text.split(" at line ").next().unwrap_or(&text).to_owned();
+    if text.contains("multiple YAML documents") {
+        let message =
+            "several YAML documents in one file are not supported in this version; write one recipe each";
+        return Error::new(path, line, "", message);
+    }
     Error::new(path, line, "", format!("not a valid YAML mapping: {text}"))
 }
 
 fn method_name(c: &Cursor) -> Result<&'static str, Error> {
     let given = c.text()?;
     METHODS.iter().copied().find(|name| *name == given).ok_or_else(|| {
-        c.error(format!("`{given}` is not supported in this version; use one of {}", METHODS.join(", ")))
+        let known = METHODS.join(", ");
+        let lower = given.to_lowercase();
+        c.error(match METHODS.iter().find(|name| **name == lower) {
+            Some(name) => format!("`{given}` is no method; did you mean `{name}`?"),
+            None if mergekit::is_method(&lower) => {
+                format!("mergekit's `{lower}` is not supported in this version; use one of {known}")
+            }
+            None => format!("`{given}` is no method; use one of {known}"),
+        })
     })
 }
 
@@ -89,7 +105,9 @@ fn known_parameters<'a>(c: &Cursor<'a>, method: &str) -> Result<Mapping<'a>, Err
 
 fn base_model(top: &Mapping, method: &str, folder: &Path, models: &Cursor) -> Result<PathBuf, Error> {
     if let Some(base) = top.get("base_model") {
-        return Ok(folder.join(base.text()?));
+        let path = folder.join(base.text()?);
+        models::check_expanded(&base, base.text()?, &path)?;
+        return Ok(path);
     }
     // mergekit's `linear` needs no base: a weighted mean is the same seen from any of its members.
     let first = match (method, models.list()?.first()) {
@@ -106,21 +124,29 @@ fn base_model(top: &Mapping, method: &str, folder: &Path, models: &Cursor) -> Re
 
 /// mergekit's `dtype` is also the output's unless `out_dtype` is given; arithmetic here is always float32.
 fn out_dtype(top: &Mapping, notes: &mut Vec<String>) -> Result<Option<Dtype>, Error> {
-    let read = |c: Cursor| {
-        Dtype::from_name(c.text()?).ok_or_else(|| c.error("one of float32, float16, bfloat16 is expected"))
-    };
-    let dtype = top.get("dtype").map(read).transpose()?;
-    let out = top.get("out_dtype").map(read).transpose()?;
-    match (dtype, out) {
-        (None | Some(Dtype::F32), out) => Ok(out),
-        (Some(dtype), out) => {
-            let out = out.unwrap_or(dtype);
-            notes.push(format!(
-                "dtype: {dtype} is not used for computing, which is in float32; output is {out}"
-            ));
-            Ok(Some(out))
-        }
+    let dtype = top.get("dtype").map(dtype).transpose()?.flatten();
+    let out = top.get("out_dtype").map(|c| self::dtype(c)).transpose()?.flatten();
+    if let Some(dtype) = dtype.filter(|dtype| *dtype != Dtype::F32) {
+        let out = out.unwrap_or(dtype);
+        notes.push(format!("dtype: {dtype} is not used for computing, which is in float32; output is {out}"));
     }
+    Ok(out.or(dtype))
+}
+
+/// A type by any of its names; none for `auto`, the base's own.
+fn dtype(c: Cursor) -> Result<Option<Dtype>, Error> {
+    let text = c.text()?;
+    let name = match text.strip_prefix("torch.").unwrap_or(text) {
+        "auto" => return Ok(None),
+        "fp32" | "f32" | "float" => "float32",
+        "fp16" | "f16" | "half" => "float16",
+        "bf16" => "bfloat16",
+        name => name,
+    };
+    let dtype = Dtype::from_name(name);
+    dtype.map(Some).ok_or_else(|| {
+        c.error(format!("one of float32, float16, bfloat16 is expected, but `{text}` is given"))
+    })
 }
 
 fn accuracy(c: &Cursor) -> Result<Accuracy, Error> {

@@ -49,6 +49,9 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
             range(&group.beta)
         )?;
     }
+    if let Some(account) = &report.account {
+        writeln!(card, "\n## Every tensor\n\n```text\n{account}\n```")?;
+    }
     if let Some(experts) = &report.experts {
         write_experts(card, report, experts)?;
     }
@@ -134,7 +137,9 @@ fn write_experts(card: &mut String, report: &Report, experts: &ExpertsReport) ->
     let name = report.models.first().map_or("TASK", String::as_str);
     writeln!(
         card,
-        "\n```python\nmodel = AutoModel.from_pretrained(\"MERGED\")\n\
+        "\n```python\nimport transformers\nfrom peft import PeftModel\n\n\
+         architecture = transformers.AutoConfig.from_pretrained(\"MERGED\").architectures[0]\n\
+         model = getattr(transformers, architecture).from_pretrained(\"MERGED\")\n\
          model = PeftModel.from_pretrained(model, \"MERGED/adapters/{name}\", adapter_name={name:?})\n```\n\n\
          `esmerge route MERGED --data SAMPLES` says which adapter each sample takes."
     )

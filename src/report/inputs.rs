@@ -49,7 +49,7 @@ impl Input {
         let hub = hub_repository(&path).map(|(_, name)| name);
         let mut files: Vec<InputFile> = Vec::new();
         for tensor in model.names() {
-            let file = model.file_of(tensor)?;
+            let Some((file, _)) = model.place(tensor) else { continue };
             let name = last_part(file.path());
             if files.last().is_none_or(|last| last.name != name) {
                 files.push(InputFile { name, bytes: file.length(), header_sha256: file.header_hash()? });
@@ -65,6 +65,12 @@ impl Input {
             files,
         })
     }
+}
+
+/// What a model is called: its name in the hub, else the last part of its path.
+pub(super) fn name_of(path: &Path) -> String {
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_path_buf());
+    hub_repository(&path).map_or_else(|| last_part(&path), |(_, name)| name)
 }
 
 /// The last part of a path, as a name.

@@ -1,16 +1,23 @@
-//! What a run did: as JSON, as a model card, as a table.
+//! What a run did, or would do: as JSON, as a model card, as a table.
 
 mod card;
+#[cfg(feature = "cli")]
+mod grid;
 mod inputs;
+mod planned;
 #[cfg(feature = "cli")]
 mod table;
 
 pub use card::model_card;
-pub use inputs::{Input, InputFile, library};
 #[cfg(feature = "cli")]
-pub use table::{align_right, new_table, short_names, table};
+pub use grid::{Column, Grid, WIDTH, wrapped};
+pub use inputs::{Input, InputFile, library};
+pub use planned::{Planned, PlannedExperts, PlannedLayer};
+#[cfg(feature = "cli")]
+pub use table::{short_names, table};
 
 use crate::eval::Probe;
+use crate::plan::Account;
 use indexmap::IndexMap;
 use serde::Serialize;
 
@@ -77,6 +84,9 @@ pub struct Report {
     /// The low-rank experts of ESM++.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertsReport>,
+    /// What became of every tensor that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub account: Option<Account>,
     /// For experts stored in 16 bits: the estimated relative error of their deltas.
     #[serde(skip_serializing_if = "IndexMap::is_empty")]
     pub rounding: IndexMap<String, f64>,
@@ -121,6 +131,7 @@ impl Default for Report {
             groups: Vec::new(),
             layers: Vec::new(),
             experts: None,
+            account: None,
             rounding: IndexMap::new(),
             warnings: Vec::new(),
             seconds: None,

@@ -1,30 +1,50 @@
 use super::card::{layers, percent, range, treatment};
-use super::{ExpertsReport, Report};
+use super::{Column, ExpertsReport, Grid, Report, wrapped};
 use crate::text::cell;
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use std::collections::HashSet;
 
-/// The table at the end of a run.
-pub fn table(report: &Report) -> String {
-    let mut table =
-        new_table(["layers", "treatment", "tensors", "energy kept", "task scale", "beta", "alpha", "time"]);
+/// The table at the end of a run, on lines of at most `width` columns, with what its words mean.
+pub fn table(report: &Report, width: usize) -> String {
+    let mut grid = Grid::new([
+        Column::text("layers"),
+        Column::text("treatment"),
+        Column::number("tensors"),
+        Column::number("alpha").meaning("the merged deltas are multiplied by it, where it is given"),
+        Column::number("time"),
+        Column::text("energy kept").meaning(
+            "how much of what each expert changes in the outputs of these layers (for tsv_m in their weights) the directions \
+             kept of it hold, from the least expert and layer to the most",
+        ),
+        Column::text("task scale").meaning(
+            "experts are multiplied by it, so that those that changed more count more: the norm of an expert's delta over the \
+             experts' mean, squared",
+        ),
+        Column::text("beta").meaning(
+            "layers are multiplied by it: the norm of a merged delta over the mean of its kind of layer, squared",
+        ),
+    ]);
     let names = short_names(&report.groups.iter().map(layers).collect::<Vec<_>>());
     for (group, name) in report.groups.iter().zip(names) {
-        table.add_row(vec![
+        grid.row(vec![
             name,
             treatment(group),
             group.tensors.to_string(),
+            if group.scaled_by_alpha { report.alpha.to_string() } else { String::new() },
+            group.seconds.map(seconds).unwrap_or_default(),
             percent(&group.energy_retention),
             range(&group.task_scale),
             range(&group.beta),
-            if group.scaled_by_alpha { report.alpha.to_string() } else { String::new() },
-            group.seconds.map(seconds).unwrap_or_default(),
         ]);
     }
-    align_right(&mut table, &[2, 7]);
-    match &report.experts {
-        None => table.to_string(),
-        Some(experts) => format!("{table}\n{}", experts_line(experts)),
+    let mut text = grid.render(width);
+    let experts = report.experts.iter().map(experts_line);
+    let account =
+        report.account.iter().flat_map(|a| a.to_string().lines().map(str::to_owned).collect::<Vec<_>>());
+    let lines: Vec<String> = experts.chain(account).map(|line| wrapped(&line, width)).collect();
+    if !lines.is_empty() {
+        text += &format!("\n\n{}", lines.join("\n"));
     }
+    text
 }
 
 fn experts_line(experts: &ExpertsReport) -> String {
@@ -41,30 +61,11 @@ fn experts_line(experts: &ExpertsReport) -> String {
     )
 }
 
-/// An empty table in the style of all tables here.
-pub fn new_table<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Table {
-    let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-    table.set_header(header.into_iter().map(Into::into).collect::<Vec<String>>());
-    table
-}
-
-/// Numbers line up on the right.
-pub fn align_right(table: &mut Table, columns: &[usize]) {
-    for &column in columns {
-        if let Some(column) = table.column_mut(column) {
-            column.set_cell_alignment(CellAlignment::Right);
-        }
-    }
-}
-
 /// `vision_model.encoder.layers.*.mlp.fc1.weight` as `layers.*.mlp.fc1`, unless two names would become the same.
 pub fn short_names(names: &[String]) -> Vec<String> {
     let short: Vec<String> = names.iter().map(|name| cell(short_name(name))).collect();
-    let mut distinct = short.clone();
-    distinct.sort_unstable();
-    distinct.dedup();
-    if distinct.len() == short.len() { short } else { names.iter().map(|name| cell(name)).collect() }
+    let distinct = |names: &[String]| names.iter().collect::<HashSet<_>>().len();
+    if distinct(&short) == distinct(names) { short } else { names.iter().map(|name| cell(name)).collect() }
 }
 
 fn short_name(name: &str) -> &str {

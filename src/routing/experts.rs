@@ -1,8 +1,9 @@
 //! The experts in the folder of a model that ESM++ made.
 
-use crate::checkpoint::{ADAPTERS, Checkpoint, LoraFile, RouterFile, lora_keys};
-use crate::data::Error;
+use crate::checkpoint::{ADAPTERS, Checkpoint, LoraFile, ModuleNames, RouterFile};
+use crate::data::{Error, read_json};
 use serde::Serialize;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
@@ -16,6 +17,7 @@ pub struct Experts {
     shapes: HashMap<String, Shape>,
     /// Weight -> the first of its stack, whose `A` it shares.
     stacks: HashMap<String, String>,
+    names: ModuleNames,
 }
 
 /// The shape of a weight's experts.
@@ -49,14 +51,19 @@ impl Experts {
             let first = stack.first().cloned().unwrap_or_default();
             stack.iter().map(move |weight| (weight.clone(), first.clone()))
         });
+        let weights: Checkpoint = Checkpoint::open(model)?;
+        let config = match Some(model.join("config.json")).filter(|path| path.is_file()) {
+            Some(path) => read_json(&path)?,
+            None => Value::Null,
+        };
         let mut experts = Experts {
             path: model.to_path_buf(),
+            names: ModuleNames::new(&config, weights.names()),
             stacks: firsts.collect(),
             shapes: HashMap::new(),
             router,
             adapters,
         };
-        let weights: Checkpoint = Checkpoint::open(model)?;
         for weight in experts.weights().map(str::to_owned).collect::<Vec<_>>() {
             let shape = experts.check(&weight, &weights)?;
             experts.shapes.insert(weight, shape);
@@ -101,28 +108,36 @@ impl Experts {
 
     /// `A_t` of all tasks, `T x r x d_in`.
     pub(super) fn a(&self, weight: &str) -> Result<Vec<f32>, Error> {
-        let [key, _] = lora_keys(weight);
-        self.each_adapter(|adapter| adapter.read(&key))
+        let read = |adapter: &LoraFile, weight: &str| adapter.read(&adapter.keys(weight, &self.names)[0]);
+        let sharing = self.stacks.iter().filter(|(other, first)| *first == weight && *other != weight);
+        let sharing: Vec<&String> = sharing.map(|(other, _)| other).collect();
+        let mut values = Vec::new();
+        for adapter in &self.adapters {
+            let own = read(adapter, weight)?;
+            for other in &sharing {
+                if read(adapter, other)? != own {
+                    let reason = format!(
+                        "`{weight}` and `{other}` have different factors A, but the router says they share one; merge again"
+                    );
+                    return Err(Error::bad(adapter.path(), reason));
+                }
+            }
+            values.extend(own);
+        }
+        Ok(values)
     }
 
     /// `B_t^T` of all tasks, `T x r x d_out`.
     pub(super) fn b(&self, weight: &str) -> Result<Vec<f32>, Error> {
-        let [_, key] = lora_keys(weight);
         let rank = self.shape(weight).map_or(1, |s| s.rank);
-        let transposed = |b: Vec<f32>| {
+        let transposed = |b: Vec<f32>| -> Vec<f32> {
             let d_out = b.len() / rank;
             (0..b.len()).map(|k| b[(k % d_out) * rank + k / d_out]).collect()
         };
-        self.each_adapter(|adapter| adapter.read(&key).map(transposed))
-    }
-
-    fn each_adapter(
-        &self,
-        read: impl Fn(&LoraFile) -> Result<Vec<f32>, crate::checkpoint::Error>,
-    ) -> Result<Vec<f32>, Error> {
         let mut values = Vec::new();
         for adapter in &self.adapters {
-            values.extend(read(adapter)?);
+            let [_, key] = adapter.keys(weight, &self.names);
+            values.extend(transposed(adapter.read(&key)?));
         }
         Ok(values)
     }
@@ -148,13 +163,15 @@ impl Experts {
                 format!("it routes `{weight}`, which the model does not have as a matrix; merge again");
             return Err(Error::bad(self.router.path(), reason));
         };
-        let [a, b] = lora_keys(weight);
         let mut rank = None;
         for adapter in &self.adapters {
-            let found = [&a, &b].map(|key| adapter.shape(key));
+            let found = adapter.keys(weight, &self.names).map(|key| adapter.shape(&key));
             match found {
                 [Some((r, columns)), Some((rows, r_of_b))]
-                    if r == r_of_b && (rows, columns) == (d_out, d_in) && *rank.get_or_insert(r) == r => {}
+                    if r == r_of_b
+                        && r > 0
+                        && (rows, columns) == (d_out, d_in)
+                        && *rank.get_or_insert(r) == r => {}
                 _ => {
                     let reason = format!(
                         "its factors of `{weight}` are missing or do not fit the {d_out} x {d_in} weight and the other \

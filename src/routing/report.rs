@@ -79,11 +79,11 @@ pub fn short_layers<'a>(layers: impl Iterator<Item = &'a str>) -> Vec<&'a str> {
     layers.into_iter().map(|name| &name[start..]).collect()
 }
 
-/// Costs; right choices in percent, by layer and task; and which experts the votes went to.
+/// Costs; right choices in percent, by layer and task; and which experts the votes went to. Lines have at most `width` columns.
 #[cfg(feature = "cli")]
-pub fn tables(report: &Report) -> String {
+pub fn tables(report: &Report, width: usize) -> String {
     let cost = &report.cost;
-    let mut text = format!(
+    let costs = format!(
         "{} routing: an expert has {} parameters and adds {} flops to a token; {} prototype values, {} flops a sample",
         report.routing,
         cost.parameters_per_task,
@@ -91,40 +91,39 @@ pub fn tables(report: &Report) -> String {
         cost.routing_values,
         cost.flops_per_sample
     );
+    let costs = crate::report::wrapped(&costs, width);
     if report.layers.is_empty() {
-        return text;
+        return costs;
     }
-    text += &format!("\n\nright choices (%)\n{}", accuracy_table(report));
-    text += &format!(
-        "\n\nsamples by task (rows) and the expert of most layers (columns)\n{}",
-        votes_table(report)
-    );
-    text
+    let (right, votes) = (accuracy_table(report).render(width), votes_table(report).render(width));
+    format!(
+        "{costs}\n\nright choices (%)\n{right}\n\nsamples by task (rows) and the expert of most layers (columns)\n{votes}"
+    )
 }
 
 #[cfg(feature = "cli")]
-fn accuracy_table(report: &Report) -> comfy_table::Table {
-    use crate::report::{align_right, new_table};
+fn accuracy_table(report: &Report) -> crate::report::Grid {
+    use crate::report::{Column, Grid};
     let tasks: Vec<&str> = report.vote.samples.keys().map(String::as_str).collect();
     let percent = |a: Option<f64>| a.map(|a| format!("{:.1}", 100.0 * a)).unwrap_or_default();
-    let mut table = new_table(std::iter::once("layer").chain(tasks.iter().copied()));
+    let heads = tasks.iter().map(|&task| Column::number(task));
+    let mut grid = Grid::new(std::iter::once(Column::text("layer")).chain(heads));
     let names = short_layers(report.layers.keys().map(String::as_str));
     let rows = names.into_iter().zip(report.layers.values());
     for (name, confusion) in rows.chain([("vote", &report.vote)]) {
         let row = tasks.iter().map(|task| percent(confusion.accuracy(task, &report.experts)));
-        table.add_row(std::iter::once(name.to_owned()).chain(row));
+        grid.row(std::iter::once(name.to_owned()).chain(row).collect());
     }
-    align_right(&mut table, &(1..=tasks.len()).collect::<Vec<_>>());
-    table
+    grid
 }
 
 #[cfg(feature = "cli")]
-fn votes_table(report: &Report) -> comfy_table::Table {
-    use crate::report::{align_right, new_table};
-    let mut table = new_table(std::iter::once("task").chain(report.experts.iter().map(String::as_str)));
+fn votes_table(report: &Report) -> crate::report::Grid {
+    use crate::report::{Column, Grid};
+    let heads = report.experts.iter().map(Column::number);
+    let mut grid = Grid::new(std::iter::once(Column::text("task")).chain(heads));
     for (task, counts) in &report.vote.samples {
-        table.add_row(std::iter::once(task.clone()).chain(counts.iter().map(usize::to_string)));
+        grid.row(std::iter::once(task.clone()).chain(counts.iter().map(usize::to_string)).collect());
     }
-    align_right(&mut table, &(1..=report.experts.len()).collect::<Vec<_>>());
-    table
+    grid
 }

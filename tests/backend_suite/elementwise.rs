@@ -99,6 +99,20 @@ claims! {
         Ok(())
     }
 
+    async fn unit_scale_gives_the_power_of_two_that_brings_a_number_to_one(backend) {
+        let x = [0.0f32, 1.18e-38, 3e-20, 0.75, 1.0, 1.9999999, 2.0, 5e7, 1.0e38, 3.4e38, f32::INFINITY];
+        let mut s = backend.upload(Shape::matrix(1, x.len()), &x)?;
+        backend.unit_scale(&mut s)?;
+        let s = backend.download(&s).await?;
+        for (x, s) in x.iter().zip(&s) {
+            assert!(s.log2().fract() == 0.0 && s.log2().abs() <= 126.0, "{x:e}: {s:e}");
+            let within = (1.18e-38..2f32.powi(127)).contains(x);
+            assert!(!within || (1.0..2.0).contains(&(x * s)), "{x:e}: {s:e}");
+        }
+        assert_eq!((s[0], s[10]), (2f32.powi(126), 2f32.powi(-126)));
+        Ok(())
+    }
+
     async fn dividing_a_row_by_zero_makes_it_zero(backend) {
         let mut x = backend.upload(Shape::matrix(2, 3), &[1.0, 2.0, 3.0, f32::INFINITY, 5.0, 6.0])?;
         backend.divide_rows(&mut x, &backend.upload(Shape::matrix(2, 1), &[2.0, 0.0])?)?;

@@ -252,6 +252,9 @@ fn elementwise(rig: &Rig) {
         let to = rig.packed(shape, Some(&x));
         rig.run(|r| kernels::power(r, &to.view(), 2.0));
         rig.checked(&to, "power");
+        let to = rig.packed(shape, Some(&x));
+        rig.run(|r| kernels::unit_scale(r, &to.view()));
+        rig.checked(&to, "unit_scale");
         rig.run(|r| kernels::polarize(r, &rows_packed.view(), 2.0, Polarity::Full));
         rig.checked(&rows_packed, "polarize");
         rig.run(|r| kernels::clear_small(r, &rows_packed.view(), 0.1));

@@ -49,6 +49,32 @@ claims! {
         Ok(())
     }
 
+    async fn norms_are_right_wherever_f32_has_them(backend) {
+        for size in [-120, -66, -41, -38, 38, 41, 66, 110] {
+            for (count, rows, cols) in SHAPES {
+                // beside numbers of another size, which count for little or for all
+                let x: Vec<Matrix> = batch(count, rows, cols, 9).iter().map(|x| Matrix::from_fn(rows, cols, |i, j| {
+                    x.at(i, j) * 2f64.powi(if (i + j) % 7 == 3 { -35 } else { size })
+                })).collect();
+                let tensor = upload(backend, &x)?;
+                let norms = backend.download(&backend.frobenius_norms(&tensor)?).await?;
+                let by_row = download(backend, &backend.row_norms(&tensor)?).await?;
+                let by_column = download(backend, &backend.column_norms(&tensor)?).await?;
+                for (i, x) in x.iter().enumerate() {
+                    let what = format!("2^{size}, {rows} x {cols}");
+                    let near = |got: f64, expected: f64| {
+                        let bound = (roundings(rows * cols) / 2.0 + 8.0) * U * expected;
+                        assert!((got - expected).abs() <= bound, "{what}: {got:e}, not {expected:e}");
+                    };
+                    near(norms[i].into(), x.norm());
+                    near(by_row[i].norm(), x.norm());
+                    near(by_column[i].norm(), x.norm());
+                }
+            }
+        }
+        Ok(())
+    }
+
     async fn inner_products_are_right(backend) {
         for (count, rows, cols) in SHAPES {
             let (x, y) = (batch(count, rows, cols, 9), batch(count, rows, cols, 90));

@@ -84,6 +84,7 @@ impl Place {
         let text = String::from_utf8(output.stderr).unwrap();
         assert!(matches!(output.status.code(), Some(1 | 2)), "{text}");
         assert_eq!(text.matches("error: ").count(), 1, "{text}");
+        assert!(!text.contains("panicked"), "{text}");
         for word in words {
             assert!(text.contains(word), "`{word}` is not in: {text}");
         }

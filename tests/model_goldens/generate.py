@@ -152,6 +152,7 @@ if __name__ == "__main__":
     clip()
     vit()
     encoder("bert", BertModel(BertConfig(**TEXT, pad_token_id=0), add_pooling_layer=False), 0)
+    encoder("bert_decoder", BertModel(BertConfig(**TEXT, pad_token_id=0, is_decoder=True), add_pooling_layer=False), 0)
     encoder("roberta", RobertaModel(RobertaConfig(**TEXT, pad_token_id=1, type_vocab_size=1), add_pooling_layer=False), 1)
     scaling = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
                    original_max_position_embeddings=16)

@@ -12,24 +12,31 @@ import warnings
 
 import torch
 from peft import PeftModel
+import transformers
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, CLIPVisionModelWithProjection
 
 TOLERANCE = 1e-4
 
 
 def load(folder):
-    config = AutoConfig.from_pretrained(folder)
-    if config.model_type == "clip_vision_model":
-        return CLIPVisionModelWithProjection.from_pretrained(folder, dtype=torch.float32)
-    return AutoModel.from_pretrained(folder, dtype=torch.float32)
+    """The model, in the class that its configuration names."""
+    config = transformers.AutoConfig.from_pretrained(folder)
+    return getattr(transformers, config.architectures[0]).from_pretrained(folder, dtype=torch.float32)
 
 
 def features(model, data, task):
+    """As esmerge pools them. The adapters are in the modules of the model, so that a head can be left out."""
+    model = model.get_base_model()
+    inner = getattr(model, model.base_model_prefix, model)
     if f"{task}.pixel_values" in data:
-        return model(pixel_values=data[f"{task}.pixel_values"]).image_embeds
+        pixels = data[f"{task}.pixel_values"]
+        if model.config.model_type == "clip_vision_model":
+            return model(pixel_values=pixels).image_embeds
+        return inner(pixel_values=pixels).last_hidden_state[:, 0]
     ids, mask = data[f"{task}.input_ids"].long(), data[f"{task}.attention_mask"].long()
-    hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+    hidden = inner(input_ids=ids, attention_mask=mask).last_hidden_state
+    if model.config.model_type == "llama":
+        return hidden[torch.arange(len(ids)), mask.sum(1) - 1]
     weight = mask.unsqueeze(-1).float()
     return (hidden * weight).sum(1) / weight.sum(1)
 

@@ -29,7 +29,7 @@ pub fn symmetric_eigen_with(a: MatRef<'_, f64>, par: Par) -> Result<SymmetricEig
     // small problems lose more to synchronisation than a second thread gives
     let par = if n < 192 { Par::Seq } else { par };
     if a.col_iter().flat_map(|c| c.iter()).any(|v| !v.is_finite()) {
-        return Err(Error::Internal("an eigenproblem holds a value that is not finite".into()));
+        return Err(Error::NotFinite("an eigenproblem"));
     }
     let (mut ascending, mut u) = (Diag::<f64>::zeros(n), Mat::<f64>::zeros(n, n));
     let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, par, Default::default());

@@ -1,4 +1,4 @@
-//! `copy_block`, `axpby`, the scalings, `polarize`, `power` and `clear_small`.
+//! `copy_block`, `axpby`, the scalings, `polarize`, `power`, `unit_scale` and `clear_small`.
 
 use super::parallel::for_each_piece;
 use super::{CpuTensor, Polarity};
@@ -83,6 +83,15 @@ pub fn polarize(v: &mut CpuTensor, exponent: f32, polarity: Polarity) {
 pub fn power(x: &mut CpuTensor, exponent: f32) {
     for_each_piece(&mut x.values, 1, |_, piece| {
         piece.iter_mut().filter(|v| **v != 0.0).for_each(|v| *v = v.powf(exponent));
+    });
+}
+
+pub fn unit_scale(x: &mut CpuTensor) {
+    for_each_piece(&mut x.values, 1, |_, piece| {
+        for v in piece {
+            let exponent = v.to_bits() >> 23 & 0xff;
+            *v = f32::from_bits((254 - exponent.min(253)).min(253) << 23);
+        }
     });
 }
 

@@ -159,7 +159,7 @@ fn all_finite(finite: &AtomicBool) -> Result<()> {
     if finite.load(Ordering::Relaxed) {
         return Ok(());
     }
-    Err(Error::Internal("a Cholesky factorization met a value that is not finite".into()))
+    Err(Error::NotFinite("a Cholesky factorization"))
 }
 
 /// In the lower triangle, by halves; a pivot below `lift` becomes `lift`, and the column below it 0. Returns the columns of

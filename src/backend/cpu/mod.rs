@@ -238,6 +238,11 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn unit_scale(&self, x: &mut CpuTensor) -> Result<()> {
+        elementwise::unit_scale(x);
+        Ok(())
+    }
+
     fn clear_small(&self, x: &mut CpuTensor, fraction: f32) -> Result<()> {
         elementwise::clear_small(x, fraction);
         Ok(())

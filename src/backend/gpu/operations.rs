@@ -362,6 +362,13 @@ impl Backend for Gpu {
         })
     }
 
+    fn unit_scale(&self, x: &mut GpuTensor) -> Result<()> {
+        let (x, bindings) = (flat(x), self.bindings());
+        self.for_each_part(x.shape, &|block| bindings.hold(&block.of(&x)), |recorder, block| {
+            kernels::unit_scale(recorder, &block.of(&x))
+        })
+    }
+
     fn row_norms(&self, x: &GpuTensor) -> Result<GpuTensor> {
         self.sum_rows(Sum::norm(x.view()))
     }

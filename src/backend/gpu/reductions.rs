@@ -10,7 +10,7 @@ use crate::matrix::Shape;
 pub(super) struct Sum<'a> {
     pub x: View<'a>,
     pub terms: Terms<'a>,
-    /// Whether the root of the sum is wanted.
+    /// Whether the root of the sum is wanted: of squares, a norm.
     pub root: bool,
 }
 
@@ -20,9 +20,11 @@ impl<'a> Sum<'a> {
         Sum { x, terms: Terms::Squares, root: true }
     }
 
-    /// What the second step sums.
+    /// What the second step sums: norms of parts have squares that add up to the square of the whole's, and are within f32
+    /// where their squares are not.
     fn of_partial(self, partial: &'a GpuTensor) -> Self {
-        Sum { x: partial.view(), terms: Terms::Sums, root: self.root }
+        let terms = if self.root { Terms::Squares } else { Terms::Sums };
+        Sum { x: partial.view(), terms, root: self.root }
     }
 
     fn part(&self, block: &Block) -> Self {
@@ -45,7 +47,7 @@ impl Gpu {
             self.sum_row_chunks(sum, chunk, &out.view())?;
         } else {
             let partial = self.allocate("partial sums", Shape { cols: chunks, ..shape })?;
-            self.sum_row_chunks(Sum { root: false, ..sum }, chunk, &partial.view())?;
+            self.sum_row_chunks(sum, chunk, &partial.view())?;
             self.sum_row_chunks(sum.of_partial(&partial), chunks, &out.view())?;
         }
         Ok(out)
@@ -77,7 +79,7 @@ impl Gpu {
             self.sum_column_chunks(sum, chunk, &out.view())?;
         } else {
             let partial = self.allocate("partial sums", Shape { rows: chunks, ..shape })?;
-            self.sum_column_chunks(Sum { root: false, ..sum }, chunk, &partial.view())?;
+            self.sum_column_chunks(sum, chunk, &partial.view())?;
             self.sum_column_chunks(sum.of_partial(&partial), chunks, &out.view())?;
         }
         Ok(out)

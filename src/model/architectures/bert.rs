@@ -5,8 +5,8 @@ use super::super::{
     SelfAttention, Tokens, Weights, prefix_of,
 };
 use super::clip::encoder_attention;
-use super::{Architecture, pool};
-use crate::backend::layers::{Activation, Layers};
+use super::{Architecture, counted, pool};
+use crate::backend::layers::{Activation, Attention, Layers};
 use std::rc::Rc;
 
 /// Sizes of an encoder.
@@ -17,6 +17,10 @@ pub struct Bert {
     wide: usize,
     heads: usize,
     vocabulary: usize,
+    /// Rows of the table of token types.
+    types: usize,
+    /// A text is read from left to right: `is_decoder`.
+    causal: bool,
     /// Rows of the position table, and the row of the first token.
     positions: usize,
     first_position: usize,
@@ -35,7 +39,7 @@ impl Bert {
         // RoBERTa counts positions from the one after padding's
         let first_position = match config.text("model_type") {
             Some("bert") => 0,
-            _ => config.number_or("pad_token_id", 1.0)? as usize + 1,
+            _ => config.index_or("pad_token_id", 1)? + 1,
         };
         let hidden = config.size("hidden_size")?;
         Ok(Bert {
@@ -45,6 +49,8 @@ impl Bert {
             wide: config.size("intermediate_size")?,
             heads: config.heads(hidden)?.0,
             vocabulary: config.size("vocab_size")?,
+            types: config.size_or("type_vocab_size", 2)?,
+            causal: config.flag("is_decoder"),
             positions: config.size("max_position_embeddings")?,
             first_position,
             activation: config.activation("hidden_act", "gelu")?,
@@ -76,14 +82,18 @@ impl<B: Layers> Architecture<B> for Bert {
     }
 
     fn inputs(&self) -> InputKind {
-        InputKind::Text { vocabulary: self.vocabulary, longest: Some(self.longest()) }
+        InputKind::Text {
+            vocabulary: self.vocabulary,
+            longest: Some(self.longest()),
+            types: Some(self.types),
+        }
     }
 
     fn embed(&self, backend: &B, weights: &dyn Weights, samples: &Samples) -> Result<Part<B>> {
         let (load, d) = (Loader::new(backend, weights, self.prefix), self.hidden);
         let texts = samples.texts()?;
         let lengths: Vec<usize> = texts.iter().map(|t| t.ids.len()).collect();
-        super::check_lengths(&lengths, self.longest())?;
+        super::check_lengths(&lengths, self.longest(), &counted)?;
         let ids: Vec<u32> = texts.iter().flat_map(|t| t.ids.iter().copied()).collect();
         let positions: Vec<u32> =
             lengths.iter().flat_map(|&n| (0..n).map(|i| (self.first_position + i) as u32)).collect();
@@ -113,7 +123,7 @@ impl<B: Layers> Architecture<B> for Bert {
                     linear("attention.self.value", d, d)?,
                 ]),
                 out: linear("attention.output.dense", d, d)?,
-                attention: encoder_attention(d, self.heads),
+                attention: Attention { causal: self.causal, ..encoder_attention(d, self.heads) },
             },
             attention_norm: load.layer_norm(&format!("{at}.attention.output.LayerNorm"), d, self.epsilon)?,
             feed_forward: FeedForward::Plain {

@@ -73,11 +73,16 @@ impl Clip {
         };
         // the tensors say every size but that of a head
         let convolution = shape("conv1.weight")?;
-        let &[hidden, channels, patch, _] = &convolution[..] else {
-            return Err(Error::Config(format!("{prefix}conv1.weight has shape {convolution:?}")));
+        let (hidden, channels, patch) = match convolution[..] {
+            [hidden, channels, patch, columns] if patch == columns && hidden > 0 => (hidden, channels, patch),
+            _ => {
+                return Err(Error::Config(format!(
+                    "{prefix}conv1.weight has shape {convolution:?}; [width, channels, patch, patch] is expected"
+                )));
+            }
         };
         let positions = shape("positional_embedding")?[0];
-        let image = patch * (positions.saturating_sub(1)).isqrt();
+        let grid = Grid::checked(channels, patch.saturating_mul(positions.saturating_sub(1).isqrt()), patch)?;
         let wide = shape("transformer.resblocks.0.mlp.c_fc.weight")?[0];
         let blocks = (0..)
             .take_while(|i| shape(&format!("transformer.resblocks.{i}.attn.in_proj_weight")).is_ok())
@@ -101,7 +106,7 @@ impl Clip {
         Ok(Clip {
             naming: Naming::Open,
             prefix,
-            grid: Grid { channels, image, patch },
+            grid,
             blocks,
             hidden,
             wide,

@@ -4,7 +4,7 @@ use super::super::{
     Block, Config, Error, FeedForward, InputKind, Linear, Loader, Order, Part, Pooling, Qkv, Result, Samples,
     SelfAttention, Weights, prefix_of,
 };
-use super::{Architecture, pool, rope};
+use super::{Architecture, counted, pool, rope};
 use crate::backend::Shape;
 use crate::backend::layers::{Activation, Attention, Layers};
 use std::rc::Rc;
@@ -90,14 +90,14 @@ impl<B: Layers> Architecture<B> for Decoder {
     }
 
     fn inputs(&self) -> InputKind {
-        InputKind::Text { vocabulary: self.vocabulary, longest: self.longest }
+        InputKind::Text { vocabulary: self.vocabulary, longest: self.longest, types: None }
     }
 
     fn embed(&self, backend: &B, weights: &dyn Weights, samples: &Samples) -> Result<Part<B>> {
         let load = Loader::new(backend, weights, self.prefix);
         let texts = samples.texts()?;
         let lengths: Vec<usize> = texts.iter().map(|t| t.ids.len()).collect();
-        super::check_lengths(&lengths, self.longest.unwrap_or(usize::MAX))?;
+        super::check_lengths(&lengths, self.longest.unwrap_or(usize::MAX), &counted)?;
         let ids: Vec<u32> = texts.iter().flat_map(|t| t.ids.iter().copied()).collect();
         let [cos, sin] = rope::tables(&self.frequencies, &lengths);
         let shape = Shape::matrix(ids.len(), self.frequencies.len());

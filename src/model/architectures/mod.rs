@@ -9,7 +9,7 @@ mod vit;
 
 pub use vision::Grid;
 
-use super::forward::InputKind;
+use super::inputs::InputKind;
 use super::{Block, Config, Error, Part, Pooling, Result, Samples, Weights};
 use crate::backend::layers::Layers;
 
@@ -85,14 +85,20 @@ fn pool<B: Layers>(backend: &B, x: &B::Tensor, part: &Part<B>, pooling: Pooling)
     })
 }
 
-/// Refuses texts longer than the model's position table.
-pub(super) fn check_lengths(lengths: &[usize], longest: usize) -> Result<()> {
+/// Refuses texts longer than the model's position table. `name` says which sample it is.
+pub(super) fn check_lengths(lengths: &[usize], longest: usize, name: &dyn Fn(usize) -> String) -> Result<()> {
     match lengths.iter().position(|&n| n > longest) {
         None => Ok(()),
         Some(i) => Err(Error::Samples(format!(
-            "a text of {} tokens is longer than the model's position table of {longest}; shorten the texts or let the \
-             tokenizer truncate them",
+            "{} has {} tokens, more than the model's position table of {longest}; shorten the texts or let the tokenizer \
+             truncate them (--max-length, or `max_length` in a recipe)",
+            name(i),
             lengths[i]
         ))),
     }
+}
+
+/// A sample by its place.
+pub(super) fn counted(i: usize) -> String {
+    format!("sample {i}")
 }

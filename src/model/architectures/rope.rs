@@ -11,12 +11,20 @@ pub fn frequencies(config: Config<'_>, head_dim: usize) -> Result<Vec<f64>> {
         Some(scaling) => scaling.number_or("rope_theta", 10_000.0)?,
         None => config.number_or("rope_theta", 10_000.0)?,
     };
+    if theta <= 0.0 {
+        return Err(Error::Config(format!("`rope_theta` should be positive but is {theta}")));
+    }
     let plain: Vec<f64> = (0..head_dim / 2).map(|j| theta.powf(-2.0 * j as f64 / head_dim as f64)).collect();
     let Some(scaling) = scaling else { return Ok(plain) };
     match scaling.text("rope_type").or(scaling.text("type")).unwrap_or("default") {
         "default" => Ok(plain),
         "linear" => {
             let factor = scaling.number_or("factor", 1.0)?;
+            if factor <= 0.0 {
+                return Err(Error::Config(format!(
+                    "`rope_scaling.factor` should be positive but is {factor}"
+                )));
+            }
             Ok(plain.iter().map(|f| f / factor).collect())
         }
         "llama3" => llama3(scaling, &plain),

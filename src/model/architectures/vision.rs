@@ -17,20 +17,31 @@ pub struct Grid {
 }
 
 impl Grid {
+    /// The most rows of pixels, and the most colours.
+    const MAX_IMAGE: usize = 1 << 14;
+    const MAX_CHANNELS: usize = 1 << 10;
+
     /// From a configuration.
     pub(super) fn new(config: Config<'_>) -> Result<Grid> {
-        let grid = Grid {
-            channels: config.size_or("num_channels", 3)?,
-            image: config.size("image_size")?,
-            patch: config.size("patch_size")?,
-        };
-        if grid.patch > grid.image {
-            return Err(Error::Config(format!(
-                "patch_size {} is larger than image_size {}",
-                grid.patch, grid.image
-            )));
+        let channels = config.size_or("num_channels", 3)?;
+        Grid::checked(channels, config.size("image_size")?, config.size("patch_size")?)
+    }
+
+    /// Sizes that a model may have.
+    pub(super) fn checked(channels: usize, image: usize, patch: usize) -> Result<Grid> {
+        let unfit = |reason: String| Err(Error::Config(reason));
+        if patch == 0 || patch > image {
+            return unfit(format!(
+                "patches of {patch} pixels (`patch_size`) do not cut up images of {image} (`image_size`)"
+            ));
         }
-        Ok(grid)
+        if image > Grid::MAX_IMAGE {
+            return unfit(format!("`image_size` is {image} pixels; up to {} are taken", Grid::MAX_IMAGE));
+        }
+        if !(1..=Grid::MAX_CHANNELS).contains(&channels) {
+            return unfit(format!("`num_channels` is {channels}; 1 to {} are taken", Grid::MAX_CHANNELS));
+        }
+        Ok(Grid { channels, image, patch })
     }
 
     /// Patches of an image.
@@ -40,15 +51,24 @@ impl Grid {
 
     /// Images must give the model's grid of patches; pixels past the last whole patch are not looked at.
     pub(in crate::model) fn check(self, images: &Images) -> Result<()> {
+        self.fits(images.channels, images.height, images.width).map_err(Error::Samples)
+    }
+
+    /// The same for images of a size; refused with the reason.
+    pub(crate) fn fits(
+        self,
+        channels: usize,
+        height: usize,
+        width: usize,
+    ) -> std::result::Result<(), String> {
         let side = self.image / self.patch;
-        let grid = (images.channels, images.height / self.patch, images.width / self.patch);
-        if grid == (self.channels, side, side) {
+        if (channels, height / self.patch, width / self.patch) == (self.channels, side, side) {
             return Ok(());
         }
-        Err(Error::Samples(format!(
-            "the images are {} x {} pixels with {} channels, but the model takes {} x {} with {}",
-            images.height, images.width, images.channels, self.image, self.image, self.channels
-        )))
+        Err(format!(
+            "the images are {height} x {width} pixels with {channels} channels, but the model takes {} x {} with {}",
+            self.image, self.image, self.channels
+        ))
     }
 }
 

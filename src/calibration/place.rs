@@ -1,0 +1,28 @@
+//! Where a calibration file may be put.
+
+use super::{Error, FORMAT};
+use crate::checkpoint::TensorFile;
+use std::path::Path;
+
+/// Refuses a path, before any work, where a file is that is not a calibration: it would be lost. `force` takes any file.
+pub fn check(path: &Path, force: bool) -> Result<(), Error> {
+    let refused = |reason: &str| Err(Error::Out { path: path.to_path_buf(), reason: reason.to_owned() });
+    if path.is_dir() || path.file_name().is_none() {
+        return refused("it is a folder; name a file in it");
+    }
+    if let Some(other) = path.ancestors().skip(1).find(|p| p.exists()).filter(|p| !p.is_dir()) {
+        return refused(&format!("{} is not a folder", other.display()));
+    }
+    if !path.exists() {
+        return Ok(());
+    }
+    if !path.is_file() {
+        return refused("it is not a regular file");
+    }
+    let is_calibration =
+        || TensorFile::open(path).is_ok_and(|f| f.metadata().get("format").is_some_and(|f| f == FORMAT));
+    if force || is_calibration() {
+        return Ok(());
+    }
+    refused("the file exists and is no calibration file; choose another name, or replace it with --force")
+}

@@ -1,0 +1,34 @@
+use super::library::shaders::UNIT_SCALE;
+use super::recorder::{Dispatch, ELEMENTS, require};
+use super::{Recorder, Result, View};
+
+#[repr(C)]
+#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+struct Params {
+    count: u32,
+    offset: u32,
+}
+
+/// `x = 2^k`, the power of two with `1 <= x 2^k < 2`, element by element and in place, for `x` that is not negative and has no
+/// gaps. `k` stays between -126 and 126; 0 gets the largest scale.
+///
+/// # Errors
+/// If `x` has gaps, or does not fit its buffer or the device's bindings.
+pub fn unit_scale(recorder: &mut Recorder<'_>, x: &View<'_>) -> Result<()> {
+    const NAME: &str = "unit_scale";
+    require(x.is_packed(), NAME, || "x has gaps".into())?;
+    if x.shape.is_empty() {
+        return Ok(());
+    }
+    let window = recorder.window(NAME, x)?;
+    let groups = recorder.grid(NAME, x.shape.len() as u64, ELEMENTS)?;
+    recorder.dispatch(Dispatch {
+        shader: &UNIT_SCALE,
+        entry: NAME,
+        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        params: Params { count: x.shape.len() as u32, offset: window.first },
+        windows: &[(1, &window)],
+        groups,
+    });
+    Ok(())
+}
