@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 /// Bytes of a settings file (configuration, index, tokenizer options) past which it is taken for something else.
 pub(crate) const SETTINGS: u64 = 16 << 20;
@@ -46,6 +46,42 @@ pub(crate) fn read_at_most(stream: impl Read, limit: u64, bytes: &mut Vec<u8>) -
     stream.take(limit + 1).read_to_end(bytes)?;
     if bytes.len() as u64 > limit { Err(too_large(limit)) } else { Ok(()) }
 }
+
+/// All of a file that may be a pipe (`<(...)` of a shell), of at most `limit` bytes. Nothing is waited for that does not begin
+/// to come.
+pub(crate) fn read_stream(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut options = File::options();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, NONBLOCK); // a FIFO would wait for its writer
+    let mut file = options.open(path)?;
+    if file.metadata()?.is_file() {
+        return read(path, limit);
+    }
+    let started = Instant::now();
+    let (mut bytes, mut chunk) = (Vec::new(), [0; 1 << 16]);
+    loop {
+        let found = match file.read(&mut chunk) {
+            Ok(found) => Some(found),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => None, // a writer is there and has not written
+            Err(e) => return Err(e),
+        };
+        match found {
+            Some(0) if !bytes.is_empty() => return Ok(bytes),
+            Some(n) if n > 0 => bytes.extend_from_slice(&chunk[..n]),
+            _ if bytes.is_empty() && started.elapsed() > PATIENCE => {
+                return Err(io::Error::other("it is a pipe into which nothing is written"));
+            }
+            _ => std::thread::sleep(Duration::from_millis(5)),
+        }
+        if bytes.len() as u64 > limit {
+            return Err(too_large(limit));
+        }
+    }
+}
+
+/// How long the first byte of a pipe is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What tells a file from one that took its place, and from itself after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,6 +152,13 @@ mod tests {
         let made = std::process::Command::new("mkfifo").arg(&path).status();
         if made.is_ok_and(|status| status.success()) {
             assert!(open(&path).is_err());
+            assert!(read_stream(&path, 10).is_err(), "nobody writes");
+            let writer = std::thread::spawn({
+                let path = path.clone();
+                move || std::fs::write(path, "text")
+            });
+            assert_eq!(read_stream(&path, 10).unwrap(), b"text");
+            writer.join().unwrap().unwrap();
         }
     }
 }

@@ -269,6 +269,27 @@ fn a_layer_whose_changes_vanish_on_its_calibration_is_named() {
 }
 
 #[test]
+fn what_leaves_float32_is_said_with_the_layer_and_the_key_or_file() {
+    let family = Family::new();
+    let refused = |words: &[&str]| {
+        let output = family.merge(&[]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{text}");
+        words.iter().for_each(|word| assert!(text.contains(word), "`{word}` is not in: {text}"));
+        assert!(!family.path("out").exists());
+    };
+    family.write("recipe.yaml", format!("{RECIPE}  eigen_weight_power: 60\n"));
+    refused(&[".weight`", "`eigen_weight_power` is 6e1"]);
+    family.write("recipe.yaml", format!("{RECIPE}  alpha_scope: all\n"));
+    let mut far = expert(1, Dtype::F32);
+    let shape = far[FC1].shape.clone();
+    let values = vec![3e38; shape.iter().product()];
+    far.insert(FC1.to_owned(), Tensor::float(Dtype::F32, &shape, &values));
+    family.write_model("experts/cars", &far);
+    refused(&[FC1, "expert `cars`", "look at that file"]);
+}
+
+#[test]
 fn q_k_and_v_of_a_vision_transformer_are_one_matrix() {
     let family = Family::new();
     let roles = plan(&family);

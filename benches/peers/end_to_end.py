@@ -11,7 +11,6 @@ moves the result by 0.36 at least, and the tolerance is half of that.)
 """
 
 import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,10 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-
+import compare_deltas
 import make_family
-import st
 
 HERE = Path(__file__).resolve().parent
 
@@ -88,16 +85,7 @@ def report(arguments, times):
 
 
 def compare(scratch):
-    """esmerge's file holds deltas before inter-layer scaling, and the scales."""
-    file, theirs = st.Reader(scratch / "esmerge0.safetensors"), st.Reader(scratch / "numpy.safetensors")
-    beta = json.loads(file.metadata["beta"])
-    squares = {}
-    for name in theirs:
-        ours, other = np.float32(beta[name]) * file[name], theirs[name]
-        squares[name] = np.sum((ours - other) ** 2), np.sum(other**2)
-    total = np.sqrt(sum(d for d, _ in squares.values()) / sum(s for _, s in squares.values()))
-    worst = max(squares, key=lambda name: squares[name][0] / squares[name][1])
-    apart = np.sqrt(squares[worst][0] / squares[worst][1])
+    total, apart, worst = compare_deltas.distance(scratch / "esmerge0.safetensors", scratch / "numpy.safetensors")
     print(f"merged deltas differ, relatively, by {total:.1e}, at worst {apart:.1e} ({worst})")
     return total
 

@@ -20,6 +20,9 @@ pub(super) struct Header {
 
 /// Reads a header whose data start at byte `start`.
 pub(super) fn parse(header: &[u8], start: u64) -> Result<Header, String> {
+    if header.first() != Some(&b'{') {
+        return Err("its header does not begin with `{`, as the format asks".to_owned());
+    }
     let entries: Entries = serde_json::from_slice(header)
         .map_err(|e| format!("its header is not a JSON object of tensors ({e})"))?;
     let Entries { metadata, mut infos } = entries;

@@ -22,7 +22,8 @@ Examples:
   esmerge bench --kernel gemm                  how fast that is
 
 Exit code: 0 success; 2 an error in the command line or the recipe; 1 any other
-error; 101 a defect, to be reported; 128 and its number for a signal.";
+error; 101 a defect, to be reported; 128 and its number when a signal stopped
+the run.";
 
 const BENCH: &str = "\
 Two peaks are measured first, of multiply-adds and of a copy; the kernels are
@@ -374,7 +375,7 @@ pub(super) struct Bench {
     #[arg(long, value_name = "TYPE", value_delimiter = ',', value_parser = dtype)]
     pub dtype: Vec<Dtype>,
     /// Time to spend on each
-    #[arg(long, value_name = "S", default_value = "0.5", value_parser = positive)]
+    #[arg(long, value_name = "S", default_value = "0.5", value_parser = seconds)]
     pub seconds: f64,
     /// Write the times to this file
     #[arg(long, value_name = "FILE")]
@@ -429,6 +430,12 @@ fn finite(text: &str) -> Result<f64, String> {
         Ok(x) if x.is_finite() => Ok(x),
         _ => Err("a number is expected, such as 0.8".to_owned()),
     }
+}
+
+/// Seconds for one case of a bench.
+fn seconds(text: &str) -> Result<f64, String> {
+    const LONGEST: f64 = 3600.0;
+    positive(text).and_then(|x| if x <= LONGEST { Ok(x) } else { Err(format!("{LONGEST} is the most")) })
 }
 
 fn positive(text: &str) -> Result<f64, String> {

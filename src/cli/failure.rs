@@ -1,5 +1,6 @@
 use crate::{backend, bench, calibration, checkpoint, data, pipeline, plan, recipe};
 use std::fmt::Display;
+use std::path::Path;
 use std::process::ExitCode;
 
 /// An error on its way to the user.
@@ -36,6 +37,17 @@ impl Failure {
     /// An error of the command line, as clap lays it out.
     pub fn command_line(text: &str) -> Failure {
         Failure { laid_out: true, ..Failure::new(text, USAGE) }
+    }
+
+    /// An error of a merge; one that names a layer alone is told with the file that asked for it.
+    pub fn of_merge(error: pipeline::Error, path: &Path) -> Failure {
+        use pipeline::Error::{Device, NotFinite, Overflow};
+        match error {
+            Device { .. } | NotFinite { .. } | Overflow { .. } => {
+                Failure::new(format!("{}: {error}", path.display()), OTHER)
+            }
+            other => other.into(),
+        }
     }
 
     /// A panic.

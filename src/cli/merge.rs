@@ -58,7 +58,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         &mut display,
     )));
     display.clear();
-    let report = merged?;
+    let report = merged.map_err(|e| Failure::of_merge(e, &args.recipe))?;
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else if !args.run.quiet {

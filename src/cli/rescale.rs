@@ -29,7 +29,7 @@ pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
         &mut display,
     )));
     display.clear();
-    let report = made?;
+    let report = made.map_err(|e| Failure::of_merge(e, &args.delta))?;
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else if !args.run.quiet {

@@ -51,9 +51,10 @@ async fn cause<B: Backend>(job: &Job<'_, B>, layer: &Layer) -> Option<String> {
         let norm = norm.first().map_or(0.0, |&norm| f64::from(norm));
         if norm > LARGE || norm.is_nan() {
             let path = expert.weights.path().display();
+            let distance = if norm.is_finite() { format!("{norm:.1e}") } else { "over 3.4e38".to_owned() };
             return Some(format!(
-                "the weights of expert `{}` ({path}) are {norm:.1e} away from the base's there (norm of the difference), too far \
-                 for float32; look at that file",
+                "the weights of expert `{}` ({path}) are {distance} away from the base's there (norm of the difference), too \
+                 far for float32; look at that file",
                 expert.name
             ));
         }

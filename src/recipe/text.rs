@@ -2,7 +2,6 @@
 
 use super::Error;
 use crate::files;
-use std::fs::File;
 use std::path::Path;
 
 /// Bytes of a recipe; the longest written by hand have a thousandth of it.
@@ -14,9 +13,7 @@ pub(super) fn read(path: &Path) -> Result<String, Error> {
     if path.is_dir() {
         return Err(cannot("it is a folder; give the YAML file".to_owned()));
     }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|e| cannot(e.to_string()))?;
-    files::read_at_most(file, LIMIT, &mut bytes).map_err(|e| cannot(e.to_string()))?;
+    let bytes = files::read_stream(path, LIMIT).map_err(|e| cannot(e.to_string()))?;
     let text = match &bytes[..] {
         [0xff, 0xfe, rest @ ..] => utf16(rest, u16::from_le_bytes),
         [0xfe, 0xff, rest @ ..] => utf16(rest, u16::from_be_bytes),
