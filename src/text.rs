@@ -23,7 +23,7 @@ fn steers(c: char) -> bool {
     let direction =
         matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     let line = matches!(c, '\u{2028}' | '\u{2029}');
-    direction || line || (c.is_control() && c != '\n')
+    direction || line || (c.is_control() && !matches!(c, '\n' | '\t'))
 }
 
 /// Characters of a name or a value that a message repeats.
@@ -65,7 +65,7 @@ mod tests {
     #[test]
     fn what_steers_a_terminal_is_shown_instead() {
         assert_eq!(visible("a\u{1b}[31m\u{7}\u{202e}b\r\u{9b}"), r"a\u001b[31m\u0007\u202eb\u000d\u009b");
-        assert_eq!(visible("Modèle 模型\nnext"), "Modèle 模型\nnext");
+        assert_eq!(visible("Modèle 模型\n\tnext"), "Modèle 模型\n\tnext");
         let json = serde_json::json!({ "name": "\u{202e}x\u{7f}" });
         let shown: serde_json::Value = serde_json::from_str(&visible(&json.to_string())).unwrap();
         assert_eq!(shown, json);

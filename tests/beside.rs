@@ -158,7 +158,9 @@ fn settings_as_python_writes_them_are_kept_and_tell_the_type_at_every_level() {
     let family = linear();
     let config = "{\"model_type\": \"mamba2\",\n  \"limit\": [0.0, Infinity], \"x\": NaN, \"torch_dtype\": \"float32\",\n  \
                   \"text_config\": {\"dtype\": \"float32\"}}";
-    family.write("base/config.json", config);
+    for model in ["base", "experts/cars", "experts/birds"] {
+        family.write(&format!("{model}/config.json"), config);
+    }
     warnings(&family, &[]);
     assert_eq!(fs::read_to_string(family.path("out/config.json")).unwrap(), config);
     family.write("recipe.yaml", format!("{LINEAR}out_dtype: bfloat16\n"));

@@ -239,7 +239,7 @@ fn without_a_command_there_is_help_and_no_error() {
     let output = Family::new().esmerge(&[]);
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert!(
-        output.status.code() == Some(2) && stderr.contains("Usage:") && !stderr.contains("error"),
+        output.status.code() == Some(2) && stderr.contains("Usage:") && !stderr.contains("error: "),
         "{stderr}"
     );
 }
