@@ -347,8 +347,8 @@ fn split(recorder: &mut Recorder<'_>, p: &Product<'_>, splits: usize, scratch: &
         return Ok(());
     }
     let tile = p.choice(recorder).tile;
-    // whole tiles deep, so that parts stay aligned
-    let depth = k.div_ceil(splits).next_multiple_of(16);
+    // whole slabs deep, so that parts stay aligned; without any depth there is one part, of zeros
+    let depth = k.div_ceil(splits).max(1).next_multiple_of(16);
     let whole = k / depth;
     if whole > 0 {
         encode_part(recorder, tile, &p.deep(0, depth, whole, scratch.batches(0..whole)))?;

@@ -1,6 +1,6 @@
 //! Every way to share out a product: tiles, 16-bit operands, epilogues, products cut in depth, and their tuning.
 
-use crate::devices::{Device, Variant, for_each_device};
+use crate::devices::{Device, for_each_device};
 use crate::embedding::{Rig, products, random, symmetric_products};
 use crate::matrices::{Matrix, download, upload};
 use crate::{U, assert_near};
@@ -26,9 +26,9 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for device in for_each_device() {
         let (selector, ignored) = match &device {
-            Device::Gpu(selector, Variant::Unchecked) => (Some(selector.clone()), false),
+            Device::Gpu(selector, _) => (Some(selector.clone()), false),
             Device::Absent(_) => (None, true),
-            _ => continue,
+            Device::Cpu => continue,
         };
         for tile in Tile::ALL {
             for (name, test) in TESTS {
