@@ -1,33 +1,28 @@
 //! Puts every shader together, parses and validates it, so that a mistake in one fails the build with its file, line and
 //! message, and lists them for `src/kernels`.
-//!
-//! A line `//# include parts/x.wgsl` is replaced by that file. With `parts/x_{one,two}.wgsl` there are two shaders: one of
-//! the file's own name, with `parts/x_one.wgsl`, and `NAME_two` with `parts/x_two.wgsl`.
+
+#[path = "build/compose.rs"]
+mod compose;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::{env, fs, path::Path, process::Command, process::exit};
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=shaders");
     let root = env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR");
     let out = env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     let commit = commit(Path::new(&root)).map(|commit| format!(" ({commit})")).unwrap_or_default();
     println!("cargo:rustc-env=ESMERGE_VERSION={}{commit}", env::var("CARGO_PKG_VERSION").unwrap_or_default());
 
-    let mut paths: Vec<_> = fs::read_dir(Path::new(&root).join("shaders"))
-        .expect("the shaders folder is readable")
-        .map(|entry| entry.expect("the shaders folder is readable").path())
-        .filter(|path| path.extension().is_some_and(|e| e == "wgsl"))
-        .collect();
-    paths.sort();
-
+    let paths = compose::files(&Path::new(&root).join("shaders"));
     let composed = Path::new(&out).join("shaders");
     fs::create_dir_all(&composed).expect("OUT_DIR is writable");
     let mut list = String::new();
     let mut failed = false;
     for path in &paths {
-        for (name, source) in variants(path) {
+        for (name, source) in compose::variants(path) {
             match check(&source, &name) {
                 Ok(()) => {
                     let file = composed.join(format!("{name}.wgsl"));
@@ -68,47 +63,6 @@ fn commit(root: &Path) -> Option<String> {
         println!("cargo:rerun-if-changed={}", root.join(log).display());
     }
     git(&["describe", "--always", "--exclude=*", "--abbrev=9"])
-}
-
-const INCLUDE: &str = "//# include ";
-
-/// Names and sources of the shaders that a file makes.
-fn variants(path: &Path) -> Vec<(String, String)> {
-    let name = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    let text = read(path);
-    let choices = text.lines().filter(|line| line.starts_with(INCLUDE)).find_map(alternatives);
-    let Some(choices) = choices else { return vec![(name, compose(path, &text, ""))] };
-    let named = |(i, choice): (usize, &String)| {
-        let suffix = if i == 0 { String::new() } else { format!("_{choice}") };
-        (name.clone() + &suffix, compose(path, &text, choice))
-    };
-    choices.iter().enumerate().map(named).collect()
-}
-
-/// What stands between braces.
-fn alternatives(line: &str) -> Option<Vec<String>> {
-    let (_, rest) = line.split_once('{')?;
-    let (inside, _) = rest.split_once('}')?;
-    Some(inside.split(',').map(|choice| choice.trim().to_owned()).collect())
-}
-
-/// The text with its includes.
-fn compose(path: &Path, text: &str, choice: &str) -> String {
-    let folder = path.parent().expect("a shader is in a folder");
-    let line = |line: &str| match line.strip_prefix(INCLUDE) {
-        Some(part) => match (part.split_once('{'), part.split_once('}')) {
-            (Some((before, _)), Some((_, after))) => {
-                read(&folder.join(format!("{before}{choice}{}", after.trim())))
-            }
-            _ => read(&folder.join(part.trim())),
-        },
-        None => format!("{line}\n"),
-    };
-    text.lines().map(line).collect()
-}
-
-fn read(path: &Path) -> String {
-    fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
 /// `naga`'s message, with an excerpt of the source, if the shader does not parse or is not valid.

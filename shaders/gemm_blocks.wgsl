@@ -5,9 +5,11 @@
 //
 // A block is kept as a mat4x4 whose columns are the block's rows: (a b) is then the WGSL product b * a.
 
+//# include parts/formats.wgsl
 //# include parts/load_vec4.wgsl
 //# include parts/activation.wgsl
 //# include parts/product.wgsl
+//# include parts/store_scalar.wgsl
 
 // Row k of a matrix that lies across the depth, and zeros past its end.
 fn row_of_a(first: u32, k: u32) -> vec4<f32> {

@@ -2,9 +2,11 @@
 // and a load costs as much as ten multiplications: a workgroup of 4 x 8 threads makes a tile of 64 x 64, a thread 16 x 8
 // of it, in eight matrices of 4 x 4, and reads both operands where they lie.
 
+//# include parts/formats.wgsl
 //# include parts/load_scalar.wgsl
 //# include parts/activation.wgsl
 //# include parts/product.wgsl
+//# include parts/store_scalar.wgsl
 
 // Where four rows of op(a) begin. Past the edge the last one is read again; what it gives is not stored.
 fn four_rows(first: u32, i: u32, stride: u32) -> vec4<u32> {

@@ -3,6 +3,7 @@
 
 //# include parts/activation.wgsl
 //# include parts/product.wgsl
+//# include parts/store_scalar.wgsl
 
 override WORKGROUP: u32 = 256;
 

@@ -26,6 +26,7 @@ mod reductions;
 #[path = "backend_suite/tiles.rs"]
 mod tiles;
 
+use claims::Stated;
 use devices::{Device, Variant, for_each_device};
 
 /// Unit roundoff of f32.
@@ -53,7 +54,7 @@ fn main() {
     trials.extend(embedding::trials());
     trials.extend(tiles::trials());
     trials.extend(opening::trials());
-    claims::run(trials);
+    claims::run(trials, Stated { cpu: 52, adapter: 266, besides: 1 });
 }
 
 /// Asserts that every value is within its bound.

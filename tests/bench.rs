@@ -1,18 +1,21 @@
 //! `esmerge bench`: what it refuses, the file it writes, and the exit code of a comparison. No time is judged.
 
+#[path = "common/claims.rs"]
+mod claims;
 #[path = "common/devices.rs"]
 mod devices;
 
+use claims::Stated;
 use devices::{Device, for_each_device};
 use esmerge::bench::{Kernel, Report};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode, Output};
+use std::process::{Command, Output};
 use tempfile::TempDir;
 
 type Done = Result<(), Failed>;
 
-fn main() -> ExitCode {
+fn main() {
     let mut trials = vec![
         trial("wrong_arguments_are_refused_with_a_word_on_what_is_right", wrong_arguments),
         trial("a_file_that_is_not_of_this_program_is_refused_before_anything_is_measured", foreign_files),
@@ -22,11 +25,11 @@ fn main() -> ExitCode {
         trial("help_names_every_kernel_and_the_exit_codes", help),
     ];
     for device in for_each_device() {
-        let name = format!("every_kernel_is_measured::{device}");
+        let name = format!("{device}/every_kernel_is_measured");
         let absent = !device.present();
         trials.push(Trial::test(name, move || every_kernel(&device)).with_ignored_flag(absent));
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
+    claims::run(trials, Stated { cpu: 1, adapter: 1, besides: 6 });
 }
 
 fn trial(name: &str, run: fn() -> Done) -> Trial {

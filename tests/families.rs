@@ -1,9 +1,12 @@
 //! Two real families through their forward passes, on every device: accuracies, features and captured activations as
 //! stated. Where `../shared/family` is missing the trials are ignored, by name; where `CI` is set they fail.
 
+#[path = "common/claims.rs"]
+mod claims;
 #[path = "common/devices.rs"]
 mod devices;
 
+use claims::Stated;
 use devices::{Device, Work, for_each_device};
 use esmerge::backend::cpu::Cpu;
 use esmerge::backend::layers::Layers;
@@ -11,7 +14,7 @@ use esmerge::calibration::{Capture, Captured, MAX_SIZE};
 use esmerge::checkpoint::TensorFile;
 use esmerge::data::{ModelSource, Proxies, Split, Task};
 use esmerge::eval::Evaluator;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use pollster::block_on;
 use std::path::{Path, PathBuf};
 
@@ -22,7 +25,7 @@ fn main() {
             trials.push(trial(&device, claim));
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    claims::run(trials, Stated { cpu: 4, adapter: 4, besides: 0 });
 }
 
 /// A claim on a device; ignored, by name, where the device or the families are missing.

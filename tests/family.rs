@@ -4,9 +4,12 @@
 //! The family's folder is `ESMERGE_FAMILY`, else `../shared/family/vit`. Where it is missing the test is ignored, by
 //! name; where `CI` is set it fails.
 
+#[path = "common/claims.rs"]
+mod claims;
 #[path = "common/devices.rs"]
 mod devices;
 
+use claims::Stated;
 use devices::{Device, Work, for_each_device};
 use esmerge::backend::layers::Layers;
 use esmerge::checkpoint::{DeltaFile, OutputDir, TensorFile};
@@ -14,7 +17,7 @@ use esmerge::linalg::Accuracy;
 use esmerge::pipeline::{Options, Silent, merge};
 use esmerge::plan::{Family, plan};
 use esmerge::recipe::{Overrides, Recipe};
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use std::path::{Path, PathBuf};
 
 /// Relative Frobenius error allowed for each delta at `exact`.
@@ -31,7 +34,7 @@ fn main() {
             trials.push(trial(device.clone(), accuracy, tolerance));
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    claims::run(trials, Stated { cpu: 3, adapter: 3, besides: 0 });
 }
 
 fn trial(device: Device, accuracy: Accuracy, tolerance: f64) -> Trial {

@@ -5,6 +5,8 @@
 
 #[path = "golden_suite/case.rs"]
 mod case;
+#[path = "common/claims.rs"]
+mod claims;
 #[path = "golden_suite/compare.rs"]
 mod compare;
 #[path = "common/devices.rs"]
@@ -17,17 +19,18 @@ mod esm_plus;
 mod others;
 
 use case::{Case, Run};
+use claims::Stated;
 use compare::Actual;
 use devices::{Device, for_each_device};
 use esmerge::backend::Backend;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Failed, Trial};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 fn main() {
-    let arguments = Arguments::from_args();
+    let (folder, stated) = folder();
     let mut trials = Vec::new();
-    for path in case::files(&folder()) {
+    for path in case::files(&folder) {
         let case = Arc::new(Case::read(&path));
         for (index, run) in case.runs.iter().enumerate() {
             for device in for_each_device() {
@@ -35,7 +38,7 @@ fn main() {
             }
         }
     }
-    libtest_mimic::run(&arguments, trials).exit();
+    claims::run(trials, Stated { cpu: stated, adapter: stated, besides: 0 });
 }
 
 /// One run of one case on one device.
@@ -81,17 +84,17 @@ impl devices::Work for Job<'_> {
     }
 }
 
-/// Where the case files are. In CI a missing folder is a failure, never a quiet fallback.
-fn folder() -> PathBuf {
+/// Where the case files are, and how many runs they have at least. In CI a missing folder is a failure, never a quiet fallback.
+fn folder() -> (PathBuf, usize) {
     if let Some(folder) = std::env::var_os("ESMERGE_GOLDEN") {
-        return folder.into();
+        return (folder.into(), 1);
     }
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let full = root.join("../shared/golden");
     if full.is_dir() {
-        return full;
+        return (full, 78);
     }
     assert!(std::env::var_os("CI").is_none(), "in CI the golden vectors must be at {}", full.display());
     println!("{} is not here: running the subset in tests/goldens", full.display());
-    root.join("tests/goldens")
+    (root.join("tests/goldens"), 42)
 }

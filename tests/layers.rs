@@ -5,6 +5,7 @@ mod claims;
 #[path = "common/devices.rs"]
 mod devices;
 
+use claims::Stated;
 use devices::{Device, Variant, for_each_device};
 use libtest_mimic::Trial;
 
@@ -311,5 +312,5 @@ fn main() {
             trials.push(Trial::test(name, claim).with_ignored_flag(absent));
         }
     }
-    claims::run(trials);
+    claims::run(trials, Stated { cpu: 1, adapter: 2, besides: 0 });
 }

@@ -8,6 +8,7 @@ mod devices;
 #[path = "common/matrices.rs"]
 mod matrices;
 
+use claims::Stated;
 use devices::{Variant, for_each_device};
 use esmerge::backend::{Op, Shape};
 use esmerge::linalg::{
@@ -23,7 +24,7 @@ fn main() {
     // problems that only hardware keeps to itself are solved on the device
     let tiled: Vec<_> = for_each_device().iter().map(|device| device.opened(Variant::Tiled)).collect();
     trials.extend(large_problems::claims_on(&tiled));
-    claims::run(trials);
+    claims::run(trials, Stated { cpu: 14, adapter: 14, besides: 0 });
 }
 
 claims! {

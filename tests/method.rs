@@ -10,6 +10,7 @@ mod matrices;
 #[path = "method_suite/scales.rs"]
 mod scales;
 
+use claims::Stated;
 use devices::{Device, Variant};
 use esmerge::backend::gpu::Gpu;
 use esmerge::backend::{Backend, Polarity, Result, Shape};
@@ -33,7 +34,7 @@ fn main() {
             trials.push(Trial::test(name, move || Ok(pollster::block_on(waits_once(device.gpu()))?)));
         }
     }
-    claims::run(trials);
+    claims::run(trials, Stated { cpu: 23, adapter: 24, besides: 0 });
 }
 
 /// The halves of a merge wait for nothing, and once: whatever the number of layers and tasks.

@@ -1,13 +1,16 @@
 //! Every architecture against Hugging Face's transformers, on every device: tiny random models, run once by `model_goldens/generate.py`.
 
+#[path = "common/claims.rs"]
+mod claims;
 #[path = "common/devices.rs"]
 mod devices;
 
+use claims::Stated;
 use esmerge::backend::layers::Layers;
 use esmerge::calibration::{Capture, MAX_SIZE};
 use esmerge::data::{ModelSource, Task};
 use esmerge::model::NoTap;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use pollster::block_on;
 use std::path::PathBuf;
 
@@ -66,5 +69,5 @@ fn main() {
             trials.push(Trial::test(name, claim).with_ignored_flag(absent));
         }
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    claims::run(trials, Stated { cpu: 9, adapter: 9, besides: 0 });
 }

@@ -3,11 +3,16 @@
 //! Needs a Python with torch, transformers, peft and safetensors, `python3` or the one that `ESMERGE_PYTHON` names; without it
 //! the tests are ignored by name, and a line says why.
 
+#[path = "common/claims.rs"]
+mod claims;
+#[path = "common/devices.rs"]
+mod devices;
 #[path = "common/place.rs"]
 mod place;
 #[path = "common/synthetic.rs"]
 mod synthetic;
 
+use claims::Stated;
 use esmerge::backend::Dtype;
 use esmerge::backend::cpu::Cpu;
 use esmerge::checkpoint::{Stored, TensorSpec, TensorWriter};
@@ -15,7 +20,7 @@ use esmerge::data::{ModelSource, Split, Task};
 use esmerge::eval::Evaluator;
 use esmerge::model::Samples;
 use esmerge::routing::{Choice, Experts, Router};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use pollster::block_on;
 use std::collections::BTreeMap;
 use std::fs;
@@ -56,7 +61,7 @@ fn main() {
         };
         Trial::test(name, check).with_ignored_flag(ignored)
     });
-    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit();
+    claims::run(trials.into(), Stated { cpu: 0, adapter: 0, besides: 6 });
 }
 
 /// A Python that can run the script.

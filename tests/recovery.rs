@@ -1,17 +1,20 @@
 //! A device that is lost in the middle of a merge is opened again, and the merge gives what it would have given.
 
+#[path = "common/claims.rs"]
+mod claims;
 #[path = "common/devices.rs"]
 mod devices;
 #[path = "common/synthetic.rs"]
 mod synthetic;
 
+use claims::Stated;
 use devices::{Device, for_each_device};
 use esmerge::backend::gpu::Gpu;
 use esmerge::checkpoint::OutputDir;
 use esmerge::pipeline::{Options, Progress, merge};
 use esmerge::plan::{Family, plan};
 use esmerge::recipe::{Overrides, Recipe};
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use pollster::block_on;
 use std::path::Path;
 
@@ -30,7 +33,7 @@ fn main() {
         let name = format!("{device}/a_lost_device_is_opened_again");
         trials.push(Trial::test(name, run).with_ignored_flag(absent));
     }
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    claims::run(trials, Stated { cpu: 0, adapter: 1, besides: 0 });
 }
 
 /// Loses the device at the third layer, once.

@@ -6,6 +6,7 @@ mod claims;
 #[path = "common/devices.rs"]
 mod devices;
 
+use claims::Stated;
 use devices::{Device, Work, for_each_device};
 use esmerge::backend::cpu::Cpu;
 use esmerge::backend::layers::Layers;
@@ -58,7 +59,7 @@ fn main() {
             Ok(())
         }));
     }
-    claims::run(trials);
+    claims::run(trials, Stated { cpu: 5, adapter: 5, besides: 4 });
 }
 
 fn on<W>(device: &Device, name: &str, work: W) -> Trial

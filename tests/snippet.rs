@@ -2,13 +2,18 @@
 //!
 //! `ESMERGE_PYTHON` names a Python with torch and transformers; without one the trial is ignored, by name.
 
+#[path = "common/claims.rs"]
+mod claims;
+#[path = "common/devices.rs"]
+mod devices;
 #[path = "common/place.rs"]
 mod place;
 #[path = "common/synthetic.rs"]
 mod synthetic;
 
+use claims::Stated;
 use esmerge::calibration::Calibration;
-use libtest_mimic::{Arguments, Trial};
+use libtest_mimic::Trial;
 use place::{IDS, Place};
 use std::fs;
 use std::path::Path;
@@ -34,7 +39,7 @@ fn main() {
             Ok(())
         }),
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    claims::run(trials, Stated { cpu: 0, adapter: 0, besides: 2 });
 }
 
 /// A Python that can run the hooks on a model of transformers, or why there is none.

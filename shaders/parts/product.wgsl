@@ -1,4 +1,5 @@
-// What all products share: their parameters, the order of their tiles, and what is done with a sum before it is stored.
+// What all products share: their parameters, the order of their tiles, and what is done with a sum before it is stored
+// (how it is stored: parts/store_*.wgsl).
 
 struct Params {
     m: u32,
@@ -37,7 +38,6 @@ override TILE_M: u32 = 64; // rows of a tile
 override TILE_N: u32 = 64; // columns of a tile
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(3) var<storage, read_write> c: array<f32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 @group(0) @binding(5) var<storage, read> scale: array<f32>;
 
@@ -70,38 +70,6 @@ fn epilogue(batch: u32, i: u32, j: u32, sum: f32) -> f32 {
         value = f(value);
     }
     return value;
-}
-
-fn store(batch: u32, i: u32, j: u32, product: f32) {
-    if i >= params.m || j >= params.n || (TRIANGULAR && j > i) {
-        return;
-    }
-    let first = params.c_offset + batch * params.c_batch_stride;
-    let at = first + i * params.c_row_stride + j;
-    var value = params.alpha * product;
-    if params.beta != 0.0 {
-        value += params.beta * c[at];
-    }
-    value = epilogue(batch, i, j, value);
-    c[at] = value;
-    if TRIANGULAR {
-        c[first + j * params.c_row_stride + i] = value;
-    }
-}
-
-fn store_four(batch: u32, i: u32, j: u32, products: vec4<f32>) {
-    store(batch, i, j, products.x);
-    store(batch, i, j + 1u, products.y);
-    store(batch, i, j + 2u, products.z);
-    store(batch, i, j + 3u, products.w);
-}
-
-// The columns of `products` are rows of c.
-fn store_block(batch: u32, i: u32, j: u32, products: mat4x4<f32>) {
-    store_four(batch, i, j, products[0]);
-    store_four(batch, i + 1u, j, products[1]);
-    store_four(batch, i + 2u, j, products[2]);
-    store_four(batch, i + 3u, j, products[3]);
 }
 
 // Rows of the result are rows of x y^T.

@@ -292,12 +292,17 @@ fn encode_part(recorder: &mut Recorder<'_>, tile: Tile, p: &Product<'_>) -> Resu
     let tile = if p.triangular { tile.for_triangle() } else { tile };
     let g = &p.gemm;
     let [m, n, k] = p.sizes();
-    let vec4 = k > 0 && g.a.is_aligned() && g.b.is_aligned();
-    let (shader, entry) = tile.shader(vec4);
+    let operands_in_fours = k > 0 && g.a.is_aligned() && g.b.is_aligned();
+    // tiles through workgroup memory are stored in fours too
+    let in_fours = operands_in_fours && (tile == Tile::Direct || Operand::from(g.c).is_aligned());
+    let narrow = [g.a, g.b].iter().any(|operand| operand.dtype != Dtype::F32);
+    let (shader, entry) = tile.shader(in_fours, narrow);
     let tiles = tile.count(m, n, p.triangular);
     let [x, y, _] = recorder.grid(p.name, tiles as u64, 1)?;
-    let (a, b) =
-        (operand_window(recorder, p.name, &g.a, vec4)?, operand_window(recorder, p.name, &g.b, vec4)?);
+    let (a, b) = (
+        operand_window(recorder, p.name, &g.a, in_fours)?,
+        operand_window(recorder, p.name, &g.b, in_fours)?,
+    );
     let mut params = Params {
         k: k as u32,
         tiles: tiles as u32,
@@ -318,7 +323,8 @@ fn encode_part(recorder: &mut Recorder<'_>, tile: Tile, p: &Product<'_>) -> Resu
         ("FORMAT_A", format(g.a.dtype)),
         ("FORMAT_B", format(g.b.dtype)),
     ]);
-    let (c, bias, scale) = result_windows(recorder, p.name, g, &mut params, &mut constants)?;
+    let stored_in_fours = in_fours && tile != Tile::Direct;
+    let (c, bias, scale) = result_windows(recorder, p.name, g, stored_in_fours, &mut params, &mut constants)?;
     recorder.dispatch(Dispatch {
         shader,
         entry,
@@ -347,8 +353,8 @@ fn split(recorder: &mut Recorder<'_>, p: &Product<'_>, splits: usize, scratch: &
         return Ok(());
     }
     let tile = p.choice(recorder).tile;
-    // whole tiles deep, so that parts stay aligned
-    let depth = k.div_ceil(splits).next_multiple_of(16);
+    // whole slabs deep, so that parts stay aligned; without any depth there is one part, of zeros
+    let depth = k.div_ceil(splits).max(1).next_multiple_of(16);
     let whole = k / depth;
     if whole > 0 {
         encode_part(recorder, tile, &p.deep(0, depth, whole, scratch.batches(0..whole)))?;
@@ -375,7 +381,7 @@ fn sum_parts(recorder: &mut Recorder<'_>, p: &Product<'_>, parts: &View<'_>) -> 
         ..result_params(g)
     };
     let mut constants = vec![("WORKGROUP", f64::from(ELEMENTS))];
-    let (c, bias, scale) = result_windows(recorder, p.name, g, &mut params, &mut constants)?;
+    let (c, bias, scale) = result_windows(recorder, p.name, g, false, &mut params, &mut constants)?;
     let groups = recorder.grid(p.name, g.c.shape.matrix_len() as u64, ELEMENTS)?;
     let (bias, scale) = (bias.as_ref().unwrap_or(&source), scale.as_ref().unwrap_or(&source));
     recorder.dispatch(Dispatch {
@@ -402,14 +408,14 @@ fn operand_window<'v>(
     recorder: &Recorder<'_>,
     kernel: &'static str,
     operand: &Operand<'v>,
-    vec4: bool,
+    in_fours: bool,
 ) -> Result<Window<'v>> {
     let view = &operand.view;
     let ordered = view.row_stride >= view.shape.cols || view.shape.rows <= 1;
     require(ordered, kernel, || {
         format!("rows of {} elements are {} apart", view.shape.cols, view.row_stride)
     })?;
-    let unit = if vec4 { 16 } else { 4 };
+    let unit = if in_fours { 16 } else { 4 };
     recorder.numbers(kernel, view.buffer, view.offset, view.span().max(1), operand.dtype, unit)
 }
 
@@ -431,11 +437,12 @@ fn result_windows<'v>(
     recorder: &Recorder<'_>,
     name: &'static str,
     g: &Gemm<'v>,
+    in_fours: bool,
     params: &mut Params,
     constants: &mut Vec<(&'static str, f64)>,
 ) -> Result<(Window<'v>, Option<Window<'v>>, Option<Window<'v>>)> {
     let Epilogue { scale, bias, activation } = g.epilogue;
-    let c = recorder.window(name, &g.c)?;
+    let c = operand_window(recorder, name, &Operand::from(g.c), in_fours)?;
     params.c_offset = c.first;
     let bias = bias.map(|bias| Ok((recorder.window(name, &bias)?, bias.batch_stride))).transpose()?;
     if let Some((window, stride)) = &bias {

@@ -191,8 +191,8 @@ impl Kernels {
 
     /// A number that changes with the shaders of the products, so that what was measured of others is not taken for these.
     pub fn products_version() -> u64 {
-        use shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC4, SUM_PARTS};
-        let sources = [&GEMM, &GEMM_VEC4, &GEMM_DIRECT, &GEMM_BLOCKS, &SUM_PARTS];
+        use shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC2, GEMM_VEC4, SUM_PARTS};
+        let sources = [&GEMM, &GEMM_VEC4, &GEMM_VEC2, &GEMM_DIRECT, &GEMM_BLOCKS, &SUM_PARTS];
         let bytes = sources.iter().flat_map(|shader| shader.source.bytes());
         // FNV-1a
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))

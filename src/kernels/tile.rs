@@ -1,7 +1,7 @@
 //! How a product is shared out among threads, and which way suits which shape.
 
 use super::library::Shader;
-use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC4};
+use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC2, GEMM_VEC4};
 use crate::matrix::{Dtype, Op};
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ pub enum Tile {
     Direct,
     /// 32 x 32, 4 x 4 a thread: many workgroups of a small result.
     Small,
-    /// 64 x 64, 4 x 4 a thread.
+    /// 64 x 64, 8 x 4 a thread.
     Medium,
     /// 128 x 128, 8 x 8 a thread: the least traffic, where the result is large enough to keep a GPU busy.
     Large,
@@ -50,13 +50,29 @@ impl Tile {
         if matches!(self, Tile::Wide | Tile::Tall) { Tile::Small } else { self }
     }
 
-    /// Where its shader is.
-    pub(super) fn shader(self, vec4: bool) -> (&'static Shader, &'static str) {
+    /// Rows and columns of the part that a thread makes, where threads share a tile through workgroup memory.
+    const fn part(self) -> (usize, usize) {
         match self {
-            Tile::Direct if vec4 => (&GEMM_BLOCKS, "gemm_blocks"),
+            Tile::Large => (8, 8),
+            Tile::Medium => (8, 4),
+            _ => (4, 4),
+        }
+    }
+
+    /// Where its shader is: for matrices that lie `in_fours`, or anywhere; for operands of which one is `narrow`, of 16-bit
+    /// numbers, or for f32.
+    pub(super) fn shader(self, in_fours: bool, narrow: bool) -> (&'static Shader, &'static str) {
+        let tiled = match (in_fours, narrow) {
+            (false, _) => &GEMM,
+            (true, false) => &GEMM_VEC4,
+            (true, true) => &GEMM_VEC2,
+        };
+        match self {
+            Tile::Direct if in_fours => (&GEMM_BLOCKS, "gemm_blocks"),
             Tile::Direct => (&GEMM_DIRECT, "gemm_direct"),
-            Tile::Large => (if vec4 { &GEMM_VEC4 } else { &GEMM }, "gemm_large"),
-            _ => (if vec4 { &GEMM_VEC4 } else { &GEMM }, "gemm_tiled"),
+            Tile::Large => (tiled, "gemm_large"),
+            Tile::Medium => (tiled, "gemm_medium"),
+            Tile::Small | Tile::Wide | Tile::Tall => (tiled, "gemm_small"),
         }
     }
 
@@ -65,9 +81,8 @@ impl Tile {
         let (rows, cols) = self.sides();
         let mut constants = vec![("TILE_M", rows as f64), ("TILE_N", cols as f64)];
         if self != Tile::Direct {
-            let (side, depth) = if self == Tile::Large { (8.0, 8.0) } else { (4.0, 16.0) };
-            let (down, across) = (rows as f64 / side, cols as f64 / side);
-            constants.extend([("DOWN", down), ("ACROSS", across), ("DEPTH", depth)]);
+            let (tall, wide) = self.part();
+            constants.extend([("DOWN", (rows / tall) as f64), ("ACROSS", (cols / wide) as f64)]);
         }
         constants
     }

@@ -15,6 +15,22 @@ const CANARY: u32 = 0x7fc0_dead;
 const SHAPES: [Shape; 4] =
     [Shape::new(2, 17, 33), Shape::new(1, 1, 1), Shape::new(3, 64, 65), Shape::new(1, 127, 5)];
 
+/// An offset beyond one aligned window.
+const ODD: usize = 301;
+
+/// Shapes, with operands that lie anywhere, and in fours.
+const PLACED: [(Shape, Place); 6] = [
+    (SHAPES[0], Rig::operand),
+    (SHAPES[1], Rig::operand),
+    (SHAPES[2], Rig::operand),
+    (SHAPES[3], Rig::operand),
+    (Shape::new(2, 17, 36), Rig::operand_in_fours),
+    (Shape::new(1, 65, 260), Rig::operand_in_fours),
+];
+
+/// Makes an operand of a shape, that holds values or canaries.
+pub type Place = fn(&Rig, Shape, Option<&[f64]>) -> Operand;
+
 type Test = fn(&Rig);
 
 const TESTS: [(&str, Test); 10] = [
@@ -131,22 +147,28 @@ impl Rig {
     /// An operand with gaps that holds `values`, or, without them, canaries only.
     pub fn operand(&self, shape: Shape, values: Option<&[f64]>) -> Operand {
         let row_stride = shape.cols + 5;
-        self.placed(shape, row_stride, shape.rows * row_stride + 11, values)
+        self.placed(ODD, shape, row_stride, shape.rows * row_stride + 11, values)
+    }
+
+    /// The same where its columns are whole fours, at an offset and with gaps of whole fours: kernels take four at a time.
+    pub fn operand_in_fours(&self, shape: Shape, values: Option<&[f64]>) -> Operand {
+        let row_stride = shape.cols + 4;
+        self.placed(ODD + 3, shape, row_stride, shape.rows * row_stride + 12, values)
     }
 
     /// An operand without gaps, but with canaries around it.
     fn packed(&self, shape: Shape, values: Option<&[f64]>) -> Operand {
-        self.placed(shape, shape.cols, shape.matrix_len(), values)
+        self.placed(ODD, shape, shape.cols, shape.matrix_len(), values)
     }
 
     fn placed(
         &self,
+        offset: usize,
         shape: Shape,
         row_stride: usize,
         batch_stride: usize,
         values: Option<&[f64]>,
     ) -> Operand {
-        let offset = 301; // beyond one aligned window, and odd
         let len = offset + shape.batch * batch_stride + shape.rows * row_stride + 77;
         let mut operand = Operand {
             buffer: self.scratch(1),
@@ -215,14 +237,14 @@ pub fn random(shape: Shape, seed: u64) -> Vec<f64> {
 }
 
 fn elementwise(rig: &Rig) {
-    for shape in SHAPES {
+    for (shape, place) in PLACED {
         let (x, y) = (random(shape, 1), random(shape, 2));
-        let (from, to) = (rig.operand(shape, Some(&x)), rig.operand(shape, Some(&y)));
+        let (from, to) = (place(rig, shape, Some(&x)), place(rig, shape, Some(&y)));
         rig.run(|r| kernels::axpby(r, 2.0, &from.view(), -1.0, &to.view()));
         let got = rig.checked(&to, "axpby");
         assert!(got.iter().zip(x.iter().zip(&y)).all(|(g, (x, y))| (g - (2.0 * x - y)).abs() < 4.0 * U));
 
-        let to = rig.operand(shape, None);
+        let to = place(rig, shape, None);
         rig.run(|r| kernels::copy_block(r, &from.view(), &to.view()));
         assert_eq!(rig.checked(&to, "copy_block"), x);
         rig.unchanged(&from);
@@ -237,13 +259,14 @@ fn elementwise(rig: &Rig) {
         let scalings: [Scaling; 4] =
             [kernels::scale_rows, kernels::divide_rows, kernels::scale_columns, kernels::scale_batches];
         for (factors, scaling) in factors.into_iter().zip(scalings) {
-            let (to, s) = (rig.operand(shape, Some(&x)), rig.operand(factors, Some(&random(factors, 3))));
+            let (to, s) = (place(rig, shape, Some(&x)), rig.operand(factors, Some(&random(factors, 3))));
             rig.run(|r| scaling(r, &to.view(), &s.view()));
             rig.checked(&to, "a scaling");
             rig.unchanged(&s);
         }
 
         let rows_packed = rig.placed(
+            ODD,
             shape,
             shape.cols,
             shape.matrix_len() + 3,
@@ -282,48 +305,57 @@ fn reductions(rig: &Rig) {
 }
 
 pub fn products(rig: &Rig) {
-    for (batch, m, n, k) in
-        [(2, 17, 33, 5), (1, 1, 1, 1), (2, 65, 64, 63), (1, 127, 130, 33), (1, 3, 257, 17)]
-    {
-        for (op_a, op_b) in [
-            (Op::None, Op::None),
-            (Op::None, Op::Transpose),
-            (Op::Transpose, Op::None),
-            (Op::Transpose, Op::Transpose),
-        ] {
-            let stored = |op, rows, cols| if op == Op::None { (rows, cols) } else { (cols, rows) };
-            let ((a_rows, a_cols), (b_rows, b_cols)) = (stored(op_a, m, k), stored(op_b, k, n));
-            let (a_shape, b_shape) = (Shape::new(batch, a_rows, a_cols), Shape::matrix(b_rows, b_cols));
-            let (x, y) = (random(a_shape, 5), random(b_shape, 6));
-            let (a, b) = (rig.operand(a_shape, Some(&x)), rig.operand(b_shape, Some(&y)));
-            let c = rig.operand(Shape::new(batch, m, n), None);
-            let all = b.view().repeated(batch);
-            rig.run(|r| kernels::gemm(r, 1.0, &a.view(), op_a, &all, op_b, 0.0, &c.view()));
-            let got = rig.checked(&c, "gemm");
-            let of_a = |b: usize, i: usize, l: usize| {
-                x[b * m * k + if op_a == Op::None { i * k + l } else { l * m + i }]
-            };
-            let of_b = |l: usize, j: usize| y[if op_b == Op::None { l * n + j } else { j * k + l }];
-            for (at, got) in got.iter().enumerate() {
-                let (b, i, j) = (at / n / m, at / n % m, at % n);
-                let expected: f64 = (0..k).map(|l| of_a(b, i, l) * of_b(l, j)).sum();
-                assert!(
-                    (got - expected).abs() <= ((k + 2) * k) as f64 * U,
-                    "{m} x {n} x {k}: {got}, not {expected}"
-                );
-            }
-            rig.unchanged(&a);
-            rig.unchanged(&b);
+    let anywhere = [(2, 17, 33, 5), (1, 1, 1, 1), (2, 65, 64, 63), (1, 127, 130, 33), (1, 3, 257, 17)];
+    // an odd number of rows can be in fours too, if they are not transposed
+    let in_fours = [(2, 20, 36, 4), (1, 4, 4, 4), (2, 65, 64, 60), (1, 127, 132, 36), (1, 3, 260, 16)];
+    anywhere.into_iter().for_each(|sizes| product(rig, Rig::operand, sizes));
+    in_fours.into_iter().for_each(|sizes| product(rig, Rig::operand_in_fours, sizes));
+}
+
+/// A product with every combination of transposed operands.
+fn product(rig: &Rig, place: Place, (batch, m, n, k): (usize, usize, usize, usize)) {
+    for (op_a, op_b) in [
+        (Op::None, Op::None),
+        (Op::None, Op::Transpose),
+        (Op::Transpose, Op::None),
+        (Op::Transpose, Op::Transpose),
+    ] {
+        let stored = |op, rows, cols| if op == Op::None { (rows, cols) } else { (cols, rows) };
+        let ((a_rows, a_cols), (b_rows, b_cols)) = (stored(op_a, m, k), stored(op_b, k, n));
+        let (a_shape, b_shape) = (Shape::new(batch, a_rows, a_cols), Shape::matrix(b_rows, b_cols));
+        let (x, y) = (random(a_shape, 5), random(b_shape, 6));
+        let (a, b) = (place(rig, a_shape, Some(&x)), place(rig, b_shape, Some(&y)));
+        let c = place(rig, Shape::new(batch, m, n), None);
+        let all = b.view().repeated(batch);
+        rig.run(|r| kernels::gemm(r, 1.0, &a.view(), op_a, &all, op_b, 0.0, &c.view()));
+        let got = rig.checked(&c, "gemm");
+        let of_a = |b: usize, i: usize, l: usize| {
+            x[b * m * k + if op_a == Op::None { i * k + l } else { l * m + i }]
+        };
+        let of_b = |l: usize, j: usize| y[if op_b == Op::None { l * n + j } else { j * k + l }];
+        for (at, got) in got.iter().enumerate() {
+            let (b, i, j) = (at / n / m, at / n % m, at % n);
+            let expected: f64 = (0..k).map(|l| of_a(b, i, l) * of_b(l, j)).sum();
+            assert!(
+                (got - expected).abs() <= ((k + 2) * k) as f64 * U,
+                "{m} x {n} x {k}: {got}, not {expected}"
+            );
         }
+        rig.unchanged(&a);
+        rig.unchanged(&b);
     }
 }
 
 pub fn symmetric_products(rig: &Rig) {
-    for (batch, n, k) in [(2, 17, 33), (1, 1, 1), (1, 65, 20), (2, 130, 7)] {
+    let anywhere =
+        [(2, 17, 33), (1, 1, 1), (1, 65, 20), (2, 130, 7)].map(|sizes| (sizes, Rig::operand as Place));
+    let in_fours =
+        [(2, 20, 36), (1, 64, 20), (2, 132, 8)].map(|sizes| (sizes, Rig::operand_in_fours as Place));
+    for ((batch, n, k), place) in anywhere.into_iter().chain(in_fours) {
         for op in [Op::None, Op::Transpose] {
             let shape = if op == Op::None { Shape::new(batch, n, k) } else { Shape::new(batch, k, n) };
-            let x = rig.operand(shape, Some(&random(shape, 5)));
-            let c = rig.operand(Shape::new(batch, n, n), Some(&vec![1.0; batch * n * n]));
+            let x = place(rig, shape, Some(&random(shape, 5)));
+            let c = place(rig, Shape::new(batch, n, n), Some(&vec![1.0; batch * n * n]));
             rig.run(|r| kernels::syrk(r, 1.0, &x.view(), op, 1.0, &c.view()));
             let got = rig.checked(&c, "syrk");
             assert!((0..got.len()).all(|at| got[at] == got[at / (n * n) * n * n + at % n * n + at / n % n]));

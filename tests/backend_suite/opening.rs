@@ -18,7 +18,7 @@ pub fn trials() -> Vec<Trial> {
         ("a_lost_device_is_an_error_until_it_is_opened_again", lost),
         ("memory_that_ran_out_makes_slices_smaller", short_of_memory),
     ];
-    let mut trials = vec![Trial::test("gpu/an_unknown_adapter_is_named_with_those_there_are", || {
+    let mut trials = vec![Trial::test("an_unknown_adapter_is_named_with_those_there_are", || {
         unknown();
         Ok(())
     })];

@@ -1,7 +1,7 @@
 //! Every way to share out a product: tiles, 16-bit operands, epilogues, products cut in depth, and their tuning.
 
-use crate::devices::{Device, Variant, for_each_device};
-use crate::embedding::{Rig, products, random, symmetric_products};
+use crate::devices::{Device, for_each_device};
+use crate::embedding::{Place, Rig, products, random, symmetric_products};
 use crate::matrices::{Matrix, download, upload};
 use crate::{U, assert_near};
 use esmerge::backend::gpu::{Autotune, Config, Gpu};
@@ -26,9 +26,9 @@ pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for device in for_each_device() {
         let (selector, ignored) = match &device {
-            Device::Gpu(selector, Variant::Unchecked) => (Some(selector.clone()), false),
+            Device::Gpu(selector, _) => (Some(selector.clone()), false),
             Device::Absent(_) => (None, true),
-            _ => continue,
+            Device::Cpu => continue,
         };
         for tile in Tile::ALL {
             for (name, test) in TESTS {
@@ -78,33 +78,40 @@ const OPS: [[Op; 2]; 4] = [
     [Op::Transpose, Op::Transpose],
 ];
 
+/// In fours, if these numbers are.
+fn place_of(numbers: [usize; 3]) -> Place {
+    let in_fours = numbers.iter().all(|v| v.is_multiple_of(4));
+    if in_fours { Rig::operand_in_fours } else { Rig::operand }
+}
+
 fn narrow_operands(rig: &Rig) {
     use Dtype::{Bf16, F16, F32};
-    // lengths in fours are read in fours
-    for ([m, n, k], offset) in [([17, 33, 5], 3), ([68, 36, 20], 8), ([132, 64, 40], 4), ([4, 4, 4], 0)] {
-        for (a_type, b_type) in [(F16, Bf16), (Bf16, F32), (F32, F16)] {
-            for [op_a, op_b] in OPS {
-                let shape = |op, rows, cols| {
-                    if op == Op::None { Shape::matrix(rows, cols) } else { Shape::matrix(cols, rows) }
-                };
-                let (a_shape, b_shape) = (shape(op_a, m, k), shape(op_b, k, n));
-                let (x, y) = (coarse(m * k, 1), coarse(k * n, 2));
-                let (a, b) = (stored(rig, &x, offset, a_type), stored(rig, &y, offset, b_type));
-                let c = rig.operand(Shape::matrix(m, n), None);
-                let view = |buffer, shape| View { offset: offset as u64, ..View::packed(buffer, shape) };
-                let a = Operand { view: view(&a, a_shape), dtype: a_type };
-                let b = Operand { view: view(&b, b_shape), dtype: b_type };
-                rig.run(|r| gemm_fused(r, &Gemm::new(a, op_a, b, op_b, c.view())));
-                let matrix = |values: &[f64], op, rows, cols| {
-                    let Shape { rows, cols, .. } = shape(op, rows, cols);
-                    let m = Matrix { rows, cols, values: values.to_vec() };
-                    if op == Op::None { m } else { m.transposed() }
-                };
-                let expected = matrix(&x, op_a, m, k).times(&matrix(&y, op_b, k, n));
-                let bound = |_| (k * (k + 2)) as f64 * 16.0 * U;
-                let what = format!("{m} x {n} x {k} {a_type} {op_a:?} {b_type} {op_b:?}");
-                assert_near(&rig.checked(&c, &what), &expected.values, bound, &what);
-            }
+    let types = [(F16, Bf16), (Bf16, F32), (F32, F16)];
+    // lengths in fours are read in fours; of those every pair of types meets every combination of transposed operands
+    let sizes = [([17, 33, 5], 3), ([68, 36, 20], 8), ([132, 64, 40], 4), ([4, 4, 4], 0)];
+    for (s, ([m, n, k], offset)) in sizes.into_iter().enumerate() {
+        for (o, [op_a, op_b]) in OPS.into_iter().enumerate() {
+            let (a_type, b_type) = types[(s + o) % types.len()];
+            let shape = |op, rows, cols| {
+                if op == Op::None { Shape::matrix(rows, cols) } else { Shape::matrix(cols, rows) }
+            };
+            let (a_shape, b_shape) = (shape(op_a, m, k), shape(op_b, k, n));
+            let (x, y) = (coarse(m * k, 1), coarse(k * n, 2));
+            let (a, b) = (stored(rig, &x, offset, a_type), stored(rig, &y, offset, b_type));
+            let c = place_of([m, n, offset])(rig, Shape::matrix(m, n), None);
+            let view = |buffer, shape| View { offset: offset as u64, ..View::packed(buffer, shape) };
+            let a = Operand { view: view(&a, a_shape), dtype: a_type };
+            let b = Operand { view: view(&b, b_shape), dtype: b_type };
+            rig.run(|r| gemm_fused(r, &Gemm::new(a, op_a, b, op_b, c.view())));
+            let matrix = |values: &[f64], op, rows, cols| {
+                let Shape { rows, cols, .. } = shape(op, rows, cols);
+                let m = Matrix { rows, cols, values: values.to_vec() };
+                if op == Op::None { m } else { m.transposed() }
+            };
+            let expected = matrix(&x, op_a, m, k).times(&matrix(&y, op_b, k, n));
+            let bound = |_| (k * (k + 2)) as f64 * 16.0 * U;
+            let what = format!("{m} x {n} x {k} {a_type} {op_a:?} {b_type} {op_b:?}");
+            assert_near(&rig.checked(&c, &what), &expected.values, bound, &what);
         }
     }
 }
@@ -114,16 +121,22 @@ fn silu(x: f64) -> f64 {
 }
 
 fn epilogues(rig: &Rig) {
-    let (batch, m, n, k) = (2, 35, 70, 12);
+    epilogues_of(rig, 70);
+    epilogues_of(rig, 72);
+}
+
+fn epilogues_of(rig: &Rig, n: usize) {
+    let (batch, m, k) = (2, 35, 12);
+    let place = place_of([n, k, 0]);
     let (x, y, z) = (coarse(batch * m * k, 1), coarse(batch * k * n, 2), coarse(batch * m * n, 3));
-    let a = rig.operand(Shape::new(batch, m, k), Some(&x));
-    let b = rig.operand(Shape::new(batch, k, n), Some(&y));
+    let a = place(rig, Shape::new(batch, m, k), Some(&x));
+    let b = place(rig, Shape::new(batch, k, n), Some(&y));
     let (rows, columns) = (coarse(batch * m, 4), coarse(batch * n, 5));
     let bias = rig.operand(Shape::new(batch, 1, n), Some(&columns));
     let by_row = rig.operand(Shape::new(batch, 1, m), Some(&rows));
     for of_rows in [true, false] {
         for activation in [None, Some(Activation::Silu)] {
-            let c = rig.operand(Shape::new(batch, m, n), Some(&z));
+            let c = place(rig, Shape::new(batch, m, n), Some(&z));
             let scale = if of_rows { Scaling::Rows(by_row.view()) } else { Scaling::Columns(bias.view()) };
             let epilogue = Epilogue { scale: Some(scale), bias: Some(bias.view()), activation };
             let gemm = Gemm::new(a.view(), Op::None, b.view(), Op::None, c.view());
@@ -150,12 +163,13 @@ fn cut_in_depth(rig: &Rig) {
                 if op == Op::None { Shape::matrix(rows, cols) } else { Shape::matrix(cols, rows) }
             };
             let (a_shape, b_shape) = (shape(op_a, m, k), shape(op_b, k, n));
-            let a = rig.operand(a_shape, Some(&random(a_shape, 1)));
-            let b = rig.operand(b_shape, Some(&random(b_shape, 2)));
+            let place = place_of([m, n, k]);
+            let a = place(rig, a_shape, Some(&random(a_shape, 1)));
+            let b = place(rig, b_shape, Some(&random(b_shape, 2)));
             let start = random(Shape::matrix(m, n), 3);
-            let whole = rig.operand(Shape::matrix(m, n), Some(&start));
-            let parts = rig.operand(Shape::matrix(m, n), Some(&start));
-            let scratch = rig.operand(Shape::new(splits, m, n), None);
+            let whole = place(rig, Shape::matrix(m, n), Some(&start));
+            let parts = place(rig, Shape::matrix(m, n), Some(&start));
+            let scratch = place(rig, Shape::new(splits, m, n), None);
             let gemm = |c| Gemm { alpha: 2.0, beta: 0.5, ..Gemm::new(a.view(), op_a, b.view(), op_b, c) };
             rig.run(|r| gemm_fused(r, &gemm(whole.view())));
             rig.run(|r| gemm_split(r, &gemm(parts.view()), splits, &scratch.view()));

@@ -52,7 +52,50 @@ where
     for_each_device().iter().map(|device| on(device, name, claim)).collect()
 }
 
-/// Runs trials as a test binary does.
-pub fn run(trials: Vec<Trial>) {
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+/// How many trials a suite has at least. A group of them that filters itself away is missed here.
+#[derive(Clone, Copy, Default)]
+pub struct Stated {
+    /// On the CPU.
+    pub cpu: usize,
+    /// On an adapter, all ways to open it together; where there is none, so many are counted as ignored.
+    pub adapter: usize,
+    /// On no device in particular.
+    pub besides: usize,
+}
+
+/// Runs trials as a test binary does, and one more: that none of those stated is missing.
+pub fn run(mut trials: Vec<Trial>, stated: Stated) -> ! {
+    let missing = missing(&trials, stated);
+    let check = move || if missing.is_empty() { Ok(()) } else { Err(missing.join("; ").into()) };
+    trials.push(Trial::test("no_trial_is_missing", check));
+    libtest_mimic::run(&Arguments::from_args(), trials).exit()
+}
+
+/// A line for every device with fewer trials than are stated.
+fn missing(trials: &[Trial], stated: Stated) -> Vec<String> {
+    let counted = |device: &Device| {
+        let name = device.to_string();
+        let own = trials.iter().filter(|trial| device_of(trial) == Some(&name));
+        // one that is ignored on a device that is here says why, in brackets
+        own.filter(|t| !t.has_ignored_flag() || !device.present() || t.name().ends_with(']')).count()
+    };
+    let mut counts = vec![(
+        "no device".to_owned(),
+        stated.besides,
+        trials.iter().filter(|t| device_of(t).is_none()).count(),
+    )];
+    for device in for_each_device() {
+        let least = if device == Device::Cpu { stated.cpu } else { stated.adapter };
+        counts.push((device.to_string(), least, counted(&device)));
+    }
+    let short = counts.into_iter().filter(|(_, least, count)| count < least);
+    short
+        .map(|(device, least, count)| format!("{device}: {count} trials, where {least} are stated"))
+        .collect()
+}
+
+/// The device that a trial's name begins with.
+fn device_of(trial: &Trial) -> Option<&str> {
+    let (device, _) = trial.name().split_once('/')?;
+    device.split('+').next()
 }
