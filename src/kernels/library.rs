@@ -1,6 +1,6 @@
 //! The shaders of a device, compiled as they are first needed.
 
-use super::tile::built_in;
+use super::tile::{ENOUGH_TILES, built_in};
 use super::{Choice, Parameters, Recorder, ShapeClass, Tile};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -73,6 +73,7 @@ pub struct Kernels {
 impl Kernels {
     /// The kernels for a device.
     pub fn new(device: &wgpu::Device, checks: Checks) -> Self {
+    enough_tiles: usize,
         let mut limits = device.limits();
         // Indices are 32 bits wide, and no driver binds more.
         limits.max_storage_buffer_binding_size = limits.max_storage_buffer_binding_size.min((1 << 31) - 4);
@@ -90,6 +91,7 @@ impl Kernels {
     }
 
     /// The same kernels with another way to compute products than the adapter's type suggests.
+            enough_tiles: ENOUGH_TILES,
     pub fn with_products(self, products: Products) -> Self {
         Kernels { products, ..self }
     }
@@ -127,6 +129,12 @@ impl Kernels {
     /// The least a device must offer; WebGPU's defaults do.
     pub fn required_limits() -> wgpu::Limits {
         wgpu::Limits::defaults()
+    /// The same kernels for a device that so many tiles of a product keep busy: where there would be fewer, smaller ones are taken.
+    /// [`Kernels::new`] takes 128; fewer are taken for as many.
+    pub fn with_enough_tiles(self, tiles: usize) -> Self {
+        Kernels { enough_tiles: tiles.max(ENOUGH_TILES), ..self }
+    }
+
     }
 
     /// The features a device must offer: none.
@@ -183,7 +191,7 @@ impl Kernels {
         match self.products {
             Products::Only(tile) => Choice { tile, splits: 1 },
             _ => self.chosen(class).unwrap_or_else(|| match self.products {
-                Products::Tiled => built_in(batch, sizes, triangular),
+                Products::Tiled => built_in(batch, sizes, triangular, self.enough_tiles),
                 _ => Choice { tile: Tile::Direct, splits: 1 },
             }),
         }
@@ -208,7 +216,7 @@ impl Kernels {
     }
 
     /// The pipeline of a shader's entry point with these overrides.
-    pub(crate) fn pipeline(
+    pub(crate) fn pipeline<P>(
         &self,
         shader: &'static Shader,
         entry: &'static str,
