@@ -1,7 +1,7 @@
 //! How a product is shared out among threads, and which way suits which shape.
 
 use super::library::Shader;
-use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC2, GEMM_VEC4};
+use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC2, GEMM_VEC4, params};
 use crate::matrix::{Dtype, Op};
 use std::fmt;
 use std::str::FromStr;
@@ -61,7 +61,11 @@ impl Tile {
 
     /// Where its shader is: for matrices that lie `in_fours`, or anywhere; for operands of which one is `narrow`, of 16-bit
     /// numbers, or for f32.
-    pub(super) fn shader(self, in_fours: bool, narrow: bool) -> (&'static Shader, &'static str) {
+    pub(super) fn shader(
+        self,
+        in_fours: bool,
+        narrow: bool,
+    ) -> (&'static Shader<params::Gemm>, &'static str) {
         let tiled = match (in_fours, narrow) {
             (false, _) => &GEMM,
             (true, false) => &GEMM_VEC4,
@@ -231,17 +235,17 @@ mod tests {
 
     #[test]
     fn small_results_get_small_tiles_and_deep_ones_are_cut() {
+        let built_in = |batch, sizes, triangular| built_in(batch, sizes, triangular, ENOUGH_TILES);
         assert_eq!(built_in(1, [4096, 4096, 4096], false), Choice { tile: Tile::Large, splits: 1 });
         assert_eq!(built_in(1, [1024, 1024, 512], false), Choice { tile: Tile::Medium, splits: 1 });
         assert_eq!(built_in(1, [96, 96, 4096], true), Choice { tile: Tile::Small, splits: 8 });
         assert_eq!(built_in(1, [16, 4096, 64], false).tile, Tile::Wide);
-        let built_in = |batch, sizes, triangular| built_in(batch, sizes, triangular, ENOUGH_TILES);
         assert_eq!(built_in(8, [4096, 8, 64], false).tile, Tile::Tall);
     }
-}
 
     #[test]
     fn a_wide_device_gets_smaller_tiles_of_the_same_product() {
         assert_eq!(built_in(1, [1600, 2048, 768], false, 128).tile, Tile::Large);
         assert_eq!(built_in(1, [1600, 2048, 768], false, 256).tile, Tile::Medium);
     }
+}
