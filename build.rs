@@ -1,8 +1,10 @@
 //! Puts every shader together, parses and validates it, so that a mistake in one fails the build with its file, line and
-//! message, and lists them for `src/kernels`.
+//! message, and lists them for `src/kernels`, with the structs of their parameters.
 
 #[path = "build/compose.rs"]
 mod compose;
+#[path = "build/parameters.rs"]
+mod parameters;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use std::{env, fs, path::Path, process::Command, process::exit};
@@ -20,14 +22,15 @@ fn main() {
     let composed = Path::new(&out).join("shaders");
     fs::create_dir_all(&composed).expect("OUT_DIR is writable");
     let mut list = String::new();
+    let mut parameters = parameters::Parameters::default();
     let mut failed = false;
     for path in &paths {
         for (name, source) in compose::variants(path) {
-            match check(&source, &name) {
-                Ok(()) => {
+            match check(&source, &name).and_then(|module| parameters.add(&name, &module)) {
+                Ok(params) => {
                     let file = composed.join(format!("{name}.wgsl"));
                     fs::write(&file, source).expect("OUT_DIR is writable");
-                    list += &entry(&name, &file);
+                    list += &entry(&name, &params, &file);
                 }
                 Err(message) => {
                     eprintln!("{message}");
@@ -39,6 +42,7 @@ fn main() {
     if failed {
         exit(1);
     }
+    list += &format!("pub(crate) mod params {{\n{}}}\n", parameters.text);
     fs::write(Path::new(&out).join("shaders.rs"), list).expect("OUT_DIR is writable");
 }
 
@@ -65,8 +69,8 @@ fn commit(root: &Path) -> Option<String> {
     git(&["describe", "--always", "--exclude=*", "--abbrev=9"])
 }
 
-/// `naga`'s message, with an excerpt of the source, if the shader does not parse or is not valid.
-fn check(source: &str, name: &str) -> Result<(), String> {
+/// The shader; or `naga`'s message, with an excerpt of the source, if it does not parse or is not valid.
+fn check(source: &str, name: &str) -> Result<naga::Module, String> {
     let name = format!("{name}.wgsl");
     let module =
         naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, &name))?;
@@ -78,14 +82,13 @@ fn check(source: &str, name: &str) -> Result<(), String> {
     Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|e| e.emit_to_string_with_path(source, &name))?;
-    Ok(())
+    Ok(module)
 }
 
-/// The constant through which `src/kernels` names the shader.
-fn entry(name: &str, file: &Path) -> String {
+/// The constant through which `src/kernels` names the shader, and says what parameters it takes.
+fn entry(name: &str, params: &str, file: &Path) -> String {
+    let (constant, file) = (name.to_uppercase(), file.display().to_string());
     format!(
-        "pub(crate) const {}: Shader = Shader {{ name: {name:?}, source: include_str!({:?}) }};\n",
-        name.to_uppercase(),
-        file.display().to_string()
+        "pub(crate) const {constant}: Shader<params::{params}> = Shader::new({name:?}, include_str!({file:?}));\n"
     )
 }

@@ -1,4 +1,5 @@
-//! A device that is lost in the middle of a merge is opened again, and the merge gives what it would have given.
+//! A device that is lost in the middle of a merge is opened again, and the merge gives what it would have given. And how often a
+//! merge asks something of the device: what each time costs, a GPU has to make up for.
 
 #[path = "common/claims.rs"]
 mod claims;
@@ -9,14 +10,22 @@ mod synthetic;
 
 use claims::Stated;
 use devices::{Device, for_each_device};
-use esmerge::backend::gpu::Gpu;
+use esmerge::backend::gpu::{Config, Gpu};
 use esmerge::checkpoint::OutputDir;
-use esmerge::pipeline::{Options, Progress, merge};
+use esmerge::kernels::Products;
+use esmerge::pipeline::{Options, Progress, Silent, merge};
 use esmerge::plan::{Family, plan};
 use esmerge::recipe::{Overrides, Recipe};
 use libtest_mimic::Trial;
 use pollster::block_on;
 use std::path::Path;
+
+type Test = fn(&str);
+
+const TESTS: [(&str, Test); 2] = [
+    ("a_lost_device_is_opened_again", a_lost_device_is_opened_again),
+    ("layers_of_one_shape_are_merged_in_few_dispatches_and_waits", counts),
+];
 
 fn main() {
     let mut trials = Vec::new();
@@ -26,14 +35,45 @@ fn main() {
             Device::Gpu(selector, _) => (Some(selector.clone()), false),
             Device::Absent(_) => (None, true),
         };
-        let run = move || {
-            selector.iter().for_each(|s| a_lost_device_is_opened_again(s));
-            Ok(())
-        };
-        let name = format!("{device}/a_lost_device_is_opened_again");
-        trials.push(Trial::test(name, run).with_ignored_flag(absent));
+        for (name, test) in TESTS {
+            let selector = selector.clone();
+            let run = move || {
+                selector.iter().for_each(|s| test(s));
+                Ok(())
+            };
+            trials.push(Trial::test(format!("{device}/{name}"), run).with_ignored_flag(absent));
+        }
     }
-    claims::run(trials, Stated { cpu: 0, adapter: 1, besides: 0 });
+    claims::run(trials, Stated { cpu: 0, adapter: 2, besides: 0 });
+}
+
+/// What a merge asks of a device.
+#[derive(Debug)]
+struct Counts {
+    dispatches: u64,
+    submissions: u64,
+    read_backs: u64,
+}
+
+/// As on hardware, which keeps every eigenproblem to itself; with batches of the usual size, and of one layer.
+fn counts(selector: &str) {
+    let family = synthetic::Family::new();
+    let count = |out: &str, batch_bytes: Option<u64>| {
+        let (products, largest_eigenproblem) = (Some(Products::Tiled), Some(usize::MAX));
+        let config = Config { products, largest_eigenproblem, batch_bytes, ..Config::default() };
+        let gpu = block_on(Gpu::open_with(Some(selector), &config)).expect("it was listed");
+        merged(&gpu, &family.path("recipe.yaml"), &family.path(out), &mut Silent);
+        Counts { dispatches: gpu.dispatches(), submissions: gpu.submissions(), read_backs: gpu.read_backs() }
+    };
+    let (batches, single) = (count("batches", None), count("single", Some(1)));
+    assert!(
+        batches.dispatches <= 540 && batches.submissions <= 50 && batches.read_backs <= 50,
+        "{batches:?}"
+    );
+    assert!(
+        single.dispatches > batches.dispatches && single.read_backs > batches.read_backs,
+        "{single:?}, {batches:?}"
+    );
 }
 
 /// Loses the device at the third layer, once.

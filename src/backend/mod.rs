@@ -54,6 +54,11 @@ pub trait Backend {
         self.max_tensor_bytes().min(64 << 20)
     }
 
+    /// How much the device is given at once, where that is measured.
+    fn pace(&self) -> Option<String> {
+        None
+    }
+
     /// How classes of products were found, by the clock, to be best computed; nothing where a built-in table decides.
     fn tuning(&self) -> Vec<String> {
         Vec::new()

@@ -400,6 +400,15 @@ pub(super) struct RunFlags {
     /// last bits of the result
     #[arg(long)]
     pub autotune: bool,
+    /// Bytes of deltas that a GPU merges at once, in place of what suits its speed (the report names it)
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub batch_bytes: Option<u64>,
+    /// Floating-point operations of one dispatch on a GPU, in place of what suits its speed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub dispatch_flops: Option<u64>,
+    /// Floating-point operations of one submission to a GPU, in place of what suits its speed
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub submit_flops: Option<u64>,
     /// Largest output file, in bytes or with a unit: 500MB, 5GB, 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub out_shard_size: u64,
@@ -421,7 +430,14 @@ impl RunFlags {
     /// The device, and why a better one was not taken.
     pub fn open_device(&self) -> Result<(Device, Option<String>), crate::backend::Error> {
         let autotune = self.autotune.then(|| Autotune { folder: cache_folder() });
-        self.device.open_with(&Config { autotune, ..Config::default() })
+        let RunFlags { batch_bytes, dispatch_flops, submit_flops, .. } = *self;
+        self.device.open_with(&Config {
+            autotune,
+            batch_bytes,
+            dispatch_flops,
+            submit_flops,
+            ..Config::default()
+        })
     }
 }
 

@@ -1,15 +1,7 @@
 use super::library::shaders::ADD_EXACTLY;
+use super::library::shaders::params::AddExactly as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    x_offset: u32,
-    high_offset: u32,
-    low_offset: u32,
-}
 
 /// `high + low += x`, where `high` is the nearest f32 of the sum and `low` what it misses: a sum to about twice the
 /// precision of f32. Views are packed.

@@ -1,22 +1,7 @@
+use super::library::shaders::params::Axpby as Params;
 use super::library::shaders::{AXPBY, AXPBY_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    rows: u32,
-    cols: u32,
-    x_offset: u32,
-    x_row_stride: u32,
-    x_batch_stride: u32,
-    y_offset: u32,
-    y_row_stride: u32,
-    y_batch_stride: u32,
-    alpha: f32,
-    beta: f32,
-}
 
 /// `y = alpha x + beta y`. With `beta = 0` what `y` held is not read, NaN included. One `x` may stand for all members of
 /// the batch ([`View::repeated`]).

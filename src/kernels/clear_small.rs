@@ -1,16 +1,7 @@
 use super::library::shaders::CLEAR_SMALL;
+use super::library::shaders::params::ClearSmall as Params;
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    batch: u32,
-    count: u32,
-    offset: u32,
-    batch_stride: u32,
-    fraction: f32,
-}
 
 const WORKGROUP: u32 = 256;
 

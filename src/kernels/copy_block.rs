@@ -1,20 +1,7 @@
+use super::library::shaders::params::CopyBlock as Params;
 use super::library::shaders::{COPY_BLOCK, COPY_BLOCK_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    rows: u32,
-    cols: u32,
-    src_offset: u32,
-    src_row_stride: u32,
-    src_batch_stride: u32,
-    dst_offset: u32,
-    dst_row_stride: u32,
-    dst_batch_stride: u32,
-}
 
 /// `dst = src`, bit by bit, between any two layouts.
 ///

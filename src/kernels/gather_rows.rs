@@ -1,20 +1,8 @@
 use super::library::shaders::GATHER_ROWS;
+use super::library::shaders::params::GatherRows as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    cols: u32,
-    x_rows: u32,
-    x_offset: u32,
-    x_row_stride: u32,
-    rows_offset: u32,
-    out_offset: u32,
-    out_row_stride: u32,
-}
 
 /// `out[i, :] = x[rows[i], :]`. `rows` is `1 x 1 x n`, its elements unsigned integers below the rows of `x`.
 ///

@@ -1,31 +1,8 @@
 use super::library::shaders::SUM_PARTS;
+use super::library::shaders::params::Gemm as Params;
 use super::recorder::{Dispatch, ELEMENTS, Window, require};
 use super::{Activation, Choice, Recorder, Result, ShapeClass, Tile, View};
 use crate::matrix::{Dtype, Op, Shape};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    m: u32,
-    n: u32,
-    k: u32,
-    tiles: u32,
-    a_offset: u32,
-    a_row_stride: u32,
-    a_batch_stride: u32,
-    b_offset: u32,
-    b_row_stride: u32,
-    b_batch_stride: u32,
-    c_offset: u32,
-    c_row_stride: u32,
-    c_batch_stride: u32,
-    bias_offset: u32,
-    bias_batch_stride: u32,
-    scale_offset: u32,
-    scale_batch_stride: u32,
-    alpha: f32,
-    beta: f32,
-}
 
 /// Matrices that a product reads, and the type of their numbers. Offset and strides of the view count numbers.
 #[derive(Clone, Copy, Debug)]

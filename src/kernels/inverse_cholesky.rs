@@ -1,4 +1,5 @@
 use super::library::shaders::INVERSE_CHOLESKY;
+use super::library::shaders::params::InverseCholesky as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::view::scratch;
 use super::{Recorder, Result, View, copy_block, gemm, syrk};
@@ -8,22 +9,6 @@ const NAME: &str = "inverse_cholesky";
 
 /// Rows of a diagonal block, as in the shader.
 pub(crate) const CHOLESKY_BLOCK: usize = 32;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n: u32,
-    batch: u32,
-    g_offset: u32,
-    g_row_stride: u32,
-    g_batch_stride: u32,
-    w_offset: u32,
-    w_row_stride: u32,
-    w_batch_stride: u32,
-    first: u32,
-    size: u32,
-    smallest: f32,
-}
 
 /// Buffers that [`inverse_cholesky`] works in, of at least [`CholeskyScratch::lens`] elements.
 #[derive(Clone, Copy, Debug)]

@@ -1,21 +1,8 @@
 use super::library::shaders::LAYER_NORM;
+use super::library::shaders::params::LayerNorm as Params;
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    x_offset: u32,
-    x_row_stride: u32,
-    weight_offset: u32,
-    bias_offset: u32,
-    out_offset: u32,
-    out_row_stride: u32,
-    epsilon: f32,
-}
 
 /// `out = (x - mean) / sqrt(variance + epsilon) * weight + bias` in every row; without a bias, the RMS norm
 /// `x / sqrt(mean(x^2) + epsilon) * weight`. `x` and `out` are one matrix, `weight` and `bias` one row.

@@ -1,17 +1,25 @@
 //! The shaders of a device, compiled as they are first needed.
 
-use super::tile::built_in;
+use super::tile::{ENOUGH_TILES, built_in};
 use super::{Choice, Parameters, Recorder, ShapeClass, Tile};
 use std::collections::HashMap;
+use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// One WGSL file.
-pub(crate) struct Shader {
+/// One WGSL file, that takes parameters of type `P`.
+pub(crate) struct Shader<P> {
     pub name: &'static str,
     pub source: &'static str,
+    params: PhantomData<P>,
 }
 
-/// The shaders that `build.rs` found and validated.
+impl<P> Shader<P> {
+    const fn new(name: &'static str, source: &'static str) -> Self {
+        Shader { name, source, params: PhantomData }
+    }
+}
+
+/// The shaders that `build.rs` found and validated, and the structs of their parameters.
 pub(crate) mod shaders {
     use super::Shader;
     include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
@@ -65,6 +73,7 @@ pub struct Kernels {
     products: Products,
     subgroups: bool,
     half_floats: bool,
+    enough_tiles: usize,
     choices: Mutex<HashMap<ShapeClass, Choice>>,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
     pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
@@ -82,6 +91,7 @@ impl Kernels {
             products: Products::of(&device.adapter_info()),
             subgroups: device.features().contains(wgpu::Features::SUBGROUP),
             half_floats: false,
+            enough_tiles: ENOUGH_TILES,
             choices: Mutex::default(),
             device: device.clone(),
             modules: Mutex::default(),
@@ -117,6 +127,12 @@ impl Kernels {
     /// Whether the device itself widens float16.
     pub fn half_floats(&self) -> bool {
         self.half_floats
+    }
+
+    /// The same kernels for a device that so many tiles of a product keep busy: where there would be fewer, smaller ones are taken.
+    /// [`Kernels::new`] takes 128; fewer are taken for as many.
+    pub fn with_enough_tiles(self, tiles: usize) -> Self {
+        Kernels { enough_tiles: tiles.max(ENOUGH_TILES), ..self }
     }
 
     /// Features that the kernels make use of if the device was opened with them.
@@ -183,7 +199,7 @@ impl Kernels {
         match self.products {
             Products::Only(tile) => Choice { tile, splits: 1 },
             _ => self.chosen(class).unwrap_or_else(|| match self.products {
-                Products::Tiled => built_in(batch, sizes, triangular),
+                Products::Tiled => built_in(batch, sizes, triangular, self.enough_tiles),
                 _ => Choice { tile: Tile::Direct, splits: 1 },
             }),
         }
@@ -208,9 +224,9 @@ impl Kernels {
     }
 
     /// The pipeline of a shader's entry point with these overrides.
-    pub(crate) fn pipeline(
+    pub(crate) fn pipeline<P>(
         &self,
-        shader: &'static Shader,
+        shader: &'static Shader<P>,
         entry: &'static str,
         constants: &[(&'static str, f64)],
     ) -> wgpu::ComputePipeline {
@@ -219,7 +235,12 @@ impl Kernels {
         lock(&self.pipelines).entry(key).or_insert_with(|| self.compile(shader, entry, constants)).clone()
     }
 
-    fn compile(&self, shader: &Shader, entry: &str, constants: &[(&str, f64)]) -> wgpu::ComputePipeline {
+    fn compile<P>(
+        &self,
+        shader: &Shader<P>,
+        entry: &str,
+        constants: &[(&str, f64)],
+    ) -> wgpu::ComputePipeline {
         let module = lock(&self.modules).entry(shader.name).or_insert_with(|| self.module(shader)).clone();
         self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(entry),
@@ -235,7 +256,7 @@ impl Kernels {
         })
     }
 
-    fn module(&self, shader: &Shader) -> wgpu::ShaderModule {
+    fn module<P>(&self, shader: &Shader<P>) -> wgpu::ShaderModule {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(shader.name),
             source: wgpu::ShaderSource::Wgsl(shader.source.into()),

@@ -1,20 +1,8 @@
 use super::library::shaders::MEAN_ROWS;
+use super::library::shaders::params::MeanRows as Params;
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    cols: u32,
-    x_rows: u32,
-    x_offset: u32,
-    x_row_stride: u32,
-    starts_offset: u32,
-    out_offset: u32,
-    out_row_stride: u32,
-}
 
 /// Threads of a workgroup.
 const WORKGROUP: u32 = 64;

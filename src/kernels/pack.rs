@@ -1,15 +1,8 @@
+use super::library::shaders::params::Pack as Params;
 use super::library::shaders::{PACK, PACK_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::unpack::format;
 use super::{Raw, Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    src_offset: u32,
-    dst_offset: u32,
-}
 
 /// Rounds f32 to stored numbers, to nearest, ties to even: subnormals too; what is too large becomes infinity, NaN stays
 /// NaN. `src` must be packed, and `dst` start on a 32-bit word; an odd number of 16-bit values leaves the other half of

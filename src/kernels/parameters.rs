@@ -10,12 +10,13 @@ pub(crate) struct Parameters {
     slot: u64,
     current: Option<wgpu::Buffer>,
     used: u64,
+    pushed: u64,
 }
 
 impl Parameters {
     pub fn new(device: &wgpu::Device) -> Self {
         let slot = u64::from(device.limits().min_uniform_buffer_offset_alignment).max(256);
-        Parameters { device: device.clone(), slot, current: None, used: 0 }
+        Parameters { device: device.clone(), slot, current: None, used: 0, pushed: 0 }
     }
 
     /// Stores one dispatch's parameters and says where.
@@ -38,7 +39,13 @@ impl Parameters {
             range.copy_from_slice(bytes);
         }
         self.used += 1;
+        self.pushed += 1;
         (buffer.clone(), offset)
+    }
+
+    /// Dispatches so far.
+    pub fn pushed(&self) -> u64 {
+        self.pushed
     }
 
     /// Unmaps what was written.

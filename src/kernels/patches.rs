@@ -1,23 +1,8 @@
 use super::library::shaders::PATCHES;
+use super::library::shaders::params::Patches as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    cols: u32,
-    channels: u32,
-    size: u32,
-    across: u32,
-    patches: u32,
-    images_offset: u32,
-    images_row_stride: u32,
-    images_batch_stride: u32,
-    out_offset: u32,
-    out_row_stride: u32,
-}
 
 /// Non-overlapping square patches of `size x size` as rows. `images` is `(samples * channels) x height x width`, `out`
 /// `1 x (samples * patches) x (channels * size * size)`.

@@ -1,12 +1,7 @@
 use super::library::shaders::PEAK_COPY;
+use super::library::shaders::params::PeakCopy as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-}
 
 /// `dst = src` as fast as the device copies, for the peak that others are compared with. Both are packed, begin with their
 /// buffers, and hold a multiple of four elements.

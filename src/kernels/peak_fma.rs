@@ -1,15 +1,7 @@
 use super::library::shaders::PEAK_FMA;
+use super::library::shaders::params::PeakFma as Params;
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    rounds: u32,
-    factor: f32,
-    term: f32,
-}
 
 const WORKGROUP: u32 = 64;
 

@@ -1,17 +1,8 @@
 use super::library::shaders::POLARIZE;
+use super::library::shaders::params::Polarize as Params;
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Polarity;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    batch: u32,
-    count: u32,
-    offset: u32,
-    batch_stride: u32,
-    exponent: f32,
-}
 
 const WORKGROUP: u32 = 256;
 

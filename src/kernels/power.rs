@@ -1,14 +1,7 @@
 use super::library::shaders::POWER;
+use super::library::shaders::params::Power as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    offset: u32,
-    exponent: f32,
-}
 
 /// `x = x^exponent`, element by element, in place; `x` must not be negative and has no gaps. A zero stays zero, whatever
 /// the exponent.

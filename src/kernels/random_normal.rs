@@ -1,17 +1,7 @@
 use super::library::shaders::RANDOM_NORMAL;
+use super::library::shaders::params::RandomNormal as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    offset: u32,
-    first: u32,
-    stream: u32,
-    key_low: u32,
-    key_high: u32,
-}
 
 /// Standard normals: element `i` of the packed `dst` is number `first + i` of stream `stream` of `seed`, the same bits on
 /// every device. It is a sum of twelve uniform numbers, so no value lies beyond 6.

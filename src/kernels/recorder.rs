@@ -31,8 +31,8 @@ pub(super) struct Window<'a> {
 }
 
 /// One dispatch.
-pub(super) struct Dispatch<'a, P> {
-    pub shader: &'static Shader,
+pub(super) struct Dispatch<'a, P: 'static> {
+    pub shader: &'static Shader<P>,
     pub entry: &'static str,
     pub constants: &'a [(&'static str, f64)],
     pub params: P,

@@ -1,26 +1,8 @@
 use super::library::shaders::REDUCE_COLUMNS;
+use super::library::shaders::params::ReduceColumns as Params;
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, Terms, View};
 use crate::matrix::Shape;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    chunks: u32,
-    chunk: u32,
-    groups: u32,
-    x_offset: u32,
-    x_row_stride: u32,
-    x_batch_stride: u32,
-    y_offset: u32,
-    y_row_stride: u32,
-    y_batch_stride: u32,
-    out_offset: u32,
-    out_row_stride: u32,
-    out_batch_stride: u32,
-}
 
 const WORKGROUP: u32 = 64;
 

@@ -1,21 +1,8 @@
 use super::library::shaders::ROTARY;
+use super::library::shaders::params::Rotary as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    pairs: u32,
-    half: u32,
-    x_offset: u32,
-    x_row_stride: u32,
-    cos_offset: u32,
-    cos_row_stride: u32,
-    sin_offset: u32,
-    sin_row_stride: u32,
-}
 
 /// In every head of row `i`, turns the pair `(x_j, x_(j + h))` by the angle whose cosine and sine are `cos[i, j]` and
 /// `sin[i, j]`. The tables are `1 x rows x h`; the columns of `x` are a multiple of `2 h`.

@@ -1,23 +1,8 @@
+use super::library::shaders::params::Scale as Params;
 use super::library::shaders::{SCALE, SCALE_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    rows: u32,
-    cols: u32,
-    x_offset: u32,
-    x_row_stride: u32,
-    x_batch_stride: u32,
-    s_offset: u32,
-    s_batch_stride: u32,
-    s_row_stride: u32,
-    s_col_stride: u32,
-    s_next: u32,
-}
 
 /// `x[b, i, j] *= s[b, i]`, with `s` of shape `batch x rows x 1`; a batch of 1 in `s` serves all.
 ///

@@ -1,20 +1,7 @@
 use super::library::shaders::SOFTMAX;
+use super::library::shaders::params::Softmax as Params;
 use super::recorder::Dispatch;
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    rows: u32,
-    cols: u32,
-    groups: u32,
-    offset: u32,
-    row_stride: u32,
-    batch_stride: u32,
-    query: u32,
-    key: u32,
-    window: u32,
-}
 
 /// Which keys a query sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,3 +1,4 @@
+use super::library::shaders::params::{SymmetricEigen as Params, SymmetricEigenBlocks as BlockParams};
 use super::library::shaders::{SYMMETRIC_EIGEN, SYMMETRIC_EIGEN_BLOCKS};
 use super::recorder::{Dispatch, Window, require};
 use super::view::scratch;
@@ -19,21 +20,6 @@ const WORKGROUP: u32 = 256;
 
 /// Rows and columns of a pair of blocks.
 const SIDE: usize = 32;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    n: u32,
-    batch: u32,
-    a_offset: u32,
-    a_row_stride: u32,
-    a_batch_stride: u32,
-    values_offset: u32,
-    values_batch_stride: u32,
-    vectors_offset: u32,
-    vectors_row_stride: u32,
-    vectors_batch_stride: u32,
-}
 
 /// Buffers that [`symmetric_eigen`] works in, of at least [`EigenScratch::lens`] elements.
 #[derive(Clone, Copy, Debug)]
@@ -150,15 +136,6 @@ pub(crate) fn symmetric_eigen_step(
             Steps::new(recorder, a, scratch, values, vectors)?.encode(recorder, "order")
         }
     }
-}
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct BlockParams {
-    n: u32,
-    batch: u32,
-    sweep: u32,
-    round: u32,
 }
 
 /// One round: every pair's own matrix, then all that they share.

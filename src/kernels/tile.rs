@@ -1,7 +1,7 @@
 //! How a product is shared out among threads, and which way suits which shape.
 
 use super::library::Shader;
-use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC2, GEMM_VEC4};
+use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC2, GEMM_VEC4, params};
 use crate::matrix::{Dtype, Op};
 use std::fmt;
 use std::str::FromStr;
@@ -61,7 +61,11 @@ impl Tile {
 
     /// Where its shader is: for matrices that lie `in_fours`, or anywhere; for operands of which one is `narrow`, of 16-bit
     /// numbers, or for f32.
-    pub(super) fn shader(self, in_fours: bool, narrow: bool) -> (&'static Shader, &'static str) {
+    pub(super) fn shader(
+        self,
+        in_fours: bool,
+        narrow: bool,
+    ) -> (&'static Shader<params::Gemm>, &'static str) {
         let tiled = match (in_fours, narrow) {
             (false, _) => &GEMM,
             (true, false) => &GEMM_VEC4,
@@ -190,15 +194,15 @@ pub struct Choice {
     pub splits: usize,
 }
 
-/// Tiles that keep a GPU busy: where there would be fewer, smaller ones spread the work over more of it.
-const ENOUGH_TILES: usize = 128;
+/// Tiles that keep most GPUs busy: where there would be fewer, smaller ones spread the work over more of it.
+pub(super) const ENOUGH_TILES: usize = 128;
 
 /// The shallowest part that a product is cut into.
 const SHALLOWEST: usize = 512;
 
 /// The built-in table of hardware adapters.
-pub(super) fn built_in(batch: usize, [m, n, k]: [usize; 3], triangular: bool) -> Choice {
-    let enough = |tile: Tile| batch * tile.count(m, n, triangular) >= ENOUGH_TILES;
+pub(super) fn built_in(batch: usize, [m, n, k]: [usize; 3], triangular: bool, enough_tiles: usize) -> Choice {
+    let enough = |tile: Tile| batch * tile.count(m, n, triangular) >= enough_tiles;
     let tile = match (m, n) {
         _ if !triangular && m <= 32 && n >= 128 => Tile::Wide,
         _ if !triangular && n <= 32 && m >= 128 => Tile::Tall,
@@ -207,7 +211,7 @@ pub(super) fn built_in(batch: usize, [m, n, k]: [usize; 3], triangular: bool) ->
         _ => Tile::Small,
     };
     let tiles = batch * tile.count(m, n, triangular);
-    let splits = if batch == 1 { (ENOUGH_TILES / tiles.max(1)).clamp(1, (k / SHALLOWEST).max(1)) } else { 1 };
+    let splits = if batch == 1 { (enough_tiles / tiles.max(1)).clamp(1, (k / SHALLOWEST).max(1)) } else { 1 };
     Choice { tile, splits }
 }
 
@@ -231,10 +235,17 @@ mod tests {
 
     #[test]
     fn small_results_get_small_tiles_and_deep_ones_are_cut() {
+        let built_in = |batch, sizes, triangular| built_in(batch, sizes, triangular, ENOUGH_TILES);
         assert_eq!(built_in(1, [4096, 4096, 4096], false), Choice { tile: Tile::Large, splits: 1 });
         assert_eq!(built_in(1, [1024, 1024, 512], false), Choice { tile: Tile::Medium, splits: 1 });
         assert_eq!(built_in(1, [96, 96, 4096], true), Choice { tile: Tile::Small, splits: 8 });
         assert_eq!(built_in(1, [16, 4096, 64], false).tile, Tile::Wide);
         assert_eq!(built_in(8, [4096, 8, 64], false).tile, Tile::Tall);
+    }
+
+    #[test]
+    fn a_wide_device_gets_smaller_tiles_of_the_same_product() {
+        assert_eq!(built_in(1, [1600, 2048, 768], false, 128).tile, Tile::Large);
+        assert_eq!(built_in(1, [1600, 2048, 768], false, 256).tile, Tile::Medium);
     }
 }

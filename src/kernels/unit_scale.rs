@@ -1,13 +1,7 @@
 use super::library::shaders::UNIT_SCALE;
+use super::library::shaders::params::UnitScale as Params;
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Recorder, Result, View};
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    offset: u32,
-}
 
 /// `x = 2^k`, the power of two with `1 <= x 2^k < 2`, element by element and in place, for `x` that is not negative and has no
 /// gaps. `k` stays between -126 and 126; 0 gets the largest scale.

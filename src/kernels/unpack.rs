@@ -1,15 +1,8 @@
+use super::library::shaders::params::Unpack as Params;
 use super::library::shaders::{UNPACK, UNPACK_F16, UNPACK_VEC4};
 use super::recorder::{Dispatch, ELEMENTS, require};
 use super::{Raw, Recorder, Result, View};
 use crate::matrix::Dtype;
-
-#[repr(C)]
-#[derive(Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-struct Params {
-    count: u32,
-    src_offset: u32,
-    dst_offset: u32,
-}
 
 /// The number by which `unpack.wgsl` and `pack.wgsl` know a type.
 pub(super) fn format(dtype: Dtype) -> f64 {

@@ -49,7 +49,7 @@ pub enum Convergence {
 /// What an [`Accuracy`] means for the algorithms.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Effort {
-    /// Oversampling: the block has `rank + max(rank * oversampling, 8)` vectors.
+    /// Oversampling: the block has `rank + max(rank * oversampling, 8)` vectors, and up to three more for whole fours.
     pub oversampling: f64,
     /// Applications of the operator to the random block.
     pub iterations: usize,

@@ -15,9 +15,9 @@ use super::{
 };
 use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
 
-/// Vectors in the iterated block for `r` wanted ones.
+/// Vectors in the iterated block for `r` wanted ones: whole fours, as GPUs take them (`gemm_vec4`).
 fn block_size(r: usize, accuracy: Accuracy) -> usize {
-    r + ((r as f64 * accuracy.effort().oversampling).ceil() as usize).max(8)
+    (r + ((r as f64 * accuracy.effort().oversampling).ceil() as usize).max(8)).next_multiple_of(4)
 }
 
 /// Whether the block is small enough, against the matrix iterated on, for the iteration to beat a full decomposition.

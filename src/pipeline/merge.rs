@@ -120,6 +120,7 @@ async fn write<B: Layers>(
     }
     sidecars.copy(output.path(), recipe.out_dtype)?;
     report.products = backend.tuning();
+    report.pace = backend.pace();
     write_reports(output.path(), &recipe.text, &report)?;
     if keep.is_some() {
         let fingerprint = fingerprint(&family.base, family.base.names())?;

@@ -73,6 +73,9 @@ pub struct Report {
     /// What the command line changed in the recipe.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub overrides: Vec<String>,
+    /// How much the GPU was given at once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pace: Option<String>,
     /// With `--autotune`: how each class of products was computed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub products: Vec<String>,
@@ -127,6 +130,7 @@ impl Default for Report {
             out_dtype: None,
             modules: Vec::new(),
             overrides: Vec::new(),
+            pace: None,
             products: Vec::new(),
             groups: Vec::new(),
             layers: Vec::new(),

@@ -58,8 +58,8 @@ impl Variant {
                     max_compute_workgroups_per_dimension: 300,
                     ..wgpu::Limits::defaults()
                 }),
-                dispatch_flops: 1_000_000,
-                submit_flops: 5_000_000,
+                dispatch_flops: Some(1_000_000),
+                submit_flops: Some(5_000_000),
                 ..config
             },
         }

@@ -1,6 +1,6 @@
 //! An open device, and what it has had to complain about.
 
-use super::{Config, Error, Result, self_test};
+use super::{Config, Error, Pace, Result, self_test};
 use crate::kernels::Kernels;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +10,7 @@ pub(super) struct Context {
     pub queue: wgpu::Queue,
     pub info: wgpu::AdapterInfo,
     pub kernels: Kernels,
+    pub pace: Pace,
     failure: Failure,
 }
 
@@ -47,7 +48,9 @@ impl Context {
         let kernels = context.kernels.with_subgroups(trusted).with_half_floats(config.half_floats);
         let context = Context { kernels, ..context };
         let trusted = context.kernels.half_floats() && self_test::half_floats_are_exact(&context).await?;
-        Ok(Context { kernels: context.kernels.with_half_floats(trusted), ..context })
+        let pace = Pace::measured(&context).await?;
+        let kernels = context.kernels.with_half_floats(trusted).with_enough_tiles(pace.enough_tiles());
+        Ok(Context { kernels, pace, ..context })
     }
 
     /// A device that is open already.
@@ -67,7 +70,7 @@ impl Context {
             None => kernels,
         };
         let kernels = if config.subgroups { kernels } else { kernels.with_subgroups(false) };
-        Context { info: device.adapter_info(), device, queue, kernels, failure }
+        Context { info: device.adapter_info(), device, queue, kernels, pace: Pace::untimed(), failure }
     }
 
     /// What went wrong since the device was opened.

@@ -9,6 +9,7 @@ mod context;
 mod download;
 mod layers;
 mod operations;
+mod pace;
 mod pool;
 mod products;
 mod queue;
@@ -22,6 +23,7 @@ mod tuning;
 
 pub use adapter::AdapterSummary;
 pub use layers::GpuSegments;
+pub use pace::Pace;
 pub use tensor::GpuTensor;
 pub use tuning::{Tuned, cache_folder};
 
@@ -56,10 +58,12 @@ pub struct Config {
     pub subgroups: bool,
     /// Whether the device widens float16 itself where it can and passes a test.
     pub half_floats: bool,
-    /// Floating-point operations of one dispatch, about; 0.1 s on a slow GPU.
-    pub dispatch_flops: u64,
-    /// Floating-point operations of one submission, about; 0.3 s on a slow GPU.
-    pub submit_flops: u64,
+    /// [`Pace::dispatch_flops`]; by default as suits the device's speed.
+    pub dispatch_flops: Option<u64>,
+    /// [`Pace::submit_flops`]; by default as suits the device's speed.
+    pub submit_flops: Option<u64>,
+    /// [`Pace::batch_bytes`]; by default as suits the device's speed.
+    pub batch_bytes: Option<u64>,
 }
 
 /// How [`Config::autotune`] remembers.
@@ -80,8 +84,9 @@ impl Default for Config {
             largest_eigenproblem: None,
             subgroups: true,
             half_floats: true,
-            dispatch_flops: 10_000_000_000,
-            submit_flops: 30_000_000_000,
+            dispatch_flops: None,
+            submit_flops: None,
+            batch_bytes: None,
         }
     }
 }
@@ -93,6 +98,8 @@ pub struct Gpu {
     origin: Option<Origin>,
     /// Bytes above which a tensor should not grow; less after memory ran out.
     slice_bytes: Cell<u64>,
+    /// How often memory ran out: batches are half as large each time.
+    shortages: Cell<u32>,
 }
 
 /// An open device with its queue and its memory.
@@ -101,7 +108,7 @@ struct Live {
     queue: Queue,
     context: Rc<Context>,
     tuner: Option<Tuner>,
-    dispatch_flops: u64,
+    pace: Pace,
     largest_eigenproblem: usize,
 }
 
@@ -115,12 +122,13 @@ impl Live {
             wgpu::DeviceType::Cpu => ON_SOFTWARE,
             _ => LARGEST_EIGENPROBLEM,
         };
+        let pace = context.pace.with(config);
         let tuner = |tune: &Autotune| Tuner::open(&context.info, &context.kernels, tune.folder.as_deref());
         Rc::new(Live {
-            queue: Queue::new(Rc::clone(&context), config.submit_flops),
+            queue: Queue::new(Rc::clone(&context), pace.submit_flops),
             pool: Rc::new(Pool::new(Rc::clone(&context))),
             tuner: config.autotune.as_ref().map(tuner),
-            dispatch_flops: config.dispatch_flops.max(1),
+            pace,
             largest_eigenproblem: config.largest_eigenproblem.unwrap_or(by_default).min(LARGEST_EIGENPROBLEM),
             context,
         })
@@ -158,7 +166,7 @@ impl Gpu {
     }
 
     fn of(live: Rc<Live>, origin: Option<Origin>) -> Self {
-        Gpu { live: RefCell::new(live), origin, slice_bytes: Cell::new(u64::MAX) }
+        Gpu { live: RefCell::new(live), origin, slice_bytes: Cell::new(u64::MAX), shortages: Cell::new(0) }
     }
 
     fn live(&self) -> Rc<Live> {
@@ -168,6 +176,11 @@ impl Gpu {
     /// The limits the device was opened with.
     pub fn limits(&self) -> wgpu::Limits {
         self.live().context.kernels.limits().clone()
+    }
+
+    /// How much the device is given at once.
+    pub fn pace(&self) -> Pace {
+        self.live().pace
     }
 
     /// Bytes of device memory held, in use or kept for reuse.
@@ -216,6 +229,16 @@ impl Gpu {
     /// How often the host has waited for numbers from the device since it was opened.
     pub fn read_backs(&self) -> u64 {
         self.live().queue.read_backs()
+    }
+
+    /// Dispatches recorded since the device was opened.
+    pub fn dispatches(&self) -> u64 {
+        self.live().queue.dispatches()
+    }
+
+    /// Submissions since the device was opened.
+    pub fn submissions(&self) -> u64 {
+        self.live().queue.submissions()
     }
 
     /// Submits everything queued and reads the first `bytes` of a buffer.

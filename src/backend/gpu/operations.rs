@@ -121,6 +121,15 @@ impl Backend for Gpu {
         self.live().context.binding_limit().min(self.limits().max_buffer_size).min(self.slice_bytes.get())
     }
 
+    fn batch_bytes(&self) -> u64 {
+        let shortages = self.shortages.get().min(63);
+        (self.live().pace.batch_bytes >> shortages).min(self.max_tensor_bytes())
+    }
+
+    fn pace(&self) -> Option<String> {
+        Some(self.live().pace.to_string())
+    }
+
     fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<GpuTensor> {
         require(bytes.len() == shape.len() * dtype.size(), "unpack", &[shape])?;
         let out = self.allocate("weights", shape)?;

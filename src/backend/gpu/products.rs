@@ -162,7 +162,7 @@ impl Gpu {
     }
 
     fn in_parts(&self, p: &Product<'_>, most_splits: usize) -> Result<()> {
-        match p.cut(self.bindings(), self.live().dispatch_flops) {
+        match p.cut(self.bindings(), self.live().pace.dispatch_flops) {
             Some(direction) => {
                 p.halves(direction).iter().try_for_each(|half| self.in_parts(half, most_splits))
             }
@@ -219,7 +219,7 @@ impl Gpu {
         let batch = c.shape.batch;
         let flops = batch as u64 * (n * n) as u64 * k.max(1) as u64;
         let (x_fits, c_fits) = (self.bindings().hold(&x), self.bindings().hold(&c));
-        let too_long = flops > self.live().dispatch_flops;
+        let too_long = flops > self.live().pace.dispatch_flops;
         let other = if op == Op::None { Op::Transpose } else { Op::None };
         let whole = Product { alpha, a: x, op_a: op, b: x, op_b: other, beta, c };
         if x_fits && c_fits && !too_long {

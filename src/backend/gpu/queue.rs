@@ -17,6 +17,7 @@ pub(super) struct Queue {
     pending: RefCell<Pending>,
     submit_flops: u64,
     read_backs: Cell<u64>,
+    submissions: Cell<u64>,
 }
 
 struct Pending {
@@ -36,7 +37,16 @@ impl Queue {
             flops: 0,
             dispatches: 0,
         };
-        Queue { context, pending: RefCell::new(pending), submit_flops, read_backs: Cell::new(0) }
+        let (read_backs, submissions) = (Cell::new(0), Cell::new(0));
+        Queue { context, pending: RefCell::new(pending), submit_flops, read_backs, submissions }
+    }
+
+    pub fn dispatches(&self) -> u64 {
+        self.pending.borrow().parameters.pushed()
+    }
+
+    pub fn submissions(&self) -> u64 {
+        self.submissions.get()
     }
 
     pub fn read_backs(&self) -> u64 {
@@ -107,6 +117,7 @@ impl Queue {
             pending.parameters.seal();
             pending.staging.seal();
             let index = self.context.queue.submit([encoder.finish()]);
+            self.submissions.set(self.submissions.get() + 1);
             pending.staging.recall(&index);
         }
         (pending.flops, pending.dispatches) = (0, 0);

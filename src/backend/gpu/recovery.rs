@@ -1,7 +1,7 @@
 //! Another try after memory ran out or the device was lost: with smaller slices, on a device opened anew.
 
 use super::context::Context;
-use super::{Config, Error, Gpu, Live, Result, adapter};
+use super::{Config, Error, Gpu, Live, Pace, Result, adapter};
 use crate::backend::Backend;
 use std::cell::Cell;
 
@@ -28,15 +28,13 @@ impl Origin {
         Context::open(&adapter, &self.config).await
     }
 
-    /// The configuration after one more loss: a driver's watchdog may have found a submission too long.
-    fn next_config(&self) -> Option<Config> {
+    /// The configuration after one more loss at some pace: a driver's watchdog may have found a submission too long.
+    fn next_config(&self, pace: Pace) -> Option<Config> {
         let losses = self.losses.get() + 1;
         self.losses.set(losses);
-        let Config { dispatch_flops, submit_flops, .. } = self.config;
-        let half = |flops: u64| (flops >> losses).max(1);
         let config = Config {
-            dispatch_flops: half(dispatch_flops),
-            submit_flops: half(submit_flops),
+            dispatch_flops: Some(pace.dispatch_flops / 2),
+            submit_flops: Some(pace.submit_flops / 2),
             ..self.config.clone()
         };
         (losses <= TRIES).then_some(config)
@@ -62,12 +60,13 @@ impl Gpu {
         let half = self.max_tensor_bytes() / 2;
         self.trim();
         self.slice_bytes.set(half);
+        self.shortages.set(self.shortages.get() + 1);
         half >= SMALLEST_SLICE
     }
 
     async fn open_again(&self) -> bool {
         let Some(origin) = &self.origin else { return false };
-        let Some(config) = origin.next_config() else { return false };
+        let Some(config) = origin.next_config(self.pace()) else { return false };
         match origin.open().await {
             Ok(context) => {
                 self.live.replace(Live::new(context, &config));
