@@ -164,13 +164,13 @@ impl Kernels {
         Recorder::with_own_params(self, encoder, Some(timestamps))
     }
 
-    /// Like [`record`](Kernels::record), with parameters that outlive the pass.
+    /// Like [`record`](Kernels::record), in a pass that goes on, with parameters that outlive it.
     pub(crate) fn record_with<'a>(
         &'a self,
-        encoder: &'a mut wgpu::CommandEncoder,
+        pass: &'a mut wgpu::ComputePass<'static>,
         params: &'a mut Parameters,
     ) -> Recorder<'a> {
-        Recorder::new(self, encoder, params)
+        Recorder::new(self, pass, params)
     }
 
     /// How products are computed here.

@@ -10,13 +10,15 @@ pub(super) const ELEMENTS: u32 = 256;
 /// A compute pass that kernels encode into.
 pub struct Recorder<'a> {
     kernels: &'a Kernels,
-    pass: wgpu::ComputePass<'a>,
-    params: Owner<'a>,
+    target: Target<'a>,
 }
 
-enum Owner<'a> {
-    Caller(&'a mut Parameters),
-    Own(Parameters),
+/// Where dispatches and their parameters go.
+enum Target<'a> {
+    /// A pass that goes on after the recorder.
+    Caller(&'a mut wgpu::ComputePass<'static>, &'a mut Parameters),
+    /// A pass that ends with it.
+    Own(Box<wgpu::ComputePass<'a>>, Parameters),
 }
 
 /// Part of a buffer as a shader binds it.
@@ -44,11 +46,10 @@ pub(super) struct Dispatch<'a, P: 'static> {
 impl<'a> Recorder<'a> {
     pub(super) fn new(
         kernels: &'a Kernels,
-        encoder: &'a mut wgpu::CommandEncoder,
+        pass: &'a mut wgpu::ComputePass<'static>,
         params: &'a mut Parameters,
     ) -> Self {
-        let pass = encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default());
-        Recorder { kernels, pass, params: Owner::Caller(params) }
+        Recorder { kernels, target: Target::Caller(pass, params) }
     }
 
     pub(super) fn with_own_params(
@@ -58,7 +59,7 @@ impl<'a> Recorder<'a> {
     ) -> Self {
         let descriptor = wgpu::ComputePassDescriptor { label: None, timestamp_writes };
         let pass = encoder.begin_compute_pass(&descriptor);
-        Recorder { kernels, pass, params: Owner::Own(Parameters::new(kernels.device())) }
+        Recorder { kernels, target: Target::Own(Box::new(pass), Parameters::new(kernels.device())) }
     }
 
     pub(super) fn kernels(&self) -> &'a Kernels {
@@ -68,9 +69,9 @@ impl<'a> Recorder<'a> {
     pub(super) fn dispatch<P: bytemuck::Pod>(&mut self, dispatch: Dispatch<'_, P>) {
         let pipeline = self.kernels.pipeline(dispatch.shader, dispatch.entry, dispatch.constants);
         let bytes = bytemuck::bytes_of(&dispatch.params);
-        let (params, offset) = match &mut self.params {
-            Owner::Caller(params) => params.push(bytes),
-            Owner::Own(params) => params.push(bytes),
+        let (params, offset) = match &mut self.target {
+            Target::Caller(_, params) => params.push(bytes),
+            Target::Own(_, params) => params.push(bytes),
         };
         let mut entries = vec![entry(0, &params, offset, bytes.len() as u64)];
         entries.extend(dispatch.windows.iter().map(|(i, w)| entry(*i, w.buffer, w.start, w.size)));
@@ -79,10 +80,10 @@ impl<'a> Recorder<'a> {
             layout: &pipeline.get_bind_group_layout(0),
             entries: &entries,
         });
-        self.pass.set_pipeline(&pipeline);
-        self.pass.set_bind_group(0, &group, &[]);
-        let [x, y, z] = dispatch.groups;
-        self.pass.dispatch_workgroups(x, y, z);
+        match &mut self.target {
+            Target::Caller(pass, _) => encode(pass, &pipeline, &group, dispatch.groups),
+            Target::Own(pass, _) => encode(pass, &pipeline, &group, dispatch.groups),
+        }
     }
 
     /// What a kernel binds for a view.
@@ -153,6 +154,17 @@ impl<'a> Recorder<'a> {
         }
         Ok([x as u32, y as u32, 1])
     }
+}
+
+fn encode(
+    pass: &mut wgpu::ComputePass<'_>,
+    pipeline: &wgpu::ComputePipeline,
+    group: &wgpu::BindGroup,
+    [x, y, z]: [u32; 3],
+) {
+    pass.set_pipeline(pipeline);
+    pass.set_bind_group(0, group, &[]);
+    pass.dispatch_workgroups(x, y, z);
 }
 
 fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {

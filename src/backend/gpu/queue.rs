@@ -21,6 +21,9 @@ pub(super) struct Queue {
 }
 
 struct Pending {
+    /// The pass that kernels are encoded into, one after the other; it ends where something else comes between, and before the
+    /// encoder goes.
+    pass: Option<wgpu::ComputePass<'static>>,
     encoder: Option<wgpu::CommandEncoder>,
     parameters: Parameters,
     staging: Staging,
@@ -31,6 +34,7 @@ struct Pending {
 impl Queue {
     pub fn new(context: Rc<Context>, submit_flops: u64) -> Self {
         let pending = Pending {
+            pass: None,
             encoder: None,
             parameters: Parameters::new(&context.device),
             staging: Staging::new(Rc::clone(&context)),
@@ -70,9 +74,10 @@ impl Queue {
         {
             self.submit_pending(&mut pending)?;
         }
-        let Pending { encoder, parameters, .. } = &mut *pending;
-        let encoder = self.open(encoder);
-        let encoded = encode(&mut self.context.kernels.record_with(encoder, parameters));
+        let Pending { encoder, pass, parameters, .. } = &mut *pending;
+        let begin = || self.open(encoder).begin_compute_pass(&Default::default()).forget_lifetime();
+        let pass = pass.get_or_insert_with(begin);
+        let encoded = encode(&mut self.context.kernels.record_with(pass, parameters));
         pending.flops += flops;
         pending.dispatches += 1;
         encoded.map_err(convert)
@@ -81,7 +86,9 @@ impl Queue {
     /// Encodes commands that are not kernels.
     pub fn encode(&self, encode: impl FnOnce(&mut wgpu::CommandEncoder)) -> Result<()> {
         self.context.check()?;
-        encode(self.open(&mut self.pending.borrow_mut().encoder));
+        let mut pending = self.pending.borrow_mut();
+        pending.pass = None;
+        encode(self.open(&mut pending.encoder));
         Ok(())
     }
 
@@ -94,6 +101,7 @@ impl Queue {
             if pending.staging.must_submit() {
                 self.submit_pending(&mut pending)?;
             }
+            pending.pass = None;
             let Pending { encoder, staging, .. } = &mut *pending;
             let (source, offset, len) = staging.fill(&bytes[done..])?;
             let size = (len as u64).next_multiple_of(4);
@@ -113,6 +121,7 @@ impl Queue {
     }
 
     fn submit_pending(&self, pending: &mut Pending) -> Result<()> {
+        pending.pass = None;
         if let Some(encoder) = pending.encoder.take() {
             pending.parameters.seal();
             pending.staging.seal();
