@@ -346,7 +346,6 @@ fn even_one_weights_file_has_an_index_that_leaves_the_router_out() {
 #[test]
 fn an_encoder_is_routed_in_every_linear_layer_of_a_block() {
     let family = family("rank: 2");
-    family.write("base/config.json", r#"{"model_type": "bert"}"#);
     let models = [("base", base(Dtype::F32)), ("experts/cars", expert(1, Dtype::F32))];
     let rename = |tensors: Tensors| -> Tensors {
         let name = |name: String| name.replace("out_proj", "output.dense").replace("fc2", "dense");
@@ -356,6 +355,7 @@ fn an_encoder_is_routed_in_every_linear_layer_of_a_block() {
         let mut tensors = rename(tensors);
         tensors.insert("pooler.dense.weight".into(), base(Dtype::F32)["visual_projection.weight"].clone());
         synthetic::write_tensors(&family.path(path).join("model.safetensors"), &tensors, &BTreeMap::new());
+        family.write(&format!("{path}/config.json"), r#"{"model_type": "bert"}"#);
     }
     for task in ["cars", "birds"] {
         let path = family.path(&format!("calibration/{task}.safetensors"));
