@@ -15,6 +15,13 @@ const TOKENS: usize = 60;
 /// Powers of two that take entries of about 0.02 to between 1e-36 and 1e14.
 const SCALES: [i32; 7] = [-114, -100, -73, -40, 20, 33, 52];
 
+/// Those that a device is held to. SwiftShader takes whatever comes near the smallest numbers of f32 for zeros, intermediate results
+/// of entries of 1e-36 too; all others keep them.
+fn scales<B: Backend>(backend: &B) -> Vec<i32> {
+    let flushes = backend.name().contains("SwiftShader");
+    SCALES.into_iter().filter(|&exponent| !flushes || exponent > -110).collect()
+}
+
 /// What is merged, and by what.
 #[derive(Clone, Copy, Debug)]
 enum Way {
@@ -80,8 +87,9 @@ claims! {
             for way in WAYS {
                 let (whole, shares) = merged(backend, way, (&d, &x), accuracy).await?;
                 // all of them where products are formed in f32, their ends where f64 does it
-                let every = if accuracy == Accuracy::Exact { SCALES.len() - 1 } else { 1 };
-                for exponent in SCALES.into_iter().step_by(every) {
+                let scales = scales(backend);
+                    let every = if accuracy == Accuracy::Exact { scales.len() - 1 } else { 1 };
+                for exponent in scales.into_iter().step_by(every) {
                     let what = format!("{way:?}, {accuracy}, deltas times 2^{exponent}");
                     let (got, kept) = merged(backend, way, (&times(&d, exponent), &x), accuracy).await?;
                     let distance = times(&[got], -exponent)[0].distance(&whole);
@@ -131,7 +139,7 @@ claims! {
             };
             let whole = experts(0).await?;
             let restored = download(backend, &whole.a).await?;
-            for exponent in SCALES {
+            for exponent in scales(backend) {
                 let scaled = experts(exponent).await?;
                 let a = times(&download(backend, &scaled.a).await?, -exponent);
                 let bound = if exponent < -110 { 3e-3 } else { 1e-5 };
