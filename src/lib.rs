@@ -17,6 +17,7 @@
 #![cfg_attr(feature = "merge", doc = "```no_run")]
 #![cfg_attr(not(feature = "merge"), doc = "```ignore")]
 //! use esmerge::backend::gpu::Gpu;
+//! use esmerge::checkpoint::OutputDir;
 //! use esmerge::pipeline::{Options, Silent, merge};
 //! use esmerge::plan::{Family, plan};
 //! use esmerge::recipe::{Overrides, Recipe};
@@ -26,10 +27,11 @@
 //!     let recipe = Recipe::open(Path::new("recipe.yaml"), &Overrides::default())?;
 //!     let family = Family::open(&recipe)?; // headers and settings are read; weights are streamed later
 //!     let plan = plan(&recipe, &family)?; // what happens to every tensor
-//!     let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![] };
+//!     let options = Options { shard_size: 5_000_000_000, keep_delta: None, force: false, overrides: vec![] };
+//!     let output = OutputDir::create(Path::new("merged"), false)?; // gets its name when it is complete
 //!     pollster::block_on(async {
 //!         let gpu = Gpu::open(None).await?; // or `backend::cpu::Cpu`
-//!         merge(&gpu, &recipe, &family, &plan, Path::new("merged"), &options, &mut Silent).await?;
+//!         merge(&gpu, &recipe, &family, &plan, output, &options, &mut Silent).await?;
 //!         Ok(())
 //!     })
 //! }
