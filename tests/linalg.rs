@@ -107,20 +107,35 @@ claims! {
         Ok(())
     }
 
-    async fn halley_steps_give_the_polar_factor_too(backend) {
-        for (rows, cols, decay) in [(1, 7, 1.0), (24, 24, 0.8), (16, 65, 0.7), (100, 33, 0.75)] {
+    async fn rational_steps_give_the_polar_factor_too(backend) {
+        // the last step leaves singular values within this of 1 (`src/linalg/rational.rs`)
+        let off = 5.2e-5;
+        for (rows, cols, decay) in [(1, 7, 1.0), (24, 24, 0.8), (16, 65, 0.7), (100, 33, 0.75), (120, 90, 0.95)] {
             let a = Matrix::with_decay(rows, cols, decay, 11);
             let sigma: f64 = (0..rows.min(cols)).map(|i| decay.powi(i as i32)).sum();
             let p = polar(backend, &upload(backend, &[a.clone(), a.clone()])?, Accuracy::Balanced).await?;
-            assert!((p.nuclear_norms[1] - sigma).abs() < 1e-5 * sigma, "{rows} x {cols}: {}", p.nuclear_norms[1]);
+            let norm_error = (p.nuclear_norms[1] - sigma).abs() / sigma;
+            assert!(norm_error < off + 1e-5, "{rows} x {cols}: {}", p.nuclear_norms[1]);
             assert_eq!(p.rank_deficient, [false, false]);
             let factor = download(backend, &p.factor).await?.remove(1);
             let wide = if rows <= cols { factor.clone() } else { factor.transposed() };
-            assert!(wide.row_orthogonality_error() < 1e-4, "{rows} x {cols}: {}", wide.row_orthogonality_error());
+            let orthogonality_error = wide.row_orthogonality_error();
+            let in_all = 2.0 * off * (wide.rows as f64).sqrt(); // the norm of all of them
+            assert!(orthogonality_error < in_all + 1e-5, "{rows} x {cols}: {orthogonality_error}");
             // the first step, with c = 8e4, costs two directions below sigma = 1/sqrt(c) up to c 2^-24 of their angle: that
             // is c 2^-24 / sqrt(c) = 1.7e-5 in this difference for each, of which there are 13 at 100 x 33
             let h = factor.transposed().times(&a);
             assert!(h.minus(&h.transposed()).norm() < 13.0 * 1.7e-5 * h.norm(), "{rows} x {cols}");
+        }
+        Ok(())
+    }
+
+    async fn a_direction_that_did_not_arrive_is_noticed_whatever_the_size(backend) {
+        // one singular value of 40, and one of 150, is lost in the rounding of the others; beyond 64, random rows look for it
+        for n in [40, 150] {
+            let a = Matrix::with_spectrum(n, n, |i| if i + 1 < n { 1.0 } else { 1e-6 }, 3);
+            let p = polar(backend, &upload(backend, &[Matrix::with_decay(n, n, 1.0, 4), a])?, Accuracy::Balanced).await?;
+            assert_eq!(p.rank_deficient, [false, true], "{n}");
         }
         Ok(())
     }

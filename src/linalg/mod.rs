@@ -8,6 +8,8 @@ mod eigen;
 mod host;
 mod orthonormalize;
 mod polar;
+mod probes;
+mod rational;
 mod singular;
 mod subspace;
 mod unit;

@@ -1,7 +1,8 @@
 //! The orthogonal polar factor by an iteration of matrix products and Cholesky factorizations, and its nuclear norm.
 
 use super::host::{Matrix, Threads, product, symmetric_eigen};
-use super::{Accuracy, unit::UnitScaled};
+use super::rational::{self, Step};
+use super::{Accuracy, probes, unit::UnitScaled};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 
 /// Singular values at or below this fraction of the largest count as zero, and their directions are dropped (the
@@ -54,7 +55,7 @@ pub struct PendingPolar<T> {
 }
 
 /// Polar factor of every member of `a` (`batch x rows x cols`), by iteration on the short side: quintic steps at
-/// [`Accuracy::Exact`], weighted Halley steps else.
+/// [`Accuracy::Exact`], rational ones else, whose singular values are within 5.2e-5 of 1.
 ///
 /// The nuclear norm is `trace(P^T A)`. A member whose result is not a projector on its range is rank-deficient: rounding
 /// noise grew in its null space. It is computed again in f64 from the smaller Gram matrix, with the null cut
@@ -84,13 +85,16 @@ pub fn pending_polar<B: Backend>(
     let short_side = if shape.rows <= shape.cols { Op::None } else { Op::Transpose };
     let factor = match accuracy {
         Accuracy::Exact => by_quintic_steps(backend, a, short_side)?,
-        Accuracy::Balanced | Accuracy::Fast => by_halley_steps(backend, a, short_side)?,
+        Accuracy::Balanced | Accuracy::Fast => by_rational_steps(backend, a, short_side)?,
     };
-    let gram = backend.gram(&factor, short_side)?;
     let checks = match accuracy {
-        Accuracy::Exact => side_by_side(backend, [&projector_defect(backend, &gram)?])?,
+        Accuracy::Exact => {
+            let gram = backend.gram(&factor, short_side)?;
+            side_by_side(backend, [&projector_defect(backend, &gram)?])?
+        }
         Accuracy::Balanced | Accuracy::Fast => {
-            side_by_side(backend, [&backend.frobenius_norms(&factor)?, &backend.frobenius_norms(&gram)?])?
+            let [once, twice] = probes::norms_of_powers(backend, &factor, short_side)?;
+            side_by_side(backend, [&once, &twice])?
         }
     };
     let unit = unit_scaled(backend, a)?;
@@ -128,72 +132,27 @@ fn by_quintic_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> R
     Ok(x)
 }
 
-/// Lower bounds of the singular values before each dynamically weighted Halley step (Nakatsukasa, Bai and Gygi, SIAM J.
-/// Matrix Anal. Appl. 2010). The first is not that of the matrix, 1e-5, but the least for which f32 can invert `I + c G`, with
-/// `c = 8e4`; smaller singular values grow 562-fold all the same, to the second bound.
-const BOUNDS: [f64; 3] = [3e-4, 5.6e-3, 0.43];
-
-/// Three Halley steps and a quintic one: less than half of the arithmetic of twelve quintic steps, and singular values down to
-/// 1e-5 of the bound of [`bounded`]. The first step costs the smallest singular directions about `c 2^-24`, 5e-3, of
-/// their accuracy, and the others none.
-fn by_halley_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<B::Tensor> {
+/// Singular values down to 1e-5 of the bound of [`bounded`], by the [`Step`]s that invert. The first costs the smallest singular
+/// directions about `c 2^-24`, 5e-3, of their accuracy, and the others none; the last leaves singular values within 5.2e-5 of 1.
+fn by_rational_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<B::Tensor> {
     let (mut x, gram) = bounded(backend, a, short_side)?;
-    let n = short_side.apply(a.shape()).0;
-    let identity = backend.upload(Shape::matrix(n, n), &identity(n))?;
+    let identity = rational::identity(backend, short_side.apply(a.shape()).0)?;
     let mut known = Some(gram);
-    for bound in BOUNDS {
+    for step in Step::all() {
         let gram = known.take().map_or_else(|| backend.gram(&x, short_side), Ok)?;
-        x = halley_step(backend, x, gram, short_side, &identity, halley_weights(bound))?;
+        x = step.apply(backend, &x, &gram, short_side, &identity)?;
     }
-    let gram = backend.gram(&x, short_side)?;
-    quintic_step(backend, x, &gram, short_side, STEPS[STEPS.len() - 1])
+    Ok(x)
 }
 
-/// `a`, `b` and `c` of the step `x (a + b x^2) / (1 + c x^2)` that makes the least of its values on `[l, 1]` as large as can
-/// be.
-fn halley_weights(l: f64) -> [f64; 3] {
-    let l2 = l * l;
-    let d = (4.0 * (1.0 - l2) / (l2 * l2)).cbrt();
-    let root = (1.0 + d).sqrt();
-    let a = root + 0.5 * (8.0 - 4.0 * d + 8.0 * (2.0 - l2) / (l2 * root)).sqrt();
-    let b = (a - 1.0).powi(2) / 4.0;
-    [a, b, a + b - 1.0]
-}
-
-/// Pivots of `I + c G` with unit diagonal are not below `1 / (1 + c)` but by rounding.
-const SMALLEST_PIVOT: f32 = f32::EPSILON;
-
-/// `(b/c I + (a - b/c) M^(-1)) X` with `M = I + c G`, `G = X X^T`, or the same from the right with `G = X^T X`.
-fn halley_step<B: Backend>(
-    backend: &B,
-    x: B::Tensor,
-    gram: B::Tensor,
-    short_side: Op,
-    identity: &B::Tensor,
-    [a, b, c]: [f64; 3],
-) -> Result<B::Tensor> {
-    let mut m = gram;
-    backend.axpby(1.0, identity, c as f32, &mut m)?;
-    let mut next = backend.duplicate(&x)?;
-    backend.solve((a - b / c) as f32, (&m, SMALLEST_PIVOT), short_side, &x, (b / c) as f32, &mut next)?;
-    Ok(next)
-}
-
-fn identity(n: usize) -> Vec<f32> {
-    let mut values = vec![0.0; n * n];
-    values.iter_mut().step_by(n + 1).for_each(|v| *v = 1.0);
-    values
-}
-
-/// `X = A / s` with `s = (sum of sigma^8)^(1/8)`, and the Gram matrix of its short side: no singular value of `A` is above `s`,
-/// and the largest is not below `n^(-1/8) s`, where `||A||_F` may be `sqrt(n)` times too large, which costs two steps.
-/// `s^4 = ||G^2||_F` with the Gram matrix of `A`; zero stays zero.
+/// `X = A / s` and the Gram matrix of its short side, with `s^2` of [`probes::spectral_bounds`]: no singular value of `A` is above
+/// `s`, and the largest is not below `n^(-1/16) s / 1.03`, where `||A||_F` may be `sqrt(n)` times too large, which costs two steps.
+/// Zero stays zero.
 fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<(B::Tensor, B::Tensor)> {
     let mut x = unit_scaled(backend, a)?.values;
     let mut gram = backend.gram(&x, short_side)?;
-    let square = backend.gram(&gram, Op::None)?; // G is symmetric
-    let mut scale = backend.frobenius_norms(&square)?;
-    backend.power(&mut scale, -0.25)?;
+    let mut scale = probes::spectral_bounds(backend, &gram)?;
+    backend.power(&mut scale, -0.5)?;
     backend.scale_batches(&mut x, &scale)?;
     for _ in 0..2 {
         backend.scale_batches(&mut gram, &scale)?;
@@ -224,10 +183,12 @@ fn quintic_step<B: Backend>(
     Ok(next)
 }
 
-/// The share of a factor's squared norm up to which singular values may be neither 0 nor 1: 1% of the norm.
-const SHORTFALL: f32 = 1e-4;
+/// The share of a factor's squared norm up to which singular values may be neither 0 nor 1: 1% of the norm, and what the last
+/// [`Step`] leaves of each.
+const SHORTFALL: f32 = 1e-4 + 2.0 * rational::LAST_ERROR as f32;
 
-/// Whether more than [`SHORTFALL`] of `||P||_F^2` is missing in `||P P^T||_F^2`: `sum (s^2 - s^4)` over its singular values.
+/// Whether more than [`SHORTFALL`] of `||P||_F^2` is missing in `||P P^T||_F^2`: `sum (s^2 - s^4)` over its singular values, as
+/// [`probes::norms_of_powers`] sees it.
 fn falls_short(once: f32, twice: f32) -> bool {
     let (all, whole) = (once * once, twice * twice);
     all.is_nan() || (all - whole).abs() > SHORTFALL * all
