@@ -40,6 +40,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
 
     let options = Options {
         shard_size: args.run.out_shard_size,
+        max_memory: args.run.max_memory(),
         keep_delta: args.keep_delta.clone(),
         force: args.run.force,
         overrides: changes(args),
