@@ -79,7 +79,13 @@ fn merging_process() {
     let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![], force: false };
+    let options = Options {
+        shard_size: 5_000_000_000,
+        max_memory: 1 << 30,
+        keep_delta: None,
+        overrides: vec![],
+        force: false,
+    };
     let out = folder.join("out");
     pollster::block_on(merge(
         &Cpu,

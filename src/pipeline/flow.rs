@@ -7,11 +7,10 @@ use std::time::Duration;
 
 /// The budget is dealt out: at most this share of it is read ahead,
 const AHEAD: u64 = 4;
-/// and this share waits to be written. Merged deltas get what is left.
+/// and this share waits to be written. Merged deltas get the rest.
 const BEHIND: u64 = 8;
-/// Bytes past which neither gains anything: a batch and what belongs to it, and a few chunks of an output file.
-const AHEAD_OF_BATCH: u64 = 2;
-const LEAST_AHEAD: u64 = 256 << 20;
+/// More than a batch ahead, or a few chunks of an output file behind, gains nothing.
+const BATCHES_AHEAD: u64 = 2;
 const MOST_BEHIND: u64 = 64 << 20;
 
 /// Bytes of memory beside what the work on a layer takes.
@@ -26,12 +25,17 @@ pub(super) struct Limits {
 }
 
 impl Limits {
-    /// Deals out a budget, for a device that merges batches of so many bytes.
-    pub fn new(budget: u64, batch_bytes: u64) -> Limits {
-        let ahead = (budget / AHEAD).min(batch_bytes.saturating_mul(AHEAD_OF_BATCH).max(LEAST_AHEAD));
-        let behind = (budget / BEHIND).min(MOST_BEHIND);
-        Limits { ahead, behind, deltas: budget - ahead - behind }
+    /// Deals out a budget. A batch is of so many bytes of deltas; the largest layer alone takes `largest` to read.
+    pub fn new(budget: u64, batch_bytes: u64, largest: u64) -> Limits {
+        let batch = batch_bytes.saturating_mul(BATCHES_AHEAD).max(largest); // deltas, and inputs of the same size
+        let (ahead, behind) = ((budget / AHEAD).min(batch), (budget / BEHIND).min(MOST_BEHIND));
+        Limits { ahead, behind, deltas: room_for_deltas(budget) }
     }
+}
+
+/// Bytes of a budget that merged deltas may take in memory.
+pub fn room_for_deltas(budget: u64) -> u64 {
+    budget - budget / AHEAD - budget / BEHIND
 }
 
 /// What the parts of a run share.
@@ -86,12 +90,12 @@ mod tests {
 
     #[test]
     fn no_more_than_the_budget_is_dealt_out() {
-        for (budget, batch) in
-            [(0, 1 << 24), (7, 1), (1 << 20, 64 << 20), (8 << 30, 1 << 30), (u64::MAX, u64::MAX)]
-        {
-            let Limits { ahead, behind, deltas } = Limits::new(budget, batch);
-            assert_eq!(u128::from(ahead) + u128::from(behind) + u128::from(deltas), u128::from(budget));
-            assert!(deltas >= budget / 2);
+        for budget in [0, 7, 1 << 20, 8 << 30, u64::MAX] {
+            for (batch, largest) in [(0, 0), (1 << 24, 0), (1, 1 << 40), (u64::MAX, u64::MAX)] {
+                let Limits { ahead, behind, deltas } = Limits::new(budget, batch, largest);
+                let dealt = [ahead, behind, deltas].map(u128::from).iter().sum::<u128>();
+                assert!(dealt <= u128::from(budget) && deltas >= budget / 2);
+            }
         }
     }
 }

@@ -7,7 +7,7 @@ use super::flow::{Flow, Limits};
 use super::modules::Module;
 use super::outputs::{Keep, delta_meta, finish, name_wanted, write_reports};
 use super::rounding::{self, WARN_ABOVE};
-use super::spill::{is_spilled, layer_bytes, spill};
+use super::spill::{is_spilled, largest_read, layer_bytes, spill};
 use super::sums::Merged;
 use super::variances::negative_variances;
 use super::{Error, Job, Progress, modules, search, summary};
@@ -84,7 +84,7 @@ async fn write<B: Layers>(
     check_fingerprints(family)?;
     progress.start(work(&job, keep.is_some() || plan.search.is_some()));
 
-    let limits = Limits::new(options.max_memory, backend.batch_bytes());
+    let limits = Limits::new(options.max_memory, backend.batch_bytes(), largest_read(&job));
     let mut flow = Flow::new(limits, family.experts.len());
     let spilled = spill(&job, output, keep, &mut flow, progress).await?;
     let betas = betas(&job, &spilled.outcomes);

@@ -32,10 +32,12 @@ mod weights;
 mod writer;
 
 pub use error::Error;
+pub use flow::room_for_deltas;
 pub use merge::{Options, check_files_beside, merge};
 pub use outputs::check_keep_delta;
 pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
+pub use spill::delta_bytes;
 
 use crate::method::EsmOptions;
 use crate::plan::{Family, Plan};

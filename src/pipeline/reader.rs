@@ -47,7 +47,8 @@ impl Request {
         Request { extent, whose: Whose::Other }
     }
 
-    fn bytes(&self) -> u64 {
+    /// How many.
+    pub fn bytes(&self) -> u64 {
         self.extent.bytes() as u64
     }
 }
@@ -326,4 +327,114 @@ impl std::fmt::Debug for Buffers {
 
 fn lock(buffers: &Mutex<Buffers>) -> MutexGuard<'_, Buffers> {
     buffers.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Checkpoint, Error, Stored as Type, TensorSpec, TensorWriter};
+    use crate::pipeline::flow::Limits;
+    use std::collections::BTreeMap;
+    use tempfile::TempDir;
+
+    const VALUES: usize = 1000;
+
+    /// A model of tensors `0`, `1`, ..., each of one number in all places.
+    fn model(numbers: &[f32]) -> (TempDir, Checkpoint) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("model.safetensors");
+        let spec = |i: usize| TensorSpec { name: i.to_string(), dtype: Type::F32, shape: vec![VALUES] };
+        let specs: Vec<TensorSpec> = (0..numbers.len()).map(spec).collect();
+        let mut file = TensorWriter::create(&path, &specs, &BTreeMap::new()).unwrap();
+        numbers.iter().for_each(|&n| file.write(bytemuck::cast_slice(&[n; VALUES])).unwrap());
+        file.finish().unwrap();
+        let model = Checkpoint::open(&path).unwrap();
+        (folder, model)
+    }
+
+    fn place(model: &Checkpoint, tensor: usize) -> Extent {
+        model.values(&tensor.to_string(), 0..VALUES).unwrap()
+    }
+
+    fn number(stored: &Stored) -> f32 {
+        let values: Vec<f32> = bytemuck::pod_collect_to_vec(stored);
+        assert!(values.len() == VALUES && values.iter().all(|v| *v == values[0]));
+        values[0]
+    }
+
+    fn flow(ahead: usize) -> Flow {
+        Flow::new(Limits { ahead: ahead as u64, behind: 0, deltas: 0 }, 0)
+    }
+
+    fn plan<'a>(model: &'a Checkpoint, order: &'a [usize]) -> impl Iterator<Item = Request> + 'a {
+        order.iter().map(|&tensor| Request::other(place(model, tensor)))
+    }
+
+    #[test]
+    fn tensors_are_read_before_they_are_asked_for_and_no_further_than_the_limit() {
+        let (_folder, model) = model(&[0.0, 1.0, 2.0, 3.0]);
+        let mut flow = flow(2 * 4 * VALUES);
+        let mut reader = Reader::ahead(&flow, plan(&model, &[0, 1, 2, 3]));
+        let asked = |reader: &Reader<'_>| reader.ahead.as_ref().unwrap().asked.len();
+        for (tensor, left) in [(0, 2), (1, 2), (2, 1), (3, 0)] {
+            assert_eq!(number(&reader.other(place(&model, tensor)).unwrap()), tensor as f32);
+            assert_eq!(asked(&reader), left);
+        }
+        reader.finish(&mut flow);
+        assert_eq!((flow.ahead, flow.at_once), (4 * 4 * VALUES as u64, 0));
+    }
+
+    #[test]
+    fn what_was_not_foreseen_is_read_all_the_same() {
+        let (_folder, model) = model(&[0.0, 1.0, 2.0, 3.0]);
+        let mut flow = flow(1 << 20);
+        let mut reader = Reader::ahead(&flow, plan(&model, &[0, 1, 2]));
+        // one that is not in the plan, and one that is passed over
+        for tensor in [3, 0, 2, 1] {
+            assert_eq!(number(&reader.other(place(&model, tensor)).unwrap()), tensor as f32);
+        }
+        reader.restart(plan(&model, &[1, 1]));
+        for tensor in [1, 1] {
+            assert_eq!(number(&reader.other(place(&model, tensor)).unwrap()), tensor as f32);
+        }
+        reader.finish(&mut flow);
+        assert_eq!((flow.ahead, flow.at_once), (4 * 4 * VALUES as u64, 2 * 4 * VALUES as u64));
+    }
+
+    #[test]
+    fn an_error_of_the_thread_names_the_tensor_where_that_is_used() {
+        let (_folder, model) = model(&[0.0, f32::NAN, 2.0]);
+        for limit in [1 << 20, 0] {
+            let mut reader = Reader::ahead(&flow(limit), plan(&model, &[0, 1, 2]));
+            assert!(reader.other(place(&model, 0)).is_ok());
+            let error = reader.other(place(&model, 1)).unwrap_err();
+            assert!(
+                matches!(&error, Error::NotFinite { tensor, index: 0, value: "NaN", .. } if tensor == "1")
+            );
+            assert!(error.to_string().contains("model.safetensors"), "{error}");
+            assert!(reader.other(place(&model, 2)).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_file_that_changes_is_not_read_on() {
+        let (_folder, model) = model(&[0.0, 1.0]);
+        std::fs::write(model.path(), "another file").unwrap();
+        for limit in [1 << 20, 0] {
+            let mut reader = Reader::ahead(&flow(limit), plan(&model, &[0]));
+            assert!(matches!(reader.other(place(&model, 0)), Err(Error::Changed { .. })));
+        }
+    }
+
+    #[test]
+    fn memory_is_used_again_and_no_more_is_kept_than_allowed() {
+        let (_folder, model) = model(&[0.0, 1.0, 2.0, 3.0]);
+        let limit = 2 * 4 * VALUES;
+        let mut reader = Reader::ahead(&flow(limit), plan(&model, &[0, 1, 2, 3]));
+        for tensor in 0..4 {
+            reader.other(place(&model, tensor)).unwrap();
+        }
+        let buffers = lock(&reader.here.buffers);
+        assert!(buffers.bytes <= limit as u64 && buffers.spare.len() <= 2, "{buffers:?}");
+    }
 }

@@ -71,7 +71,7 @@ async fn write<B: Backend>(
     let kept = Kept { backend, base: &base, file: &deltas };
     let source = Source { backend, base: &base, steps: &steps, deltas: &kept };
     let files = Files { shard_size: request.shard_size, always_index: false };
-    let mut flow = Flow::new(Limits::new(request.max_memory, backend.batch_bytes()), 0);
+    let mut flow = Flow::new(Limits::new(request.max_memory, backend.batch_bytes(), 0), 0);
     write_model(&source, output.path(), &files, &mut flow, progress).await?;
 
     let mut report = report(backend, &deltas, &base, request.alpha)?;

@@ -10,7 +10,7 @@ use super::{Error, Job, Progress, batches, decompose, sums, weights};
 use crate::backend::Backend;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, OutputDir};
-use crate::plan::{Layer, Part, Role, SUM_CHUNK};
+use crate::plan::{Layer, Part, Plan, Role, SUM_CHUNK};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -172,6 +172,29 @@ async fn spill_sum<B: Backend>(
         }
     }
     Ok(())
+}
+
+/// Bytes of the deltas that the first half leaves to the second; if they are kept, of all.
+pub fn delta_bytes(plan: &Plan, kept: bool) -> u64 {
+    let all = kept || plan.search.is_some();
+    plan.layers.iter().filter(|layer| is_spilled(layer, all)).map(|layer| 4 * layer.elements() as u64).sum()
+}
+
+/// Bytes read for the layer that needs most at once.
+pub(super) fn largest_read<B: Backend>(job: &Job<'_, B>) -> u64 {
+    let bytes = |requests: Vec<Request>| requests.iter().map(Request::bytes).sum::<u64>();
+    let of_layer = |layer: &Layer| match layer.role {
+        Role::Esm | Role::TsvM | Role::Experts => bytes(decompose::requests(job, &[layer])),
+        Role::Sum | Role::Base | Role::Pretrained => {
+            let first = layer.parts.iter().filter_map(|part| chunks(part).next());
+            first
+                .map(|(tensor, range)| bytes(weights::row_requests(job.family, tensor, range)))
+                .max()
+                .unwrap_or(0)
+        }
+    };
+    let routed = job.plan.experts.iter().flat_map(|experts| &experts.layers).map(|routed| &routed.layer);
+    job.plan.layers.iter().chain(routed).map(of_layer).max().unwrap_or(0)
 }
 
 /// Bytes of a layer's weights in the base and all experts.

@@ -17,6 +17,7 @@ pub(super) struct Store {
     names: HashSet<String>,
     /// Made when the first delta does not fit into memory, or at once if it is kept.
     file: Option<DeltaWriter>,
+    kept: bool,
     writing: Stage<Write, Result<(), checkpoint::Error>>,
     /// Bytes of each write that may not be done.
     behind: VecDeque<u64>,
@@ -54,13 +55,14 @@ impl Store {
         };
         let writing = if limit > 0 { Stage::beside("spilling", write) } else { Stage::here(write) };
         let names = tensors.iter().map(|(name, _)| name.clone()).collect();
-        let (file, behind, held, bytes) = (None, VecDeque::new(), HashMap::new(), [0; 2]);
-        Store { folder, tensors, names, file, writing, behind, limit, held, room, bytes }
+        let (file, kept, behind, held, bytes) = (None, false, VecDeque::new(), HashMap::new(), [0; 2]);
+        Store { folder, tensors, names, file, kept, writing, behind, limit, held, room, bytes }
     }
 
     /// The same with a file of all of them, whose metadata is at most so long.
     pub fn kept(mut self, longest: &DeltaMeta) -> Result<Store, Error> {
         self.file = Some(DeltaWriter::create(&self.folder, self.tensors.clone(), longest)?);
+        self.kept = true;
         Ok(self)
     }
 
@@ -74,7 +76,6 @@ impl Store {
             Some(delta) if begun => self.held.contains_key(delta.tensor),
             _ => deltas.iter().map(|delta| 4 * delta.whole as u64).sum::<u64>() <= self.room,
         };
-        let keep = self.file.is_some();
         if hold {
             self.room = self.room.saturating_sub(bytes);
             self.bytes[0] += bytes;
@@ -86,7 +87,7 @@ impl Store {
                 at += delta.len;
             }
         }
-        if keep || !hold {
+        if self.kept || !hold {
             self.bytes[1] += bytes;
             self.write(values, deltas)?;
         }
