@@ -27,7 +27,7 @@
 //!     let recipe = Recipe::open(Path::new("recipe.yaml"), &Overrides::default())?;
 //!     let family = Family::open(&recipe)?; // headers and settings are read; weights are streamed later
 //!     let plan = plan(&recipe, &family)?; // what happens to every tensor
-//!     let options = Options { shard_size: 5_000_000_000, keep_delta: None, force: false, overrides: vec![] };
+//!     let options = Options { shard_size: 5_000_000_000, max_memory: 1 << 30, keep_delta: None, force: false, overrides: vec![] };
 //!     let output = OutputDir::create(Path::new("merged"), false)?; // gets its name when it is complete
 //!     pollster::block_on(async {
 //!         let gpu = Gpu::open(None).await?; // or `backend::cpu::Cpu`
@@ -95,6 +95,8 @@ pub mod recipe;
 pub mod report;
 #[cfg(feature = "merge")]
 pub mod routing;
+#[cfg(feature = "merge")]
+mod stage;
 #[cfg(feature = "cli")]
 mod text;
 

@@ -1,4 +1,5 @@
-//! Capture inside a merge of decoders with Llama-3.2-1B's proportions: twice the depth takes no more memory.
+//! Capture inside a merge of decoders with Llama-3.2-1B's proportions: twice the depth takes no more memory, where none is given to
+//! deltas and reading ahead (tests/memory.rs holds what is given).
 //!
 //! Each merge runs in a process of its own (this test binary, started again), which reports its peak resident size. The
 //! test that always runs has an eighth of the width; the one at the real widths (hidden 2048, intermediate 8192, 32 heads,
@@ -79,7 +80,13 @@ fn merging_process() {
     let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![], force: false };
+    let options = Options {
+        shard_size: 5_000_000_000,
+        max_memory: 0,
+        keep_delta: None,
+        overrides: vec![],
+        force: false,
+    };
     let out = folder.join("out");
     pollster::block_on(merge(
         &Cpu,

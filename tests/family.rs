@@ -107,6 +107,7 @@ impl Work for Merge<'_> {
         let plan = plan(&recipe, &family)?;
         let options = Options {
             shard_size: 5_000_000_000,
+            max_memory: 1 << 30,
             keep_delta: Some(self.output.join("delta.safetensors")),
             overrides: Vec::new(),
             force: false,

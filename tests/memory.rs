@@ -1,4 +1,4 @@
-//! Peak memory is that of one layer, whatever the number of layers.
+//! Peak memory is that of one layer, whatever the number of layers, and what `max_memory` allows besides.
 //!
 //! Each merge runs in a process of its own (this test binary, started again), which reports its peak resident size.
 #![cfg(target_os = "linux")]
@@ -20,6 +20,8 @@ use synthetic::{Numbers, Tensor, Tensors, write_tensors};
 
 /// Set for the process that merges: the folder of its recipe.
 const FOLDER: &str = "ESMERGE_TEST_FOLDER";
+/// And its budget.
+const BUDGET: &str = "ESMERGE_TEST_BUDGET";
 
 /// 4 MiB a layer as float32: wide, because wide layers are large and cheap to decompose.
 const D_OUT: usize = 64;
@@ -29,12 +31,26 @@ const MIB: f64 = (1 << 20) as f64;
 
 #[test]
 fn peak_memory_does_not_grow_with_the_number_of_layers() {
-    let shallow = measure(4);
-    let deep = measure(32);
+    let shallow = measure(4, 0);
+    let deep = measure(32, 0);
     let blocks = (32 * D_OUT * D_IN * 4) as f64 / MIB;
     println!("4 layers: {shallow:?} MiB; 32 layers: {deep:?} MiB; all blocks of one model: {blocks} MiB");
     assert!(blocks >= 10.0 * deep.baseline, "the model is not large enough to tell");
     assert!(deep.peak <= 1.2 * shallow.peak, "{} MiB for 32 layers, {} for 4", deep.peak, shallow.peak);
+    assert_eq!((deep.in_memory, deep.on_disk), (0.0, blocks));
+}
+
+/// What is read ahead, what waits to be written and the deltas in memory share the budget, so that the peak with one is at most
+/// that without and the budget. A tenth of the latter is for what two runs differ by.
+#[test]
+fn a_budget_bounds_what_memory_is_taken_for_overlap_and_deltas() {
+    const BUDGET: f64 = 96.0;
+    let none = measure(32, 0);
+    let some = measure(32, (BUDGET * MIB) as u64);
+    println!("no budget: {none:?} MiB; {BUDGET} MiB: {some:?} MiB");
+    assert!(some.peak <= none.peak + 1.1 * BUDGET, "{} MiB, without {}", some.peak, none.peak);
+    assert!(some.in_memory > 0.0 && some.in_memory <= 0.625 * BUDGET, "{} MiB", some.in_memory);
+    assert_eq!(some.in_memory + some.on_disk, (32 * D_OUT * D_IN * 4) as f64 / MIB, "all deltas");
 }
 
 /// Resident sizes of a process, in MiB.
@@ -43,15 +59,19 @@ struct Memory {
     /// Before it opened any file.
     baseline: f64,
     peak: f64,
+    /// Merged deltas in memory and on disk.
+    in_memory: f64,
+    on_disk: f64,
 }
 
-/// Merges two experts of so many layers, with calibration, in another process.
-fn measure(layers: usize) -> Memory {
+/// Merges two experts of so many layers, with calibration and a budget in bytes, in another process.
+fn measure(layers: usize, budget: u64) -> Memory {
     let folder = tempfile::tempdir().unwrap();
     write_family(folder.path(), layers);
     let output = Command::new(std::env::current_exe().unwrap())
         .args(["merging_process", "--exact", "--nocapture", "--include-ignored"])
         .env(FOLDER, folder.path())
+        .env(BUDGET, budget.to_string())
         .output()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -60,7 +80,12 @@ fn measure(layers: usize) -> Memory {
         let after = text.split(key).nth(1).unwrap_or_else(|| panic!("no {key} in {text}"));
         after.split_whitespace().next().unwrap().parse().unwrap()
     };
-    Memory { baseline: number("baseline_mib="), peak: number("peak_mib=") }
+    Memory {
+        baseline: number("baseline_mib="),
+        peak: number("peak_mib="),
+        in_memory: number("in_memory_mib="),
+        on_disk: number("on_disk_mib="),
+    }
 }
 
 #[test]
@@ -72,8 +97,10 @@ fn merging_process() {
     let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![], force: false };
-    pollster::block_on(merge(
+    let max_memory = std::env::var(BUDGET).unwrap().parse().unwrap();
+    let options =
+        Options { shard_size: 5_000_000_000, max_memory, keep_delta: None, overrides: vec![], force: false };
+    let report = pollster::block_on(merge(
         &Cpu,
         &recipe,
         &family,
@@ -83,7 +110,14 @@ fn merging_process() {
         &mut Silent,
     ))
     .unwrap();
-    println!("\nbaseline_mib={baseline} peak_mib={} ", resident("VmHWM:"));
+    let stages = report.stages.unwrap();
+    let mib = |bytes: u64| bytes as f64 / MIB;
+    println!(
+        "\nbaseline_mib={baseline} peak_mib={} in_memory_mib={} on_disk_mib={} ",
+        resident("VmHWM:"),
+        mib(stages.bytes_of_deltas_in_memory),
+        mib(stages.bytes_of_deltas_on_disk)
+    );
 }
 
 fn resident(key: &str) -> f64 {

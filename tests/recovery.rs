@@ -116,7 +116,13 @@ fn merged(gpu: &Gpu, recipe: &Path, out: &Path, progress: &mut dyn Progress) {
     let recipe = Recipe::open(recipe, &Overrides::default()).expect("a recipe");
     let family = Family::open(&recipe).expect("a family");
     let plan = plan(&recipe, &family).expect("a plan");
-    let options = Options { shard_size: 5_000_000_000, keep_delta: None, overrides: vec![], force: false };
+    let options = Options {
+        shard_size: 5_000_000_000,
+        max_memory: 1 << 30,
+        keep_delta: None,
+        overrides: vec![],
+        force: false,
+    };
     block_on(merge(
         gpu,
         &recipe,

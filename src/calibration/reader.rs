@@ -1,6 +1,6 @@
 use super::{Error, FORMAT};
 use crate::backend::Dtype;
-use crate::checkpoint::{Checkpoint, TensorFile, TensorMeta, fingerprint, widen};
+use crate::checkpoint::{Checkpoint, Extent, TensorFile, TensorMeta, fingerprint, widen};
 use serde::de::DeserializeOwned;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
@@ -140,12 +140,18 @@ impl Calibration {
 
     /// The input tokens or the Gram matrix stored under `source`.
     pub fn read(&self, source: &str, statistic: Statistic) -> Result<Values, Error> {
+        let (rows, cols, dtype, extent) = self.place(source, statistic)?;
+        Ok(Values { rows, cols, dtype, bytes: extent.read()? })
+    }
+
+    /// Where they lie: rows, columns, type, and the place of the values.
+    pub fn place(&self, source: &str, statistic: Statistic) -> Result<(usize, usize, Dtype, Extent), Error> {
         let key = format!("{source}.{}", statistic.ending());
         let meta = self.file.meta(&key)?;
         let (Some((rows, cols)), Some(dtype)) = (meta.matrix(), meta.float()) else {
             return Err(Error::format(self.path(), format!("`{key}` is not a matrix of f16 or f32")));
         };
-        Ok(Values { rows, cols, dtype, bytes: self.file.read_values(&key, 0..rows * cols)? })
+        Ok((rows, cols, dtype, self.file.values(&key, 0..rows * cols)?))
     }
 
     /// Whether the file names the weights it belongs to; a file that does not is taken at its word.

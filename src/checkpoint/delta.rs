@@ -1,6 +1,7 @@
 //! `esmerge-delta-1`: the merged deltas in f32, before inter-layer scaling and alpha, with what is needed to make the
 //! model from them.
 
+use super::extent::{Extent, Source, write_all_at};
 use super::file::LENGTH_PREFIX;
 use super::write::{TensorSpec, header, with_length};
 use super::{Error, TensorFile, parent, sync};
@@ -10,9 +11,10 @@ use safetensors::Dtype as Stored;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::{BufWriter, ErrorKind, Seek, SeekFrom, Write};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The value of `format` in the metadata.
 pub const FORMAT: &str = "esmerge-delta-1";
@@ -81,8 +83,7 @@ impl DeltaMeta {
 /// values are, is put into the room left for it by [`seal`](DeltaWriter::seal). Dropped, the file is removed.
 #[derive(Debug)]
 pub struct DeltaWriter {
-    path: PathBuf,
-    file: BufWriter<File>,
+    source: Arc<Source>,
     specs: Vec<TensorSpec>,
     /// Bytes reserved for length prefix and header.
     room: u64,
@@ -95,7 +96,7 @@ const NAME: &str = "deltas";
 const LONGEST_BETA: usize = 32;
 
 impl DeltaWriter {
-    /// A file in `folder` for tensors that will be written in the order given. `longest` is the metadata with any
+    /// A file in `folder` that will have these tensors, in the order given. `longest` is the metadata with any
     /// betas: it sizes the header.
     pub fn create(
         folder: &Path,
@@ -115,81 +116,75 @@ impl DeltaWriter {
         }
         let path = folder.join(NAME);
         let file = File::options().create_new(true).read(true).write(true).open(&path);
-        let mut file = BufWriter::with_capacity(1 << 20, file.map_err(Error::io("create", &path))?);
-        file.seek(SeekFrom::Start(room)).map_err(Error::io("write", &path))?;
-        Ok(DeltaWriter { path, file, specs, room, offsets })
+        let file = file.map_err(Error::io("create", &path))?;
+        Ok(DeltaWriter { source: Arc::new(Source::own(path, file)), specs, room, offsets })
     }
 
-    /// Goes to the place of a tensor: values may be written in another order than the file has them.
-    pub fn seek(&mut self, name: &str) -> Result<(), Error> {
-        let offset = self.offset(name)?;
-        self.file.seek(SeekFrom::Start(offset)).map(drop).map_err(Error::io("write", &self.path))
+    /// The place of the values from `first` on of a tensor, and of the tensors behind it. Values may be written in any order.
+    pub fn place(&self, name: &str, first: usize) -> Result<DeltaPlace, Error> {
+        let offset = self.offset(name)? + 4 * first as u64;
+        Ok(DeltaPlace { source: Arc::clone(&self.source), offset })
     }
 
-    /// Appends the next values.
-    pub fn write(&mut self, values: &[f32]) -> Result<(), Error> {
-        let bytes: &[u8] = bytemuck::cast_slice(values); // little-endian hosts only, as everywhere in this crate
-        self.file.write_all(bytes).map_err(Error::io("write", &self.path))
-    }
-
-    /// Ends the writing of values, which can now be read back.
-    pub fn flush(&mut self) -> Result<(), Error> {
-        self.file.flush().map_err(Error::io("write", &self.path))
-    }
-
-    /// Whether the file holds this tensor.
-    pub fn contains(&self, name: &str) -> bool {
-        self.offsets.contains_key(name)
-    }
-
-    /// The values `range` of a tensor, as little-endian f32.
-    pub fn read(&self, name: &str, range: Range<usize>) -> Result<Vec<u8>, Error> {
-        let offset = self.offset(name)?;
-        let mut bytes = vec![0; range.len() * 4];
-        super::file::read_exact_at(self.file.get_ref(), &mut bytes, offset + range.start as u64 * 4)
-            .map_err(Error::io("read", &self.path))?;
-        Ok(bytes)
+    /// Where the values `range` of a tensor lie, little-endian f32, once they are written.
+    pub fn bytes(&self, name: &str, range: Range<usize>) -> Result<Extent, Error> {
+        let offset = self.offset(name)? + 4 * range.start as u64;
+        Ok(Extent::new(&self.source, offset, 4 * range.len()))
     }
 
     fn offset(&self, name: &str) -> Result<u64, Error> {
-        let missing = || Error::NoTensor { path: self.path.clone(), tensor: name.to_owned() };
+        let missing = || Error::NoTensor { path: self.source.path().to_path_buf(), tensor: name.to_owned() };
         self.offsets.get(name).copied().ok_or_else(missing)
     }
 
     /// Writes the header, and everything to the disk.
-    pub fn seal(&mut self, metadata: &DeltaMeta) -> Result<(), Error> {
-        let strings = metadata.to_strings().map_err(|e| Error::io("write", &self.path)(e.into()))?;
-        let json = header(&self.specs, &strings).map_err(|e| Error::io("write", &self.path)(e.into()))?;
+    pub fn seal(&self, metadata: &DeltaMeta) -> Result<(), Error> {
+        let path = self.source.path();
+        let strings = metadata.to_strings().map_err(|e| Error::io("write", path)(e.into()))?;
+        let json = header(&self.specs, &strings).map_err(|e| Error::io("write", path)(e.into()))?;
         let mut json = json[LENGTH_PREFIX as usize..].to_vec();
         if json.len() as u64 > self.room - LENGTH_PREFIX {
             let reason = "its header outgrew the room left for it (a defect of esmerge; please report it)";
-            return Err(Error::Output { path: self.path.clone(), reason: reason.to_owned() });
+            return Err(Error::Output { path: path.to_path_buf(), reason: reason.to_owned() });
         }
         json.resize((self.room - LENGTH_PREFIX) as usize, b' '); // trailing blanks are part of a valid header
-        let start = self.file.seek(SeekFrom::Start(0));
-        start
-            .and_then(|_| self.file.write_all(&with_length(json)))
-            .map_err(Error::io("write", &self.path))?;
-        self.file
-            .flush()
-            .and_then(|()| self.file.get_ref().sync_all())
-            .map_err(Error::io("write", &self.path))
+        write(&self.source, &with_length(json), 0)?;
+        self.source.file().map_or(Ok(()), File::sync_all).map_err(Error::io("write", path))
     }
 
     /// Gives the sealed file its name; an existing file makes way only if `replace` says so.
     pub fn publish(self, path: &Path, replace: bool) -> Result<(), Error> {
         if replace {
-            return sync::rename(&self.path, path);
+            return sync::rename(self.source.path(), path);
         }
-        let renamed = rename_to_new(&self.path, path).and_then(|()| sync::entries(parent(path)));
+        let renamed = rename_to_new(self.source.path(), path).and_then(|()| sync::entries(parent(path)));
         renamed.map_err(Error::io("write", path))
     }
 }
 
 impl Drop for DeltaWriter {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.path); // it has another name by now, or is not wanted
+        let _ = fs::remove_file(self.source.path()); // it has another name by now, or is not wanted
     }
+}
+
+/// A place in a delta file that is being written, for another thread.
+#[derive(Clone, Debug)]
+pub struct DeltaPlace {
+    source: Arc<Source>,
+    offset: u64,
+}
+
+impl DeltaPlace {
+    /// Writes values.
+    pub fn write(&self, values: &[f32]) -> Result<(), Error> {
+        write(&self.source, bytemuck::cast_slice(values), self.offset) // little-endian hosts only, as everywhere in this crate
+    }
+}
+
+fn write(source: &Source, bytes: &[u8], offset: u64) -> Result<(), Error> {
+    let written = source.file().map_or(Ok(()), |file| write_all_at(file, bytes, offset));
+    written.map_err(Error::io("write", source.path()))
 }
 
 /// Renames, unless the new name is taken: a link is refused then, and where there are no links a look has to do.

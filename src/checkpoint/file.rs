@@ -1,16 +1,16 @@
 //! One safetensors file: its header, checked and owned, and reads of byte ranges.
 
+use super::extent::{Extent, Source, open, read_exact_at};
 use super::header::{self, Header};
-use super::scan::first_not_finite;
 use super::{Error, TensorMeta, magic};
 use crate::files::{self, Identity};
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::sync::Arc;
 
 /// Bytes of the number that starts a file: the length of its header.
 pub(super) const LENGTH_PREFIX: u64 = 8;
@@ -23,8 +23,8 @@ const MAX_HEADER: u64 = 100_000_000;
 /// range being read, and hundreds of shards cost no file handles. That it is still the same file is checked at every read.
 #[derive(Clone, Debug)]
 pub struct TensorFile {
-    path: PathBuf,
-    identity: Identity,
+    source: Arc<Source>,
+    length: u64,
     header_bytes: u64,
     tensors: IndexMap<String, TensorMeta>,
     metadata: BTreeMap<String, String>,
@@ -45,12 +45,18 @@ impl TensorFile {
         if end != length {
             return Err(malformed(path, wrong_length(end, length)));
         }
-        Ok(TensorFile { path: path.to_path_buf(), identity, header_bytes, tensors, metadata })
+        Ok(TensorFile {
+            source: Arc::new(Source::closed(path, identity)),
+            length,
+            header_bytes,
+            tensors,
+            metadata,
+        })
     }
 
     /// Where the file lies.
     pub fn path(&self) -> &Path {
-        &self.path
+        self.source.path()
     }
 
     /// All tensors, in the order in which they lie in the file.
@@ -67,63 +73,48 @@ impl TensorFile {
     pub fn meta(&self, name: &str) -> Result<&TensorMeta, Error> {
         self.tensors
             .get(name)
-            .ok_or_else(|| Error::NoTensor { path: self.path.clone(), tensor: name.to_owned() })
+            .ok_or_else(|| Error::NoTensor { path: self.path().to_path_buf(), tensor: name.to_owned() })
     }
 
     /// Raw bytes `range` of a tensor, counted from its first byte.
     pub fn read_bytes(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        self.bytes(name, range)?.read()
+    }
+
+    /// Where these bytes lie.
+    pub fn bytes(&self, name: &str, range: Range<u64>) -> Result<Extent, Error> {
         let meta = self.meta(name)?;
         let wanted = range.end.min(meta.bytes).saturating_sub(range.start);
-        let mut bytes = vec![0; wanted as usize];
-        self.read_at(&mut bytes, meta.offset + range.start)?;
-        Ok(bytes)
+        Ok(Extent::new(&self.source, meta.offset + range.start, wanted as usize))
     }
 
     /// Bytes of the whole file.
     pub fn length(&self) -> u64 {
-        self.identity.length()
+        self.length
     }
 
     /// SHA-256 of the header, which tells files of other names, shapes and types apart, in lower-case hexadecimal.
     pub fn header_hash(&self) -> Result<String, Error> {
         let mut header = vec![0; self.header_bytes as usize];
-        self.read_at(&mut header, LENGTH_PREFIX)?;
+        self.source.read(&mut header, LENGTH_PREFIX)?;
         Ok(super::fingerprint::hexadecimal(&Sha256::digest(&header)))
-    }
-
-    /// Bytes from a place in the file, which must still be the one whose header was read.
-    fn read_at(&self, bytes: &mut [u8], offset: u64) -> Result<(), Error> {
-        let file = open(&self.path)?;
-        let read = read_exact_at(&file, bytes, offset);
-        // Afterwards, so that a change during the read is seen too.
-        if Identity::of(&file).map_err(Error::io("read", &self.path))? != self.identity {
-            return Err(Error::Changed { path: self.path.clone() });
-        }
-        read.map_err(Error::io("read", &self.path))
     }
 
     /// Raw bytes of the values `range` of a floating-point tensor, checked to be finite.
     pub fn read_values(&self, name: &str, range: Range<usize>) -> Result<Vec<u8>, Error> {
+        self.values(name, range)?.read()
+    }
+
+    /// Where these values lie.
+    pub fn values(&self, name: &str, range: Range<usize>) -> Result<Extent, Error> {
         let Some(dtype) = self.meta(name)?.float() else {
             let reason = format!("tensor `{name}` does not hold floating-point values that can be merged");
-            return Err(malformed(&self.path, reason));
+            return Err(malformed(self.path(), reason));
         };
         let size = dtype.size() as u64;
-        let bytes = self.read_bytes(name, range.start as u64 * size..range.end as u64 * size)?;
-        match first_not_finite(dtype, &bytes) {
-            None => Ok(bytes),
-            Some((index, value)) => Err(Error::NotFinite {
-                path: self.path.clone(),
-                tensor: name.to_owned(),
-                index: range.start + index,
-                value,
-            }),
-        }
+        let bytes = self.bytes(name, range.start as u64 * size..range.end as u64 * size)?;
+        Ok(bytes.of_values(name, dtype, range.start))
     }
-}
-
-fn open(path: &Path) -> Result<File, Error> {
-    files::open(path).map_err(Error::io("open", path))
 }
 
 fn read_header(file: &File, path: &Path, length: u64) -> Result<Vec<u8>, Error> {
@@ -164,23 +155,4 @@ fn wrong_length(expected: u64, length: u64) -> String {
 
 fn malformed(path: &Path, reason: String) -> Error {
     Error::Malformed { path: path.to_path_buf(), reason }
-}
-
-#[cfg(unix)]
-pub(super) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-pub(super) fn read_exact_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match std::os::windows::fs::FileExt::seek_read(file, bytes, offset)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            n => {
-                bytes = &mut bytes[n..];
-                offset += n as u64;
-            }
-        }
-    }
-    Ok(())
 }

@@ -4,6 +4,7 @@
 
 mod delta;
 mod error;
+mod extent;
 mod file;
 mod fingerprint;
 mod header;
@@ -22,8 +23,9 @@ mod sync;
 mod temporary;
 mod write;
 
-pub use delta::{DeltaEntry, DeltaFile, DeltaMeta, DeltaWriter};
+pub use delta::{DeltaEntry, DeltaFile, DeltaMeta, DeltaPlace, DeltaWriter};
 pub use error::Error;
+pub use extent::Extent;
 pub use file::TensorFile;
 pub use fingerprint::fingerprint;
 pub use lora::{LoraFile, LoraWeight, LoraWriter, lora_keys, module_of};

@@ -1,6 +1,6 @@
 //! A model on disk: one safetensors file, or a folder of them.
 
-use super::{Error, TensorFile, TensorMeta};
+use super::{Error, Extent, TensorFile, TensorMeta};
 use crate::files;
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -185,14 +185,24 @@ impl Checkpoint {
 
     /// Raw bytes `range` of a tensor.
     pub fn read_bytes(&self, name: &str, range: Range<u64>) -> Result<Vec<u8>, Error> {
+        self.bytes(name, range)?.read()
+    }
+
+    /// Where these bytes lie.
+    pub fn bytes(&self, name: &str, range: Range<u64>) -> Result<Extent, Error> {
         let (file, stored) = self.required_place(name)?;
-        file.read_bytes(stored, range)
+        file.bytes(stored, range)
     }
 
     /// Raw bytes of the values `range` of a floating-point tensor, checked to be finite.
     pub fn read_values(&self, name: &str, range: Range<usize>) -> Result<Vec<u8>, Error> {
+        self.values(name, range)?.read()
+    }
+
+    /// Where these values lie.
+    pub fn values(&self, name: &str, range: Range<usize>) -> Result<Extent, Error> {
         let (file, stored) = self.required_place(name)?;
-        file.read_values(stored, range)
+        file.values(stored, range)
     }
 }
 

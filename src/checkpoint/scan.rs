@@ -1,9 +1,9 @@
 //! What the bit patterns of stored values say: whether they are finite, and how coarsely they are rounded.
 
 use crate::backend::Dtype;
-use rayon::prelude::*;
 
-/// Values that one thread looks through at a time.
+/// Values looked through before a search may stop. One thread is enough: the work is done where a file is read or written,
+/// beside what is computed.
 const BLOCK: usize = 1 << 15;
 
 /// Position and kind of the first NaN or infinity among little-endian values.
@@ -18,14 +18,14 @@ pub fn first_not_finite(dtype: Dtype, bytes: &[u8]) -> Option<(usize, &'static s
 /// A value is not finite when all bits of its exponent, `mask`, are set.
 fn find<const N: usize>(
     bytes: &[u8],
-    bits: impl Fn([u8; N]) -> u32 + Sync,
+    bits: impl Fn([u8; N]) -> u32,
     mask: u32,
 ) -> Option<(usize, &'static str)> {
     let (values, _) = bytes.as_chunks::<N>();
     let bad = |v: &[u8; N]| bits(*v) & mask == mask;
     // Whole blocks first: a loop without an exit is vectorized, and nearly every block is clean.
     let holds_bad = |block: &[[u8; N]]| block.iter().fold(false, |any, v| any | bad(v));
-    let block = values.par_chunks(BLOCK).position_first(holds_bad)?;
+    let block = values.chunks(BLOCK).position(holds_bad)?;
     let within = values[block * BLOCK..].iter().position(bad)?;
     let index = block * BLOCK + within;
     let fraction = bits(values[index]) & ((1 << mask.trailing_zeros()) - 1);
@@ -51,18 +51,14 @@ pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8], unchanged: Option<&[u8]>)
         Dtype::F16 => (10, 0x1f, -24),
         Dtype::Bf16 => (7, 0xff, -133),
     };
-    // How often each exponent occurs; whole numbers, so that the order of counting does not matter.
+    // How often each exponent occurs.
     let field = |value: &[u8; 2]| usize::from((u16::from_le_bytes(*value) >> shift) & mask);
-    let add = |a: [u64; 256], b: [u64; 256]| std::array::from_fn(|field| a[field] + b[field]);
-    let values = bytes.as_chunks().0.par_chunks(BLOCK);
-    let count: [u64; 256] = match unchanged {
-        None => values.map(|values| histogram(values.iter().map(field))).reduce(|| [0; 256], add),
+    let values = bytes.as_chunks().0.iter();
+    let count = match unchanged {
+        None => histogram(values.map(field)),
         Some(other) => {
-            let changed = |(values, other): (&[[u8; 2]], &[[u8; 2]])| {
-                let pairs = values.iter().zip(other);
-                histogram(pairs.filter(|(value, other)| value != other).map(|(value, _)| field(value)))
-            };
-            values.zip(other.as_chunks().0.par_chunks(BLOCK)).map(changed).reduce(|| [0; 256], add)
+            let pairs = values.zip(other.as_chunks().0);
+            histogram(pairs.filter(|(value, other)| value != other).map(|(value, _)| field(value)))
         }
     };
     let squared_ulp = |field: usize| 4f64.powi(unit + field.max(1) as i32 - 1);
@@ -70,7 +66,7 @@ pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8], unchanged: Option<&[u8]>)
 }
 
 fn histogram(fields: impl Iterator<Item = usize>) -> [u64; 256] {
-    let mut count = [0; 256];
+    let mut count = [0u64; 256];
     fields.for_each(|field| count[field] += 1);
     count
 }

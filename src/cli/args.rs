@@ -1,4 +1,5 @@
 use super::device::{Device, DeviceChoice};
+use super::memory;
 use crate::backend::gpu::{Autotune, Config, cache_folder};
 use crate::bench::{Kernel, Size};
 use crate::data::Split;
@@ -409,6 +410,10 @@ pub(super) struct RunFlags {
     /// Floating-point operations of one submission to a GPU, in place of what suits its speed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub submit_flops: Option<u64>,
+    /// Memory for merged deltas, reading ahead and writing behind, beside what the work on a layer takes, in bytes or with a
+    /// unit; deltas that do not fit go through a file, and with 0 nothing overlaps [default: a third of the machine's]
+    #[arg(long, value_name = "SIZE", value_parser = size_or_zero)]
+    pub max_memory: Option<u64>,
     /// Largest output file, in bytes or with a unit: 500MB, 5GB, 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub out_shard_size: u64,
@@ -427,6 +432,11 @@ pub(super) struct RunFlags {
 }
 
 impl RunFlags {
+    /// Memory beside what the work on a layer takes, in bytes.
+    pub fn max_memory(&self) -> u64 {
+        self.max_memory.unwrap_or_else(memory::by_default)
+    }
+
     /// The device, and why a better one was not taken.
     pub fn open_device(&self) -> Result<(Device, Option<String>), crate::backend::Error> {
         let autotune = self.autotune.then(|| Autotune { folder: cache_folder() });
@@ -462,6 +472,11 @@ fn dtype(text: &str) -> Result<Dtype, String> {
     Dtype::from_name(text).ok_or_else(|| "use float32, float16 or bfloat16".to_owned())
 }
 
+/// A size, or nothing at all.
+fn size_or_zero(text: &str) -> Result<u64, String> {
+    if text.trim() == "0" { Ok(0) } else { size(text) }
+}
+
 /// `5GB`, `500 MB`, `2GiB`, `1000000`.
 fn size(text: &str) -> Result<u64, String> {
     let wrong = || "a size is expected, such as 500MB, 5GB or 2GiB".to_owned();
@@ -494,6 +509,7 @@ mod tests {
         assert_eq!(size("1024"), Ok(1024));
         assert!(size("5 parsecs").is_err());
         assert!(size("0").is_err());
+        assert_eq!((size_or_zero("0"), size_or_zero("1kB")), (Ok(0), Ok(1000)));
         assert!(size("").is_err());
     }
 

@@ -1,6 +1,7 @@
 use super::args;
 use super::failure::Failure;
 use super::{output, terminal};
+use crate::pipeline;
 use crate::plan::{AlphaSearch, Experts, Family, Layer, Plan, Role, SearchSamples};
 use crate::recipe::{Proxies, Recipe};
 use crate::report::{Column, Grid, Planned, short_names, wrapped};
@@ -8,12 +9,14 @@ use indexmap::IndexMap;
 
 /// `esmerge merge --dry-run`
 pub(super) fn show(recipe: &Recipe, plan: &Plan, family: &Family, args: &args::Merge) -> Result<(), Failure> {
+    let bytes = pipeline::delta_bytes(plan, args.keep_delta.is_some());
+    let deltas = (bytes, pipeline::room_for_deltas(args.run.max_memory()));
     if args.run.json {
-        output::print(&serde_json::to_string_pretty(&Planned::new(recipe, plan))?);
+        output::print(&serde_json::to_string_pretty(&Planned::new(recipe, plan, deltas))?);
     } else if args.run.verbose {
         all_layers(plan).for_each(|layer| output::print(&line(plan, layer)));
     } else if !args.run.quiet {
-        output::print(&table(plan, family, terminal::width()));
+        output::print(&table(plan, family, deltas, terminal::width()));
     }
     Ok(())
 }
@@ -51,7 +54,7 @@ struct Row {
     alpha: bool,
 }
 
-fn table(plan: &Plan, family: &Family, width: usize) -> String {
+fn table(plan: &Plan, family: &Family, deltas: (u64, u64), width: usize) -> String {
     let mut rows: IndexMap<(String, &str), Row> = IndexMap::new();
     for layer in all_layers(plan) {
         let name = match is_decomposed(layer) {
@@ -96,9 +99,24 @@ fn table(plan: &Plan, family: &Family, width: usize) -> String {
     let mut lines = vec![format!("{} experts", family.experts.len())];
     lines.extend(plan.experts.as_ref().map(costs));
     lines.extend(plan.search.iter().flat_map(search));
+    lines.extend(between(deltas));
     lines.extend(plan.account.to_string().lines().map(str::to_owned));
     let lines: Vec<String> = lines.iter().map(|line| wrapped(line, width)).collect();
     format!("{}\n\n{}", grid.render(width), lines.join("\n"))
+}
+
+/// Where merged deltas wait until all are known.
+fn between((bytes, room): (u64, u64)) -> Option<String> {
+    let where_to = match bytes {
+        0 => return None,
+        _ if bytes <= room => "stay in memory".to_owned(),
+        _ => format!("go through a file, but for {}", megabytes(room)),
+    };
+    Some(format!("{} of merged deltas {where_to}", megabytes(bytes)))
+}
+
+pub(super) fn megabytes(bytes: u64) -> String {
+    format!("{:.1} MB", bytes as f64 / 1e6)
 }
 
 fn costs(experts: &Experts) -> String {

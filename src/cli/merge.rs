@@ -9,7 +9,7 @@ use crate::checkpoint::OutputDir;
 use crate::pipeline::{self, Options, Progress};
 use crate::plan::{Family, Plan, plan};
 use crate::recipe::{Overrides, Recipe};
-use crate::report;
+use crate::report::{self, Stages};
 
 /// `esmerge merge`
 pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
@@ -40,6 +40,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
 
     let options = Options {
         shard_size: args.run.out_shard_size,
+        max_memory: args.run.max_memory(),
         keep_delta: args.keep_delta.clone(),
         force: args.run.force,
         overrides: changes(args),
@@ -64,13 +65,24 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
     } else if !args.run.quiet {
         output::print(&report::table(&report, terminal::width()));
         output::print(&format!(
-            "{} written in {:.1} s on {}",
+            "{} written in {:.1} s on {}{}",
             out.display(),
             report.seconds.unwrap_or_default(),
-            report.device
+            report.device,
+            report.stages.as_ref().map_or(String::new(), between)
         ));
     }
     Ok(())
+}
+
+/// Where merged deltas waited.
+fn between(stages: &Stages) -> String {
+    let places =
+        [("in memory", stages.bytes_of_deltas_in_memory), ("on disk", stages.bytes_of_deltas_on_disk)];
+    let places = places.iter().filter(|(_, bytes)| *bytes > 0);
+    let places: Vec<String> =
+        places.map(|(place, bytes)| format!("{} {place}", dry_run::megabytes(*bytes))).collect();
+    if places.is_empty() { String::new() } else { format!("; merged deltas: {}", places.join(", ")) }
 }
 
 /// The output, under its temporary name; none for a dry run, which only looks at the paths.

@@ -10,6 +10,7 @@ mod dry_run;
 mod eval;
 mod failure;
 mod generate;
+mod memory;
 mod merge;
 mod output;
 mod progress;

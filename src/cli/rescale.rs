@@ -15,6 +15,7 @@ pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
         base: args.base.clone(),
         alpha: args.alpha,
         shard_size: args.run.out_shard_size,
+        max_memory: args.run.max_memory(),
     };
     let output = OutputDir::create(&args.out, args.run.force)?; // a wrong path is told before any work
     let (device, why_not) = args.run.open_device()?;

@@ -1,12 +1,13 @@
 //! Second half of a merge: `W = W0 + alpha beta dW`, rounded once, streamed into shards.
 
+use super::flow::Flow;
 use super::outputs::write_json;
-use super::weights::{BaseValues, base_row};
+use super::reader::{Reader, Request};
+use super::weights::{BaseValues, base_request, base_row};
+use super::writer::Writer;
 use super::{Error, Progress};
 use crate::backend::{Backend, Dtype, Shape};
-use crate::checkpoint::{
-    Checkpoint, Shard, TensorSpec, TensorWriter, first_not_finite, index, shards, stem, stored,
-};
+use crate::checkpoint::{Checkpoint, Shard, TensorSpec, TensorWriter, index, shards, stem, stored};
 use crate::method::assembly;
 use crate::plan::SUM_CHUNK;
 use indexmap::IndexMap;
@@ -16,29 +17,17 @@ use std::path::Path;
 
 /// Where the merged deltas come from.
 pub(super) trait Deltas<B: Backend> {
+    /// What is read for the values `range` of a tensor, those of the base first.
+    fn requests(&self, tensor: &str, range: Range<usize>) -> Vec<Request>;
+
     /// `dW` of the values `range` of a tensor, as one row; `base` holds the same values of the base.
     async fn read(
-        &mut self,
+        &self,
+        reader: &mut Reader<'_>,
         tensor: &str,
         range: Range<usize>,
         base: &BaseValues<B::Tensor>,
     ) -> Result<B::Tensor, Error>;
-}
-
-/// Deltas that are zero.
-struct Nothing<'a, B> {
-    backend: &'a B,
-}
-
-impl<B: Backend> Deltas<B> for Nothing<'_, B> {
-    async fn read(
-        &mut self,
-        tensor: &str,
-        range: Range<usize>,
-        _: &BaseValues<B::Tensor>,
-    ) -> Result<B::Tensor, Error> {
-        self.backend.zeros(Shape::matrix(1, range.len())).map_err(Error::device(tensor))
-    }
 }
 
 /// How a tensor of the base becomes one of the output.
@@ -62,40 +51,116 @@ pub(super) struct Files {
 }
 
 /// Writes the shards and, for several, their index.
-pub(super) async fn write_model<B: Backend>(
-    backend: &B,
-    base: &Checkpoint,
-    steps: &IndexMap<String, Step>,
-    deltas: &mut impl Deltas<B>,
+pub(super) async fn write_model<B: Backend, D: Deltas<B>>(
+    source: &Source<'_, B, D>,
     folder: &Path,
     files: &Files,
+    flow: &mut Flow,
     progress: &mut dyn Progress,
-) -> Result<Vec<Shard>, Error> {
-    let stem = stem(base);
-    let shards = shards(specs(base, steps), files.shard_size, stem);
-    let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-    for shard in &shards {
-        let mut writer = TensorWriter::create(&folder.join(&shard.file), &shard.tensors, &metadata)?;
-        for tensor in &shard.tensors {
-            progress.layer(&tensor.name);
-            match steps.get(&tensor.name) {
-                Some(&Step::Merge { alpha, beta, dtype }) => {
-                    let assembly = Assembly { backend, base, tensor, alpha, beta, dtype };
-                    assembly.write(deltas, &mut writer, progress).await?;
-                }
-                Some(&Step::Keep { dtype }) => {
-                    let assembly = Assembly { backend, base, tensor, alpha: 0.0, beta: 0.0, dtype };
-                    assembly.write(&mut Nothing { backend }, &mut writer, progress).await?;
-                }
-                _ => copy(base, tensor, &mut writer, progress)?,
-            }
-        }
-        writer.finish()?;
-    }
+) -> Result<(), Error> {
+    let stem = stem(source.base);
+    let shards = shards(specs(source.base, source.steps), files.shard_size, stem);
+    let mut reader = Reader::ahead(flow, source.requests(&shards));
+    let mut writer = Writer::new(flow);
+    let made = source.make(&shards, folder, &mut reader, &mut writer, progress).await;
+    // What could not be written comes before what failed later, while that waited.
+    writer.flush(progress)?;
+    made?;
+    reader.finish(flow);
+    writer.finish(flow);
     if shards.len() > 1 || files.always_index {
         write_json(folder, &format!("{stem}.safetensors.index.json"), &index(&shards))?;
     }
-    Ok(shards)
+    Ok(())
+}
+
+/// What a model is made of.
+pub(super) struct Source<'a, B, D> {
+    pub backend: &'a B,
+    pub base: &'a Checkpoint,
+    /// Tensor by tensor.
+    pub steps: &'a IndexMap<String, Step>,
+    pub deltas: &'a D,
+}
+
+impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
+    async fn make(
+        &self,
+        shards: &[Shard],
+        folder: &Path,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
+        let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
+        for shard in shards {
+            let file = TensorWriter::create(&folder.join(&shard.file), &shard.tensors, &metadata)?;
+            writer.begin(file, progress)?;
+            for tensor in &shard.tensors {
+                progress.layer(&tensor.name);
+                let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
+                for range in step.chunks(tensor) {
+                    self.chunk(&tensor.name, step, range, reader, writer, progress).await?;
+                }
+            }
+            writer.end(progress)?;
+        }
+        Ok(())
+    }
+
+    /// What [`make`](Source::make) will read.
+    fn requests<'s>(&'s self, shards: &'s [Shard]) -> impl Iterator<Item = Request> + 's {
+        shards.iter().flat_map(|shard| &shard.tensors).flat_map(move |tensor| {
+            let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
+            step.chunks(tensor).flat_map(move |range| match step {
+                Step::Merge { .. } => self.deltas.requests(&tensor.name, range),
+                Step::Keep { .. } => base_request(self.base, &tensor.name, range).into_iter().collect(),
+                Step::Copy => {
+                    let bytes = self.base.bytes(&tensor.name, range.start as u64..range.end as u64);
+                    bytes.map(Request::other).into_iter().collect()
+                }
+            })
+        })
+    }
+
+    async fn chunk(
+        &self,
+        name: &str,
+        step: Step,
+        range: Range<usize>,
+        reader: &mut Reader<'_>,
+        writer: &mut Writer,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
+        let (alpha, beta, dtype) = match step {
+            Step::Merge { alpha, beta, dtype } => (alpha, beta, dtype),
+            Step::Keep { dtype } => (0.0, 0.0, dtype),
+            Step::Copy => {
+                let bytes = self.base.bytes(name, range.start as u64..range.end as u64)?;
+                return writer.raw(reader.other(bytes)?, progress);
+            }
+        };
+        let backend = self.backend;
+        let base = base_row(backend, reader, self.base, name, range.clone())?;
+        let mut weights = match step {
+            Step::Merge { .. } => self.deltas.read(reader, name, range.clone(), &base).await?,
+            _ => backend.zeros(Shape::matrix(1, range.len())).map_err(Error::device(name))?,
+        };
+        assembly::assemble(backend, &base.values, &mut weights, alpha, beta).map_err(Error::device(name))?;
+        let bytes = backend.pack(&weights, dtype).await.map_err(Error::device(name))?;
+        writer.values(name, range.start, (dtype, bytes), progress)
+    }
+}
+
+impl Step {
+    /// The pieces in which a tensor is made: of its values, or of its bytes where it is copied.
+    fn chunks(self, tensor: &TensorSpec) -> impl Iterator<Item = Range<usize>> + use<> {
+        let (end, chunk) = match self {
+            Step::Copy => (tensor.bytes() as usize, 4 * SUM_CHUNK),
+            Step::Merge { .. } | Step::Keep { .. } => (tensor.shape.iter().product(), SUM_CHUNK),
+        };
+        (0..end).step_by(chunk).map(move |start| start..end.min(start + chunk))
+    }
 }
 
 fn specs(base: &Checkpoint, steps: &IndexMap<String, Step>) -> Vec<TensorSpec> {
@@ -108,62 +173,4 @@ fn specs(base: &Checkpoint, steps: &IndexMap<String, Step>) -> Vec<TensorSpec> {
         Some(TensorSpec { name: name.clone(), dtype, shape: meta.shape.clone() })
     };
     steps.iter().filter_map(spec).collect()
-}
-
-fn copy(
-    base: &Checkpoint,
-    tensor: &TensorSpec,
-    writer: &mut TensorWriter,
-    progress: &mut dyn Progress,
-) -> Result<(), Error> {
-    let (end, chunk) = (tensor.bytes(), 4 * SUM_CHUNK as u64);
-    for start in (0..end).step_by(chunk as usize) {
-        let range = start..end.min(start + chunk);
-        progress.advance(range.end - range.start);
-        writer.write(&base.read_bytes(&tensor.name, range)?)?;
-    }
-    Ok(())
-}
-
-/// One tensor on its way out.
-struct Assembly<'a, B> {
-    backend: &'a B,
-    base: &'a Checkpoint,
-    tensor: &'a TensorSpec,
-    alpha: f64,
-    beta: f64,
-    dtype: Dtype,
-}
-
-impl<B: Backend> Assembly<'_, B> {
-    async fn write(
-        &self,
-        deltas: &mut impl Deltas<B>,
-        writer: &mut TensorWriter,
-        progress: &mut dyn Progress,
-    ) -> Result<(), Error> {
-        let elements: usize = self.tensor.shape.iter().product();
-        for start in (0..elements).step_by(SUM_CHUNK) {
-            let range = start..elements.min(start + SUM_CHUNK);
-            writer.write(&self.chunk(deltas, range.clone()).await?)?;
-            progress.advance((range.len() * self.dtype.size()) as u64);
-        }
-        Ok(())
-    }
-
-    async fn chunk(&self, deltas: &mut impl Deltas<B>, range: Range<usize>) -> Result<Vec<u8>, Error> {
-        let name = &self.tensor.name;
-        let base = base_row(self.backend, self.base, name, range.clone())?;
-        let mut weights = deltas.read(name, range.clone(), &base).await?;
-        assembly::assemble(self.backend, &base.values, &mut weights, self.alpha, self.beta)
-            .map_err(Error::device(name))?;
-        let bytes = self.backend.pack(&weights, self.dtype).await.map_err(Error::device(name))?;
-        match first_not_finite(self.dtype, &bytes) {
-            None => Ok(bytes),
-            Some((index, value)) => {
-                let index = range.start + index;
-                Err(Error::Overflow { tensor: name.clone(), index, value, dtype: self.dtype })
-            }
-        }
-    }
 }

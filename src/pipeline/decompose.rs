@@ -1,10 +1,9 @@
-//! First half of a merge: the layers that are decomposed. Their deltas are spilled to a file, because inter-layer
-//! scaling compares the norms of all of them before the first can be written.
+//! How layers are decomposed and merged, a batch of one shape at a time.
 
-use super::inputs::member_inputs;
+use super::inputs::{input_requests, member_inputs};
 use super::members::{Member, cut, members};
-use super::rounding::Rounding;
-use super::weights::member_deltas;
+use super::reader::{Reader, Request};
+use super::weights::{member_deltas, member_requests};
 use super::{Error, Job, not_finite};
 use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
@@ -31,13 +30,13 @@ pub(super) struct Outcome {
 /// Merged layers on the host.
 pub(super) struct OnHost {
     /// `dW` of all, one after the other.
-    values: Vec<f32>,
+    pub values: Vec<f32>,
     pub outcomes: Vec<Outcome>,
 }
 
 impl OnHost {
     /// `dW`, layer by layer.
-    pub fn deltas(&self) -> impl Iterator<Item = &[f32]> {
+    fn deltas(&self) -> impl Iterator<Item = &[f32]> {
         self.values.chunks(self.size())
     }
 
@@ -52,17 +51,33 @@ pub(super) async fn merge_layers<B: Backend>(
     job: &Job<'_, B>,
     layers: &[&Layer],
     captured: &[Vec<Captured>],
-    rounding: &mut [Rounding],
+    reader: &mut Reader<'_>,
 ) -> Result<OnHost, Error> {
     if layers.iter().all(|layer| is_untouched(job, layer)) {
         let elements = layers.iter().map(|layer| layer.elements()).sum();
         return Ok(OnHost { values: vec![0.0; elements], outcomes: vec![Outcome::default(); layers.len()] });
     }
-    let merged = merge_batch(job, layers, captured, rounding).await;
+    let merged = merge_batch(job, layers, captured, reader).await;
     match merged {
         Ok(merged) => all_finite(job, layers, merged).await,
         Err(error) => Err(not_finite::explained(job, layers, error).await),
     }
+}
+
+/// What [`merge_layers`] will read, as far as it is known before experts have run.
+pub(super) fn requests<B: Backend>(job: &Job<'_, B>, layers: &[&Layer]) -> Vec<Request> {
+    if layers.iter().all(|layer| is_untouched(job, layer)) {
+        return Vec::new();
+    }
+    let experts = &job.family.experts;
+    let (members, captured) = (members(layers, experts.len()), vec![Vec::new(); experts.len()]);
+    let of_group = |group: &[Member<'_>]| {
+        let esm = group.iter().all(|member| member.layer.role == Role::Esm);
+        let inputs = esm.then(|| input_requests(job.family, group)).unwrap_or_default();
+        member_requests(job.family, group).into_iter().chain(inputs).collect::<Vec<_>>()
+    };
+    let groups = cut(&members, experts, &captured, job.backend.max_tensor_bytes());
+    groups.into_iter().flat_map(of_group).collect()
 }
 
 /// Layers whose subspaces were not found are merged again, alone.
@@ -70,14 +85,14 @@ async fn merge_batch<B: Backend>(
     job: &Job<'_, B>,
     layers: &[&Layer],
     captured: &[Vec<Captured>],
-    rounding: &mut [Rounding],
+    reader: &mut Reader<'_>,
 ) -> Result<OnHost, Error> {
     let batch = Batch { job, layers, captured, convergence: Convergence::Deferred };
-    let (mut merged, converged) = batch.merge(rounding).await?;
+    let (mut merged, converged) = batch.merge(reader).await?;
     for l in (0..layers.len()).filter(|&l| !converged[l]) {
-        let mut uncounted = vec![Rounding::default(); rounding.len()]; // these weights were counted
+        let mut again = Reader::at_once(reader.rounding.len()); // these weights were counted
         let alone = Batch { layers: &layers[l..=l], convergence: Convergence::Checked, ..batch };
-        let (again, _) = alone.merge(&mut uncounted).await?;
+        let (again, _) = alone.merge(&mut again).await?;
         let size = merged.size();
         merged.values[l * size..(l + 1) * size].copy_from_slice(&again.values);
         merged.outcomes.splice(l..=l, again.outcomes);
@@ -118,19 +133,19 @@ struct Batch<'a, B> {
 
 impl<B: Backend> Batch<'_, B> {
     /// Merges, reads back, and says of every layer whether its subspaces were found.
-    async fn merge(&self, rounding: &mut [Rounding]) -> Result<(OnHost, Vec<bool>), Error> {
+    async fn merge(&self, reader: &mut Reader<'_>) -> Result<(OnHost, Vec<bool>), Error> {
         let backend = self.job.backend;
         let tasks = self.job.family.experts.len();
         let (merged, expert_norms) =
             match (self.layers.first().map(|layer| layer.role), self.job.esm_options()) {
-                (Some(Role::Esm), Some(options)) => self.by_esm(options, rounding).await?,
-                _ => self.by_tsv(rounding).await?,
+                (Some(Role::Esm), Some(options)) => self.by_esm(options, reader).await?,
+                _ => self.by_tsv(reader).await?,
             };
         let norms = backend.frobenius_norms(&merged.deltas).map_err(self.failed())?;
         let all = backend.download_all([&merged.deltas, &norms, &expert_norms]).await;
         let [values, norms, expert_norms] = all.map_err(self.failed())?;
         for (i, &norm) in expert_norms.iter().enumerate() {
-            rounding[i % tasks].delta(norm.into());
+            reader.rounding[i % tasks].delta(norm.into());
         }
         let converged = merged.layers.iter().map(|layer| layer.converged).collect();
         let of_experts = expert_norms.chunks(tasks.max(1));
@@ -146,28 +161,28 @@ impl<B: Backend> Batch<'_, B> {
     }
 
     /// ESM.
-    async fn by_esm(&self, options: &EsmOptions, rounding: &mut [Rounding]) -> Merged<B> {
+    async fn by_esm(&self, options: &EsmOptions, reader: &mut Reader<'_>) -> Merged<B> {
         let Job { backend, family, .. } = *self.job;
-        let half = async |deltas: &B::Tensor, members: &[Member<'_>]| {
-            let inputs = member_inputs(backend, family, self.captured, members)?;
+        let half = async |deltas: &B::Tensor, members: &[Member<'_>], reader: &mut Reader<'_>| {
+            let inputs = member_inputs(backend, reader, family, self.captured, members)?;
             let factors =
                 esm::task_factors(backend, deltas, &inputs, self.rank(), options, self.solver()).await;
             factors.map_err(self.failed())
         };
-        let (parts, norms) = self.first_half(rounding, half).await?;
+        let (parts, norms) = self.first_half(reader, half).await?;
         let factors = esm::join_factors(backend, parts).map_err(self.failed())?;
         let merged = esm::merge_factors(backend, factors, family.experts.len(), options, self.solver()).await;
         Ok((merged.map_err(self.failed())?, norms))
     }
 
     /// TSV-M.
-    async fn by_tsv(&self, rounding: &mut [Rounding]) -> Merged<B> {
+    async fn by_tsv(&self, reader: &mut Reader<'_>) -> Merged<B> {
         let Job { backend, family, .. } = *self.job;
-        let half = async |deltas: &B::Tensor, _: &[Member<'_>]| {
+        let half = async |deltas: &B::Tensor, _: &[Member<'_>], _: &mut Reader<'_>| {
             let triples = tsv::task_triples(backend, deltas, self.rank(), self.solver()).await;
             triples.map_err(self.failed())
         };
-        let (parts, norms) = self.first_half(rounding, half).await?;
+        let (parts, norms) = self.first_half(reader, half).await?;
         let mean_sigma = self.layers.first().is_some_and(|layer| layer.mean_sigma);
         let merged =
             tsv::merge_triples(backend, parts, family.experts.len(), mean_sigma, self.solver()).await;
@@ -178,15 +193,15 @@ impl<B: Backend> Batch<'_, B> {
     /// deltas.
     async fn first_half<P>(
         &self,
-        rounding: &mut [Rounding],
-        half: impl AsyncFn(&B::Tensor, &[Member<'_>]) -> Result<P, Error>,
+        reader: &mut Reader<'_>,
+        half: impl AsyncFn(&B::Tensor, &[Member<'_>], &mut Reader<'_>) -> Result<P, Error>,
     ) -> Result<(Vec<P>, B::Tensor), Error> {
         let Job { backend, family, .. } = *self.job;
         let members = members(self.layers, family.experts.len());
         let (mut parts, mut norms) = (Vec::new(), Vec::new());
         for group in cut(&members, &family.experts, self.captured, backend.max_tensor_bytes()) {
-            let deltas = member_deltas(backend, family, group, rounding)?;
-            parts.push(half(&deltas, group).await?);
+            let deltas = member_deltas(backend, reader, family, group)?;
+            parts.push(half(&deltas, group, reader).await?);
             norms.push(backend.frobenius_norms(&deltas).map_err(self.failed())?);
         }
         Ok((parts, join_batches(backend, norms).map_err(self.failed())?))

@@ -3,11 +3,12 @@
 //! Residuals are taken against the weights as they were written, so that an expert also restores what rounding to the output
 //! type lost.
 
-use super::inputs::member_inputs;
+use super::flow::Flow;
+use super::inputs::{input_requests, member_inputs};
 use super::members::{Member, cut, members};
-use super::rounding::Rounding;
+use super::reader::{Reader, Request};
 use super::spill::{layer_bytes, try_again};
-use super::weights::{layer_weights, member_deltas};
+use super::weights::{layer_requests, layer_weights, member_deltas, member_requests};
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
@@ -28,6 +29,7 @@ pub(super) async fn write_experts<B: Backend>(
     job: &Job<'_, B>,
     experts: &Experts,
     output: &OutputDir,
+    flow: &mut Flow,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Vec<f64>>, Error> {
     let merged = Checkpoint::open(output.path())?;
@@ -35,14 +37,17 @@ pub(super) async fn write_experts<B: Backend>(
     let mut router =
         RouterWriter::create(output.path(), &own_prototypes(experts), &router_meta(job, experts))?;
     let mut energy_retention = Vec::with_capacity(experts.layers.len());
-    for routed in &experts.layers {
+    let counted = flow.rounding.clone(); // the merge has counted these weights
+    let mut reader = Reader::ahead(flow, requests(job, &merged, &experts.layers));
+    for (done, routed) in experts.layers.iter().enumerate() {
         let layer = &routed.layer;
         progress.layer(&format!("{} (experts)", layer.name));
         let factors = loop {
-            match layer_experts(job, &merged, layer).await {
+            match layer_experts(job, &mut reader, &merged, layer).await {
                 Ok(factors) => break factors,
                 Err(error) => try_again(job, error, progress).await?,
             }
+            reader.restart(requests(job, &merged, &experts.layers[done..]));
         };
         factors.write(layer, &mut adapters)?;
         energy_retention.push(factors.energy_retention);
@@ -51,6 +56,8 @@ pub(super) async fn write_experts<B: Backend>(
         }
         progress.advance(layer_bytes(job, layer));
     }
+    reader.finish(flow);
+    flow.rounding = counted;
     adapters.into_iter().try_for_each(LoraWriter::finish)?;
     router.finish()?;
     Ok(energy_retention)
@@ -74,6 +81,7 @@ struct Factors {
 /// Decomposes the residuals of a layer, in groups of tasks that fit the device.
 async fn layer_experts<B: Backend>(
     job: &Job<'_, B>,
+    reader: &mut Reader<'_>,
     merged: &Checkpoint,
     layer: &Layer,
 ) -> Result<Factors, Error> {
@@ -84,8 +92,8 @@ async fn layer_experts<B: Backend>(
     let mut factors = Factors::default();
     let members = members(&[layer], job.family.experts.len());
     for group in cut(&members, &job.family.experts, &captured, job.backend.max_tensor_bytes()) {
-        let residuals = residuals(job, merged, layer, group)?;
-        let inputs = member_inputs(job.backend, job.family, &captured, group)?;
+        let residuals = residuals(job, reader, merged, layer, group)?;
+        let inputs = member_inputs(job.backend, reader, job.family, &captured, group)?;
         let experts =
             low_rank_experts(job.backend, &residuals, &inputs, decomposition, layer.rank, solver).await;
         let experts = experts.map_err(device())?;
@@ -121,18 +129,38 @@ impl Factors {
 /// `R_t = W_t - W_merged = dW_t + (W_0 - W_merged)`, `T x d_out x d_in`.
 fn residuals<B: Backend>(
     job: &Job<'_, B>,
+    reader: &mut Reader<'_>,
     merged: &Checkpoint,
     layer: &Layer,
     members: &[Member<'_>],
 ) -> Result<B::Tensor, Error> {
     let device = || Error::device(&layer.name);
-    let mut uncounted = vec![Rounding::default(); job.family.experts.len()]; // the merge has counted these weights
-    let mut residuals = member_deltas(job.backend, job.family, members, &mut uncounted)?;
-    let mut shift = layer_weights(job.backend, &job.family.base, layer)?;
-    let merged = layer_weights(job.backend, merged, layer)?;
+    let mut residuals = member_deltas(job.backend, reader, job.family, members)?;
+    let mut shift = layer_weights(job.backend, reader, &job.family.base, layer)?;
+    let merged = layer_weights(job.backend, reader, merged, layer)?;
     job.backend.axpby(-1.0, &merged, 1.0, &mut shift).map_err(device())?;
     job.backend.axpby(1.0, &shift, 1.0, &mut residuals).map_err(device())?;
     Ok(residuals)
+}
+
+/// What [`layer_experts`] will read for some layers.
+fn requests<'a, B: Backend>(
+    job: &'a Job<'_, B>,
+    merged: &'a Checkpoint,
+    layers: &'a [Routed],
+) -> impl Iterator<Item = Request> + 'a {
+    let experts = &job.family.experts;
+    let of_group = move |layer: &Layer, group: &[Member<'_>]| {
+        let deltas = member_requests(job.family, group).into_iter();
+        let deltas =
+            deltas.chain(layer_requests(&job.family.base, layer)).chain(layer_requests(merged, layer));
+        deltas.chain(input_requests(job.family, group)).collect::<Vec<_>>()
+    };
+    layers.iter().flat_map(move |Routed { layer, .. }| {
+        let members = members(&[layer], experts.len());
+        let groups = cut(&members, experts, &files_only(job), job.backend.max_tensor_bytes()).into_iter();
+        groups.flat_map(|group| of_group(layer, group)).collect::<Vec<_>>()
+    })
 }
 
 /// Rows `part` of `B`, from `B^T` (`r x d_out`): what the expert adds to one of the weights in a stack.

@@ -2,8 +2,9 @@
 
 use super::Error;
 use super::members::Member;
+use super::reader::{Reader, Request};
 use crate::backend::{Backend, Shape, Tensor};
-use crate::calibration::{Calibration, Captured, Entry, Statistic, Values};
+use crate::calibration::{self, Calibration, Captured, Entry, Statistic};
 use crate::method::esd::Inputs;
 use crate::plan::{Expert, Family, Layer};
 
@@ -17,6 +18,7 @@ pub(super) fn statistic(expert: &Expert, captured: &[Captured], layer: &Layer) -
 /// The inputs of the members, whose calibration is all of one kind.
 pub(super) fn member_inputs<B: Backend>(
     backend: &B,
+    reader: &mut Reader<'_>,
     family: &Family,
     captured: &[Vec<Captured>],
     members: &[Member<'_>],
@@ -31,9 +33,24 @@ pub(super) fn member_inputs<B: Backend>(
     let longest = tokens.iter().copied().max().unwrap_or(0);
     Ok(match known.first().map(|known| known.source.statistic()) {
         None => Inputs::DataFree,
-        Some(Statistic::Input) => Inputs::Activations { x: stacked(backend, &known, longest, d_in)?, tokens },
-        Some(Statistic::Gram) => Inputs::Gram { gram: stacked(backend, &known, d_in, d_in)?, tokens },
+        Some(Statistic::Input) => {
+            Inputs::Activations { x: stacked(backend, reader, &known, longest, d_in)?, tokens }
+        }
+        Some(Statistic::Gram) => Inputs::Gram { gram: stacked(backend, reader, &known, d_in, d_in)?, tokens },
     })
+}
+
+/// What [`member_inputs`] will read of calibration files.
+pub(super) fn input_requests(family: &Family, members: &[Member<'_>]) -> Vec<Request> {
+    let request = |&Member { layer, task }: &Member<'_>| match Source::of(&family.experts[task], &[], layer)?
+    {
+        Source::File { file, weight, statistic } => {
+            let (.., extent) = file.place(weight, statistic).ok()?;
+            Some(Request::other(extent))
+        }
+        Source::Captured(_) => None,
+    };
+    members.iter().filter_map(request).collect()
 }
 
 /// What is known of the inputs of one member, and the layer it is of.
@@ -75,12 +92,18 @@ impl<'a> Source<'a> {
         }
     }
 
-    fn upload<B: Backend>(&self, backend: &B, layer: &str) -> Result<B::Tensor, Error> {
+    fn upload<B: Backend>(
+        &self,
+        backend: &B,
+        reader: &mut Reader<'_>,
+        layer: &str,
+    ) -> Result<B::Tensor, Error> {
         let device = Error::device(layer);
         match self {
             Source::File { file, weight, statistic } => {
-                let Values { rows, cols, dtype, bytes } = file.read(weight, *statistic)?;
-                backend.unpack(Shape::matrix(rows, cols), dtype, &bytes).map_err(device)
+                let (rows, cols, dtype, extent) = file.place(weight, *statistic)?;
+                let stored = reader.other(extent).map_err(calibration::Error::from)?;
+                backend.unpack(Shape::matrix(rows, cols), dtype, &stored).map_err(device)
             }
             Source::Captured(entry) => {
                 let values = entry.input.as_ref().or(entry.gram.as_ref()).map_or(&[][..], |v| v);
@@ -93,11 +116,17 @@ impl<'a> Source<'a> {
 
 /// `X_t` or `G_t` of all members, `members x rows x d_in`; fewer tokens are padded with zero rows, which add nothing to any
 /// product.
-fn stacked<B: Backend>(backend: &B, known: &[Known], rows: usize, d_in: usize) -> Result<B::Tensor, Error> {
+fn stacked<B: Backend>(
+    backend: &B,
+    reader: &mut Reader<'_>,
+    known: &[Known],
+    rows: usize,
+    d_in: usize,
+) -> Result<B::Tensor, Error> {
     let first = known.first().map_or("", |known| known.layer);
     let mut all = backend.zeros(Shape::new(known.len(), rows, d_in)).map_err(Error::device(first))?;
     for (place, Known { layer, source }) in known.iter().enumerate() {
-        let values = source.upload(backend, layer)?;
+        let values = source.upload(backend, reader, layer)?;
         let extent = [1, values.shape().rows, d_in];
         backend
             .copy_block(&values, [0, 0, 0], &mut all, [place, 0, 0], extent)

@@ -1,12 +1,13 @@
 //! The order of a merge.
 
-use super::assemble::{Files, Step, write_model};
+use super::assemble::{Files, Source, Step, write_model};
 use super::decompose::Outcome;
 use super::experts::write_experts;
+use super::flow::{Flow, Limits};
 use super::modules::Module;
 use super::outputs::{Keep, delta_meta, finish, name_wanted, write_reports};
-use super::rounding::{self, Rounding, WARN_ABOVE};
-use super::spill::{is_spilled, layer_bytes, spill};
+use super::rounding::{self, WARN_ABOVE};
+use super::spill::{is_spilled, largest_read, layer_bytes, spill};
 use super::sums::Merged;
 use super::variances::negative_variances;
 use super::{Error, Job, Progress, modules, search, summary};
@@ -25,6 +26,9 @@ use std::time::Instant;
 pub struct Options {
     /// Bytes of one output file.
     pub shard_size: u64,
+    /// Bytes of memory for merged deltas, for what is read ahead and for what waits to be written, beside what the work on a layer
+    /// takes. Deltas that do not fit go through a file.
+    pub max_memory: u64,
     /// Where to keep the merged deltas.
     pub keep_delta: Option<PathBuf>,
     /// Whether kept deltas may replace earlier ones.
@@ -55,9 +59,10 @@ pub async fn merge<B: Layers>(
     }
     let job = Job { backend, recipe, family, plan };
     let written = write(job, &output, keep.as_ref(), options, progress).await;
-    let (mut report, deltas) = written.map_err(|e| name_wanted(e, &output, keep.as_ref()))?;
+    let (mut report, deltas, flow) = written.map_err(|e| name_wanted(e, &output, keep.as_ref()))?;
     finish(output, deltas, keep)?;
     report.seconds = Some(started.elapsed().as_secs_f64());
+    report.stages = Some(flow.stages(started.elapsed()));
     Ok(report)
 }
 
@@ -68,7 +73,7 @@ async fn write<B: Layers>(
     keep: Option<&Keep>,
     options: &Options,
     progress: &mut dyn Progress,
-) -> Result<(Report, DeltaWriter), Error> {
+) -> Result<(Report, Option<DeltaWriter>, Flow), Error> {
     let Job { backend, recipe, family, plan } = job;
     if keep.is_some() && plan.experts.is_some() {
         progress.warn(KEPT_WITHOUT_USE);
@@ -79,8 +84,9 @@ async fn write<B: Layers>(
     check_fingerprints(family)?;
     progress.start(work(&job, keep.is_some() || plan.search.is_some()));
 
-    let mut rounding = vec![Rounding::default(); family.experts.len()];
-    let mut spilled = spill(&job, output, keep, &mut rounding, progress).await?;
+    let limits = Limits::new(options.max_memory, backend.batch_bytes(), largest_read(&job));
+    let mut flow = Flow::new(limits, family.experts.len());
+    let spilled = spill(&job, output, keep, &mut flow, progress).await?;
     let betas = betas(&job, &spilled.outcomes);
     let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas, progress).await? {
         None => (plan.clone(), None),
@@ -88,11 +94,12 @@ async fn write<B: Layers>(
     };
     let job = Job { plan: &searched, ..job };
     let steps = steps(&job, &betas);
-    let mut deltas = Merged { job: &job, spill: Some(&spilled.deltas), rounding: &mut rounding };
+    let deltas = Merged { job: &job, store: Some(&spilled.deltas) };
+    let source = Source { backend, base: &family.base, steps: &steps, deltas: &deltas };
     let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
-    write_model(backend, &family.base, &steps, &mut deltas, output.path(), &files, progress).await?;
+    write_model(&source, output.path(), &files, &mut flow, progress).await?;
     for module in &modules {
-        module.write(&job, &sidecars, output.path(), options.shard_size, progress).await?;
+        module.write(&job, &sidecars, output.path(), options.shard_size, &mut flow, progress).await?;
     }
 
     let mut report = summary::report(&job, &spilled.outcomes, &betas, options)?;
@@ -100,11 +107,11 @@ async fn write<B: Layers>(
     report.modules = modules.iter().filter(|m| m.is_merged()).map(|m| m.name.clone()).collect();
     report.alpha_search = alpha_search;
     if let Some(experts) = &plan.experts {
-        let energy = write_experts(&job, experts, output, progress).await?;
+        let energy = write_experts(&job, experts, output, &mut flow, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));
     }
     let damages =
-        family.experts.iter().zip(&rounding).filter_map(|(e, r)| Some((e.name.as_str(), r.damage()?)));
+        family.experts.iter().zip(&flow.rounding).filter_map(|(e, r)| Some((e.name.as_str(), r.damage()?)));
     let damages: Vec<(&str, f64)> = damages.collect();
     report.rounding = damages.iter().map(|&(name, damage)| (name.to_owned(), damage)).collect();
     let mut warnings: Vec<String> = summary::vanished(&job, &spilled.outcomes).into_iter().collect();
@@ -122,12 +129,12 @@ async fn write<B: Layers>(
     report.products = backend.tuning();
     report.pace = backend.pace();
     write_reports(output.path(), &recipe.text, &report)?;
-    if keep.is_some() {
+    if let Some(file) = spilled.deltas.file().filter(|_| keep.is_some()) {
         let fingerprint = fingerprint(&family.base, family.base.names())?;
-        spilled.deltas.seal(&delta_meta(&job, &betas, fingerprint))?;
+        file.seal(&delta_meta(&job, &betas, fingerprint))?;
     }
     summary::add_times(&mut report, &job, &spilled.seconds);
-    Ok((report, spilled.deltas))
+    Ok((report, spilled.deltas.into_file(), flow))
 }
 
 /// The files beside the base's weights, and the modules with weights of their own.

@@ -1,7 +1,9 @@
 //! Carries out a plan: read, upload, compute, download, write.
 //!
 //! One layer is in memory at a time, with all its experts, or a batch of small ones; nothing needs the whole model. The merged
-//! deltas of decomposed layers go to a file, in f32, and the weights are made from them once every layer's norm is known.
+//! deltas of decomposed layers are put aside, in f32, and the weights are made from them once every layer's norm is known. A
+//! budget says how much memory they may take; past it they go to a file. It also bounds what a thread reads ahead while the
+//! device works, and what waits for another to write it.
 
 mod assemble;
 mod batches;
@@ -9,6 +11,7 @@ mod capture;
 mod decompose;
 mod error;
 mod experts;
+mod flow;
 mod inputs;
 mod members;
 mod merge;
@@ -16,20 +19,25 @@ mod modules;
 mod not_finite;
 mod outputs;
 mod progress;
+mod reader;
 mod rescale;
 mod rounding;
 mod search;
 mod spill;
+mod store;
 mod summary;
 mod sums;
 mod variances;
 mod weights;
+mod writer;
 
 pub use error::Error;
+pub use flow::room_for_deltas;
 pub use merge::{Options, check_files_beside, merge};
 pub use outputs::check_keep_delta;
 pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
+pub use spill::delta_bytes;
 
 use crate::method::EsmOptions;
 use crate::plan::{Family, Plan};

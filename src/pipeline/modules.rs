@@ -1,8 +1,8 @@
 //! The modules of a sentence-transformers model that have weights of their own (`2_Dense`): summed as tensors are that no
 //! decomposition applies to, or the base's where the experts have others.
 
-use super::assemble::{Files, Step, write_model};
-use super::rounding::Rounding;
+use super::assemble::{Files, Source, Step, write_model};
+use super::flow::Flow;
 use super::sums::Merged;
 use super::{Error, Job, Progress};
 use crate::backend::Backend;
@@ -46,6 +46,7 @@ impl Module {
         sidecars: &Sidecars,
         output: &Path,
         shard_size: u64,
+        flow: &mut Flow,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
         let Ok(family) = &self.family else {
@@ -54,10 +55,13 @@ impl Module {
         let folder = output.join(&self.name);
         std::fs::create_dir_all(&folder).map_err(checkpoint::Error::io("create", &folder))?;
         let job = Job { family, ..*job };
-        let mut rounding = vec![Rounding::default(); family.experts.len()];
-        let mut deltas = Merged { job: &job, spill: None, rounding: &mut rounding };
+        let counted = flow.rounding.clone(); // of the model alone
+        let deltas = Merged { job: &job, store: None };
+        let (backend, base) = (job.backend, &family.base);
+        let source = Source { backend, base, steps: &steps(&job), deltas: &deltas };
         let files = Files { shard_size, always_index: false };
-        write_model(job.backend, &family.base, &steps(&job), &mut deltas, &folder, &files, progress).await?;
+        write_model(&source, &folder, &files, flow, progress).await?;
+        flow.rounding = counted;
         Ok(())
     }
 }

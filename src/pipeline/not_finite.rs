@@ -1,7 +1,7 @@
 //! Why the merge of a layer ended in infinities or NaN: which file or which key to look at.
 
 use super::members::Member;
-use super::rounding::Rounding;
+use super::reader::Reader;
 use super::weights::member_deltas;
 use super::{Error, Job};
 use crate::backend::{self, Backend};
@@ -45,8 +45,8 @@ async fn cause<B: Backend>(job: &Job<'_, B>, layer: &Layer) -> Option<String> {
         return Some(format!("`{key}` is {value:e}, too large for float32; give a smaller one"));
     }
     for (task, expert) in job.family.experts.iter().enumerate() {
-        let mut uncounted = vec![Rounding::default(); job.family.experts.len()];
-        let delta = member_deltas(job.backend, job.family, &[Member { layer, task }], &mut uncounted).ok()?;
+        let mut reader = Reader::at_once(job.family.experts.len());
+        let delta = member_deltas(job.backend, &mut reader, job.family, &[Member { layer, task }]).ok()?;
         let norm = job.backend.download(&job.backend.frobenius_norms(&delta).ok()?).await.ok()?;
         let norm = norm.first().map_or(0.0, |&norm| f64::from(norm));
         if norm > LARGE || norm.is_nan() {

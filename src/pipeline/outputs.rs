@@ -37,9 +37,9 @@ fn write(folder: &Path, name: &str, text: &[u8]) -> Result<(), Error> {
 }
 
 /// Gives the finished files their names: the model first, for a model without its deltas is of more use than the reverse.
-pub(super) fn finish(output: OutputDir, spill: DeltaWriter, keep: Option<Keep>) -> Result<(), Error> {
-    let Some(keep) = keep else {
-        drop(spill); // it lies in the output folder, which must not get it
+pub(super) fn finish(output: OutputDir, spill: Option<DeltaWriter>, keep: Option<Keep>) -> Result<(), Error> {
+    // a file that is not kept lies in the output folder, which must not get it
+    let Some((keep, spill)) = keep.zip(spill) else {
         return Ok(output.finish()?);
     };
     let model = output.wanted().to_path_buf();

@@ -1,10 +1,12 @@
 //! Another alpha from the deltas that a merge kept.
 
-use super::assemble::{Deltas, Files, Step, write_model};
+use super::assemble::{Deltas, Files, Source, Step, write_model};
+use super::flow::{Flow, Limits};
 use super::outputs::{name_wanted, write_reports};
-use super::weights::BaseValues;
+use super::reader::{Reader, Request};
+use super::weights::{BaseValues, base_request};
 use super::{Error, Progress};
-use crate::backend::{Backend, Dtype, Shape};
+use crate::backend::{Backend, Shape};
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, Sidecars, fingerprint};
 use crate::plan::{self, Role};
 use crate::report::{Group, Input, Report, library};
@@ -24,6 +26,8 @@ pub struct Rescale {
     pub alpha: f64,
     /// Bytes of one output file.
     pub shard_size: u64,
+    /// Bytes of memory for what is read ahead and what waits to be written.
+    pub max_memory: u64,
 }
 
 /// Makes the model `W0 + alpha beta dW` from kept deltas. The base must be the one of the merge, byte for byte.
@@ -64,9 +68,11 @@ async fn write<B: Backend>(
     check_base(&deltas, &base, request)?;
     let steps = steps(&deltas, &base, request.alpha);
     progress.start(steps.keys().filter_map(|name| base.get(name)).map(|m| m.bytes).sum());
-    let mut source = Kept { backend, file: &deltas };
+    let kept = Kept { backend, base: &base, file: &deltas };
+    let source = Source { backend, base: &base, steps: &steps, deltas: &kept };
     let files = Files { shard_size: request.shard_size, always_index: false };
-    write_model(backend, &base, &steps, &mut source, output.path(), &files, progress).await?;
+    let mut flow = Flow::new(Limits::new(request.max_memory, backend.batch_bytes(), 0), 0);
+    write_model(&source, output.path(), &files, &mut flow, progress).await?;
 
     let mut report = report(backend, &deltas, &base, request.alpha)?;
     report.warnings = notes;
@@ -133,18 +139,26 @@ fn steps(deltas: &DeltaFile, base: &Checkpoint, alpha: f64) -> IndexMap<String, 
 /// Deltas in a file.
 struct Kept<'a, B> {
     backend: &'a B,
+    base: &'a Checkpoint,
     file: &'a DeltaFile,
 }
 
 impl<B: Backend> Deltas<B> for Kept<'_, B> {
+    fn requests(&self, tensor: &str, range: Range<usize>) -> Vec<Request> {
+        let deltas = self.file.file().values(tensor, range.clone()).ok().map(Request::other);
+        base_request(self.base, tensor, range).into_iter().chain(deltas).collect()
+    }
+
     async fn read(
-        &mut self,
+        &self,
+        reader: &mut Reader<'_>,
         tensor: &str,
         range: Range<usize>,
         _: &BaseValues<B::Tensor>,
     ) -> Result<B::Tensor, Error> {
-        let bytes = self.file.file().read_values(tensor, range.clone())?;
-        self.backend.unpack(Shape::matrix(1, range.len()), Dtype::F32, &bytes).map_err(Error::device(tensor))
+        let stored = reader.other(self.file.file().values(tensor, range.clone())?)?;
+        let shape = Shape::matrix(1, range.len());
+        self.backend.unpack(shape, stored.dtype(), &stored).map_err(Error::device(tensor))
     }
 }
 

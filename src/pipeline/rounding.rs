@@ -1,8 +1,5 @@
 //! How much of each expert's delta is nothing but the rounding of its 16-bit file.
 
-use super::weights::Stored;
-use crate::checkpoint::sum_of_squared_ulps;
-
 /// Share of a delta above which its rounding is worth a warning.
 pub const WARN_ABOVE: f64 = 0.01;
 
@@ -14,10 +11,9 @@ pub(super) struct Rounding {
 }
 
 impl Rounding {
-    /// Counts values as they are stored, except those that are the base's, which no rounding has moved.
-    pub fn stored(&mut self, values: &Stored, base: Option<&Stored>) {
-        let base = base.filter(|base| base.dtype == values.dtype).map(|base| &base.bytes[..]);
-        self.squared_ulps += sum_of_squared_ulps(values.dtype, &values.bytes, base);
+    /// Counts values as they are stored, by their [`sum_of_squared_ulps`](crate::checkpoint::sum_of_squared_ulps).
+    pub fn stored(&mut self, squared_ulps: f64) {
+        self.squared_ulps += squared_ulps;
     }
 
     /// Counts a delta.
@@ -51,6 +47,7 @@ pub(super) fn warning(coarse: &[(&str, f64)]) -> Option<String> {
 mod tests {
     use super::*;
     use crate::backend::Dtype;
+    use crate::checkpoint::sum_of_squared_ulps;
     use half::bf16;
 
     #[test]
@@ -63,8 +60,7 @@ mod tests {
             let delta = if i % 2 == 0 { 0.005 } else { -0.005 };
             let exact = (weight + delta) as f32;
             let stored = bf16::from_f32(exact);
-            let bytes = stored.to_le_bytes().to_vec();
-            rounding.stored(&Stored { dtype: Dtype::Bf16, bytes }, None);
+            rounding.stored(sum_of_squared_ulps(Dtype::Bf16, &stored.to_le_bytes(), None));
             error += (f64::from(stored.to_f32()) - f64::from(exact)).powi(2);
             norm += delta * delta;
         }

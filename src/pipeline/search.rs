@@ -1,10 +1,10 @@
 //! Alpha found by running the merged model: on labelled samples by its accuracy, or without labels by how far its
 //! features have moved the way the experts' did.
 
+use super::store::{Found, Store};
 use super::{Error, Job, Progress};
 use crate::backend::Dtype;
 use crate::backend::layers::Layers;
-use crate::checkpoint::DeltaWriter;
 use crate::data::{self, Head, ModelSource, Split, Task};
 use crate::eval::{Evaluator, PROBES, linear_cka, peak, predict};
 use crate::model::{self, Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 /// Alpha by the plan's search; none if the recipe has a number.
 pub(super) async fn alpha<B: Layers>(
     job: &Job<'_, B>,
-    deltas: &DeltaWriter,
+    deltas: &Store,
     betas: &[f64],
     progress: &mut dyn Progress,
 ) -> Result<Option<(f64, report::AlphaSearch)>, Error> {
@@ -133,7 +133,7 @@ fn factors<'a, B>(job: &Job<'a, B>, betas: &[f64]) -> HashMap<&'a str, (f64, boo
 /// The merged model at one alpha, before it is written.
 struct Candidate<'a> {
     base: &'a ModelSource,
-    deltas: &'a DeltaWriter,
+    deltas: &'a Store,
     factors: HashMap<&'a str, (f64, bool)>,
     alpha: f64,
 }
@@ -145,13 +145,17 @@ impl Weights for Candidate<'_> {
 
     fn read(&self, name: &str, range: Range<usize>) -> Result<Stored, WeightsError> {
         let stored = self.base.read(name, range.clone())?;
-        let (Some(&(beta, scaled)), true) = (self.factors.get(name), self.deltas.contains(name)) else {
+        let (Some(&(beta, scaled)), Some(deltas)) = (self.factors.get(name), self.deltas.find(name, range))
+        else {
             return Ok(stored);
         };
         let factor = (beta * if scaled { self.alpha } else { 1.0 }) as f32;
         let mut sum = stored.to_f32();
-        let deltas: Vec<f32> = bytemuck::pod_collect_to_vec(&self.deltas.read(name, range)?);
-        sum.iter_mut().zip(deltas).for_each(|(w, d)| *w += factor * d);
+        let deltas = match deltas? {
+            Found::InMemory(values) => values,
+            Found::OnDisk(extent) => Cow::Owned(bytemuck::pod_collect_to_vec(&extent.read()?)),
+        };
+        sum.iter_mut().zip(&*deltas).for_each(|(w, d)| *w += factor * d);
         Ok(Stored { dtype: Dtype::F32, bytes: bytemuck::cast_slice(&sum).to_vec() })
     }
 }

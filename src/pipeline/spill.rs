@@ -1,48 +1,45 @@
-//! The file between the two halves of a merge.
+//! First half of a merge: decomposed layers, whose deltas are compared before the first can be written.
 
 use super::capture::{self, Captures};
-use super::decompose::{Outcome, merge_layers};
+use super::decompose::{OnHost, Outcome, merge_layers};
+use super::flow::Flow;
 use super::outputs::{Keep, delta_meta};
-use super::rounding::Rounding;
-use super::{Error, Job, Progress, batches, sums, weights};
+use super::reader::{Reader, Request};
+use super::store::{Delta, Store};
+use super::{Error, Job, Progress, batches, decompose, sums, weights};
 use crate::backend::Backend;
 use crate::backend::layers::Layers;
-use crate::checkpoint::{Checkpoint, DeltaMeta, DeltaWriter, OutputDir};
-use crate::plan::{Layer, Role, SUM_CHUNK};
+use crate::checkpoint::{Checkpoint, OutputDir};
+use crate::plan::{Layer, Part, Plan, Role, SUM_CHUNK};
+use std::ops::Range;
 use std::time::Instant;
 
 /// What the first half leaves to the second.
 pub(super) struct Spilled {
     /// The deltas.
-    pub deltas: DeltaWriter,
+    pub deltas: Store,
     /// What each layer was like, by layer.
     pub outcomes: Vec<Outcome>,
     /// Time, by layer; a batch's is shared evenly.
     pub seconds: Vec<f64>,
 }
 
-/// First half: decomposed layers, and with `--keep-delta` every other merged layer too, into the spill.
+/// First half: decomposed layers, and with `--keep-delta` every other merged layer too, into the store.
 pub(super) async fn spill<B: Layers>(
     job: &Job<'_, B>,
     output: &OutputDir,
     keep: Option<&Keep>,
-    rounding: &mut [Rounding],
+    flow: &mut Flow,
     progress: &mut dyn Progress,
 ) -> Result<Spilled, Error> {
     let all = keep.is_some() || job.plan.search.is_some();
-    let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, all)).flat_map(|l| &l.parts);
-    let tensors = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
-    let ones = vec![1.0; job.plan.layers.len()];
-    let mut spill = match keep {
-        Some(keep) => DeltaWriter::create(keep.folder(), tensors, &delta_meta(job, &ones, "0".repeat(64)))?,
-        None => DeltaWriter::create(output.path(), tensors, &DeltaMeta::default())?,
-    };
-
+    let mut store = store(job, output, keep, flow)?;
     let sources = capture::sources(job)?;
     let mut captures = Captures::new(job, &sources)?;
     let mut outcomes = vec![Outcome::default(); job.plan.layers.len()];
     let mut seconds = vec![0.0; job.plan.layers.len()];
     let order = batches::order(job, all);
+    let mut reader = Reader::ahead(flow, requests(job, &order));
     let mut rest = &order[..];
     while let Some(&first) = rest.first() {
         let started = Instant::now();
@@ -50,14 +47,13 @@ pub(super) async fn spill<B: Layers>(
         let mut batch = &rest[..batches::next(job, rest)];
         progress.layer(&batches::name(job, batch));
         if leader.role == Role::Sum {
-            seek(&mut spill, leader)?;
-            spill_sum(job, leader, &mut spill, rounding).await?;
+            spill_sum(job, leader, &mut store, &mut reader).await?;
         } else {
             let merged = loop {
                 let layers: Vec<&Layer> = batch.iter().map(|&i| &job.plan.layers[i]).collect();
-                let before = rounding.to_vec();
+                let before = reader.rounding.clone();
                 let tried = match captures.reach(job, &layers).await {
-                    Ok(()) => merge_layers(job, &layers, captures.current(), rounding).await,
+                    Ok(()) => merge_layers(job, &layers, captures.current(), &mut reader).await,
                     Err(error) => Err(error),
                 };
                 match tried {
@@ -67,14 +63,13 @@ pub(super) async fn spill<B: Layers>(
                 batch = &rest[..batches::next(job, rest)]; // the device may do with less now
                 // what the failed try has seen is seen again; experts that run begin again, for a lost device took their
                 // hidden states with it
-                rounding.clone_from_slice(&before);
+                reader.rounding = before;
+                reader.restart(requests(job, rest));
                 captures = Captures::new(job, &sources)?;
             };
-            for ((&i, delta), outcome) in batch.iter().zip(merged.deltas()).zip(&merged.outcomes) {
-                seek(&mut spill, &job.plan.layers[i])?;
-                spill.write(delta)?;
-                outcomes[i].clone_from(outcome);
-            }
+            let OnHost { values, outcomes: of_batch } = merged;
+            store.put(values, &deltas(job, batch))?;
+            batch.iter().zip(of_batch).for_each(|(&i, outcome)| outcomes[i] = outcome);
         }
         for &i in batch {
             progress.advance(layer_bytes(job, &job.plan.layers[i]));
@@ -82,8 +77,58 @@ pub(super) async fn spill<B: Layers>(
         }
         rest = &rest[batch.len()..];
     }
-    spill.flush()?;
-    Ok(Spilled { deltas: spill, outcomes, seconds })
+    reader.finish(flow);
+    store.flush()?;
+    (flow.deltas, flow.writing) = (store.bytes(), store.times());
+    Ok(Spilled { deltas: store, outcomes, seconds })
+}
+
+/// Where the deltas go.
+fn store<B>(job: &Job<'_, B>, output: &OutputDir, keep: Option<&Keep>, flow: &Flow) -> Result<Store, Error> {
+    let all = keep.is_some() || job.plan.search.is_some();
+    let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, all)).flat_map(|l| &l.parts);
+    let tensors = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
+    let folder = keep.map_or(output.path(), Keep::folder).to_path_buf();
+    let store = Store::new(folder, tensors, flow.limits.deltas, flow.limits.behind);
+    let ones = vec![1.0; job.plan.layers.len()];
+    match keep {
+        Some(_) => store.kept(&delta_meta(job, &ones, "0".repeat(64))),
+        None => Ok(store),
+    }
+}
+
+/// What will be read to merge the layers `order`, batch by batch.
+fn requests<'a, B: Backend>(job: &'a Job<'_, B>, order: &'a [usize]) -> impl Iterator<Item = Request> + 'a {
+    let mut rest = order;
+    let of_batch = move || {
+        let leader = &job.plan.layers[*rest.first()?];
+        let batch;
+        (batch, rest) = rest.split_at(batches::next(job, rest));
+        Some(match leader.role {
+            Role::Sum => leader
+                .parts
+                .iter()
+                .flat_map(chunks)
+                .flat_map(|(tensor, range)| weights::row_requests(job.family, tensor, range))
+                .collect(),
+            _ => decompose::requests(job, &batch.iter().map(|&i| &job.plan.layers[i]).collect::<Vec<_>>()),
+        })
+    };
+    std::iter::from_fn(of_batch).flatten()
+}
+
+/// The deltas of the layers of a batch, tensor by tensor.
+fn deltas<'a, B>(job: &Job<'a, B>, batch: &[usize]) -> Vec<Delta<'a>> {
+    let parts = batch.iter().flat_map(|&i| &job.plan.layers[i].parts);
+    let delta =
+        |part: &'a Part| Delta { tensor: &part.name, first: 0, len: part.elements(), whole: part.elements() };
+    parts.map(delta).collect()
+}
+
+/// The pieces in which a tensor is summed.
+fn chunks(part: &Part) -> impl Iterator<Item = (&str, Range<usize>)> {
+    let end = part.elements();
+    (0..end).step_by(SUM_CHUNK).map(move |start| (part.name.as_str(), start..end.min(start + SUM_CHUNK)))
 }
 
 /// The error, unless the device is ready for another try.
@@ -101,11 +146,6 @@ pub(super) async fn try_again<B: Backend>(
     }
 }
 
-/// To the place of a layer's delta.
-fn seek(spill: &mut DeltaWriter, layer: &Layer) -> Result<(), Error> {
-    layer.parts.first().map_or(Ok(()), |first| Ok(spill.seek(&first.name)?))
-}
-
 /// Whether the delta of a layer goes through the spill: always where layers are compared, and everywhere if the deltas are
 /// kept.
 pub(super) fn is_spilled(layer: &Layer, keep: bool) -> bool {
@@ -119,18 +159,42 @@ pub(super) fn is_spilled(layer: &Layer, keep: bool) -> bool {
 async fn spill_sum<B: Backend>(
     job: &Job<'_, B>,
     layer: &Layer,
-    spill: &mut DeltaWriter,
-    rounding: &mut [Rounding],
+    store: &mut Store,
+    reader: &mut Reader<'_>,
 ) -> Result<(), Error> {
     for part in &layer.parts {
-        for start in (0..part.elements()).step_by(SUM_CHUNK) {
-            let range = start..part.elements().min(start + SUM_CHUNK);
-            let base = weights::base_row(job.backend, &job.family.base, &part.name, range.clone())?;
-            let sum = sums::sum(job, &part.name, range, &base, rounding).await?;
-            spill.write(&job.backend.download(&sum).await.map_err(Error::device(&part.name))?)?;
+        for (tensor, range) in chunks(part) {
+            let base = weights::base_row(job.backend, reader, &job.family.base, tensor, range.clone())?;
+            let sum = sums::sum(job, reader, tensor, range.clone(), &base).await?;
+            let values = job.backend.download(&sum).await.map_err(Error::device(tensor))?;
+            let (first, len, whole) = (range.start, range.len(), part.elements());
+            store.put(values, &[Delta { tensor, first, len, whole }])?;
         }
     }
     Ok(())
+}
+
+/// Bytes of the deltas that the first half leaves to the second; if they are kept, of all.
+pub fn delta_bytes(plan: &Plan, kept: bool) -> u64 {
+    let all = kept || plan.search.is_some();
+    plan.layers.iter().filter(|layer| is_spilled(layer, all)).map(|layer| 4 * layer.elements() as u64).sum()
+}
+
+/// Bytes read for the layer that needs most at once.
+pub(super) fn largest_read<B: Backend>(job: &Job<'_, B>) -> u64 {
+    let bytes = |requests: Vec<Request>| requests.iter().map(Request::bytes).sum::<u64>();
+    let of_layer = |layer: &Layer| match layer.role {
+        Role::Esm | Role::TsvM | Role::Experts => bytes(decompose::requests(job, &[layer])),
+        Role::Sum | Role::Base | Role::Pretrained => {
+            let first = layer.parts.iter().filter_map(|part| chunks(part).next());
+            first
+                .map(|(tensor, range)| bytes(weights::row_requests(job.family, tensor, range)))
+                .max()
+                .unwrap_or(0)
+        }
+    };
+    let routed = job.plan.experts.iter().flat_map(|experts| &experts.layers).map(|routed| &routed.layer);
+    job.plan.layers.iter().chain(routed).map(of_layer).max().unwrap_or(0)
 }
 
 /// Bytes of a layer's weights in the base and all experts.

@@ -2,19 +2,11 @@
 
 use super::Error;
 use super::members::Member;
-use super::rounding::Rounding;
-use crate::backend::{Backend, Dtype, Shape};
+use super::reader::{Reader, Request, Stored};
+use crate::backend::{Backend, Shape};
 use crate::checkpoint::Checkpoint;
 use crate::plan::{Expert, Family, Layer};
 use std::ops::Range;
-
-/// Values as a file has them.
-#[derive(Clone, Debug)]
-pub(super) struct Stored {
-    pub dtype: Dtype,
-    /// Little-endian.
-    pub bytes: Vec<u8>,
-}
 
 /// Some values of the base: on the device, and as they are stored.
 pub(super) struct BaseValues<T> {
@@ -25,61 +17,71 @@ pub(super) struct BaseValues<T> {
 /// The values `range` of a tensor of the base as one row.
 pub(super) fn base_row<B: Backend>(
     backend: &B,
+    reader: &mut Reader<'_>,
     base: &Checkpoint,
     tensor: &str,
     range: Range<usize>,
 ) -> Result<BaseValues<B::Tensor>, Error> {
     let shape = Shape::matrix(1, range.len());
-    base_values(backend, base, tensor, range, shape)
+    base_values(backend, reader, base, tensor, range, shape)
 }
 
 fn base_values<B: Backend>(
     backend: &B,
+    reader: &mut Reader<'_>,
     base: &Checkpoint,
     tensor: &str,
     range: Range<usize>,
     shape: Shape,
 ) -> Result<BaseValues<B::Tensor>, Error> {
-    let stored = read(base, tensor, range)?;
-    let values = backend.unpack(shape, stored.dtype, &stored.bytes).map_err(Error::device(tensor))?;
+    let stored = reader.base(base.values(tensor, range)?)?;
+    let values = backend.unpack(shape, stored.dtype(), &stored).map_err(Error::device(tensor))?;
     Ok(BaseValues { values, stored })
 }
 
-fn read(model: &Checkpoint, tensor: &str, range: Range<usize>) -> Result<Stored, Error> {
-    let bytes = model.read_values(tensor, range)?;
-    let dtype = model.get(tensor).and_then(|meta| meta.float()).unwrap_or(Dtype::F32); // read_values refuses all others
-    Ok(Stored { dtype, bytes })
+/// What [`base_row`] and then [`delta_row`] of all experts will read.
+pub(super) fn row_requests(family: &Family, tensor: &str, range: Range<usize>) -> Vec<Request> {
+    let experts = family.experts.iter().filter_map(|expert| expert_request(expert, tensor, range.clone()));
+    base_request(&family.base, tensor, range.clone()).into_iter().chain(experts).collect()
+}
+
+/// What is read of the base. An error is told when it is.
+pub(super) fn base_request(base: &Checkpoint, tensor: &str, range: Range<usize>) -> Option<Request> {
+    base.values(tensor, range).ok().map(Request::base)
+}
+
+fn expert_request(expert: &Expert, tensor: &str, range: Range<usize>) -> Option<Request> {
+    expert.weights.values(tensor, range).ok().map(|extent| Request::expert(extent, expert.is_delta))
 }
 
 /// `dW_t` of a part of a tensor, as one row; none where the expert lacks the tensor.
 pub(super) fn delta_row<B: Backend>(
     backend: &B,
-    expert: &Expert,
+    reader: &mut Reader<'_>,
+    (task, expert): (usize, &Expert),
     tensor: &str,
     range: Range<usize>,
     base: &BaseValues<B::Tensor>,
-    rounding: &mut Rounding,
 ) -> Result<Option<B::Tensor>, Error> {
     let shape = Shape::matrix(1, range.len());
-    delta(backend, expert, tensor, range, shape, base, rounding)
+    delta(backend, reader, (task, expert), tensor, range, shape, base)
 }
 
 fn delta<B: Backend>(
     backend: &B,
-    expert: &Expert,
+    reader: &mut Reader<'_>,
+    (task, expert): (usize, &Expert),
     tensor: &str,
     range: Range<usize>,
     shape: Shape,
     base: &BaseValues<B::Tensor>,
-    rounding: &mut Rounding,
 ) -> Result<Option<B::Tensor>, Error> {
     if expert.weights.get(tensor).is_none() {
         return Ok(None); // a task vector that leaves it alone, or a head of the base's task
     }
     let device = || Error::device(tensor);
-    let stored = read(&expert.weights, tensor, range)?;
-    rounding.stored(&stored, (!expert.is_delta).then_some(&base.stored));
-    let mut values = backend.unpack(shape, stored.dtype, &stored.bytes).map_err(device())?;
+    let stored = reader.expert(expert.weights.values(tensor, range)?, expert.is_delta, task, &base.stored)?;
+    let mut values = backend.unpack(shape, stored.dtype(), &stored).map_err(device())?;
     drop(stored);
     if !expert.is_delta {
         backend.axpby(-1.0, &base.values, 1.0, &mut values).map_err(device())?;
@@ -94,6 +96,7 @@ fn delta<B: Backend>(
 /// The weights of a layer in one model, its parts stacked: `1 x d_out x d_in`.
 pub(super) fn layer_weights<B: Backend>(
     backend: &B,
+    reader: &mut Reader<'_>,
     model: &Checkpoint,
     layer: &Layer,
 ) -> Result<B::Tensor, Error> {
@@ -102,7 +105,7 @@ pub(super) fn layer_weights<B: Backend>(
     let mut row = 0;
     for part in &layer.parts {
         let matrix = Shape::matrix(part.rows, layer.d_in);
-        let values = base_values(backend, model, &part.name, 0..part.elements(), matrix)?.values;
+        let values = base_values(backend, reader, model, &part.name, 0..part.elements(), matrix)?.values;
         let extent = [1, part.rows, layer.d_in];
         backend.copy_block(&values, [0, 0, 0], &mut weights, [0, row, 0], extent).map_err(device())?;
         row += part.rows;
@@ -111,12 +114,12 @@ pub(super) fn layer_weights<B: Backend>(
 }
 
 /// `dW_t` of the members, the parts of each layer stacked: `members x d_out x d_in`. One expert's file is in memory at a time,
-/// beside the deltas.
+/// beside the deltas and what is read ahead.
 pub(super) fn member_deltas<B: Backend>(
     backend: &B,
+    reader: &mut Reader<'_>,
     family: &Family,
     members: &[Member<'_>],
-    rounding: &mut [Rounding],
 ) -> Result<B::Tensor, Error> {
     let Some(Member { layer, .. }) = members.first() else {
         return backend.zeros(Shape::new(0, 0, 0)).map_err(Error::device("no layer"));
@@ -125,18 +128,40 @@ pub(super) fn member_deltas<B: Backend>(
     let mut deltas = backend.zeros(shape).map_err(Error::device(&layer.name))?;
     let mut first = 0;
     for of_layer in members.chunk_by(Member::is_of_layer_of) {
-        layer_deltas(backend, family, of_layer, rounding, (&mut deltas, first))?;
+        layer_deltas(backend, reader, family, of_layer, (&mut deltas, first))?;
         first += of_layer.len();
     }
     Ok(deltas)
 }
 
+/// What [`member_deltas`] will read.
+pub(super) fn member_requests(family: &Family, members: &[Member<'_>]) -> Vec<Request> {
+    let of_layer = |members: &[Member<'_>]| -> Vec<Request> {
+        let parts = members.first().map_or(&[][..], |member| &member.layer.parts);
+        let of_part = |part: &crate::plan::Part| {
+            let values = 0..part.elements();
+            let of_expert =
+                |m: &Member<'_>| expert_request(&family.experts[m.task], &part.name, values.clone());
+            let base = base_request(&family.base, &part.name, values.clone());
+            base.into_iter().chain(members.iter().filter_map(of_expert)).collect::<Vec<_>>()
+        };
+        parts.iter().flat_map(of_part).collect()
+    };
+    members.chunk_by(Member::is_of_layer_of).flat_map(of_layer).collect()
+}
+
+/// What [`layer_weights`] will read.
+pub(super) fn layer_requests(model: &Checkpoint, layer: &Layer) -> Vec<Request> {
+    let parts = layer.parts.iter();
+    parts.filter_map(|part| base_request(model, &part.name, 0..part.elements())).collect()
+}
+
 /// Those of members of one layer, into `deltas` from the place `first`.
 fn layer_deltas<B: Backend>(
     backend: &B,
+    reader: &mut Reader<'_>,
     family: &Family,
     members: &[Member<'_>],
-    rounding: &mut [Rounding],
     (deltas, first): (&mut B::Tensor, usize),
 ) -> Result<(), Error> {
     let Some(Member { layer, .. }) = members.first() else { return Ok(()) };
@@ -145,10 +170,10 @@ fn layer_deltas<B: Backend>(
     for part in &layer.parts {
         let matrix = Shape::matrix(part.rows, layer.d_in);
         let values = 0..part.elements();
-        let base = base_values(backend, &family.base, &part.name, values.clone(), matrix)?;
+        let base = base_values(backend, reader, &family.base, &part.name, values.clone(), matrix)?;
         for (place, member) in (first..).zip(members) {
-            let (expert, rounding) = (&family.experts[member.task], &mut rounding[member.task]);
-            let part_delta = delta(backend, expert, &part.name, values.clone(), matrix, &base, rounding)?;
+            let expert = (member.task, &family.experts[member.task]);
+            let part_delta = delta(backend, reader, expert, &part.name, values.clone(), matrix, &base)?;
             if let Some(d) = part_delta {
                 let extent = [1, part.rows, layer.d_in];
                 backend.copy_block(&d, [0, 0, 0], deltas, [place, row, 0], extent).map_err(device())?;

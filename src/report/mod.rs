@@ -99,6 +99,37 @@ pub struct Report {
     /// Wall-clock time of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
+    /// What reading, computing and writing took of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Stages>,
+}
+
+/// The stages of a run, which overlap: how long each was at work, in seconds, and how much went through it.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Stages {
+    /// Weights and calibration from their files, looked through for what are no numbers.
+    pub reading: Overlap,
+    /// The model, and deltas for which memory had no room.
+    pub writing: Overlap,
+    /// Everything else.
+    pub computing: f64,
+    /// Bytes that were read before they were asked for.
+    pub bytes_read_ahead: u64,
+    /// Bytes that were read when they were asked for.
+    pub bytes_read_at_once: u64,
+    /// Bytes of merged deltas that stayed in memory.
+    pub bytes_of_deltas_in_memory: u64,
+    /// Bytes of merged deltas that went through a file, or are kept in one.
+    pub bytes_of_deltas_on_disk: u64,
+}
+
+/// A stage beside the others.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Overlap {
+    /// It was at work, ...
+    pub seconds: f64,
+    /// ... and this long nothing else went on but that it was waited for.
+    pub waited: f64,
 }
 
 /// A search for alpha.
@@ -139,6 +170,7 @@ impl Default for Report {
             rounding: IndexMap::new(),
             warnings: Vec::new(),
             seconds: None,
+            stages: None,
         }
     }
 }

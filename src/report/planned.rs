@@ -28,6 +28,10 @@ pub struct Planned<'a> {
     /// The low-rank experts of ESM++.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<PlannedExperts<'a>>,
+    /// Bytes of merged deltas that wait until all are known.
+    pub bytes_of_deltas: u64,
+    /// Bytes of memory for them; past it they go through a file.
+    pub room_for_deltas: u64,
     /// What becomes of every tensor.
     pub account: &'a Account,
     /// What the user should know.
@@ -73,8 +77,12 @@ pub struct PlannedExperts<'a> {
 }
 
 impl<'a> Planned<'a> {
-    /// Of a plan.
-    pub fn new(recipe: &'a Recipe, plan: &'a Plan) -> Planned<'a> {
+    /// Of a plan, with so many bytes of merged deltas and of memory for them.
+    pub fn new(
+        recipe: &'a Recipe,
+        plan: &'a Plan,
+        (bytes_of_deltas, room_for_deltas): (u64, u64),
+    ) -> Planned<'a> {
         Planned {
             esmerge: env!("CARGO_PKG_VERSION"),
             merge_method: recipe.method.name(),
@@ -87,6 +95,8 @@ impl<'a> Planned<'a> {
             alpha_search: plan.search.as_ref(),
             layers: plan.layers.iter().map(|layer| PlannedLayer::new(plan, layer)).collect(),
             experts: plan.experts.as_ref().map(|experts| PlannedExperts::new(plan, experts)),
+            bytes_of_deltas,
+            room_for_deltas,
             account: &plan.account,
             warnings: &plan.warnings,
         }

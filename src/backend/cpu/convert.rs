@@ -1,12 +1,12 @@
 //! `unpack` and `pack`: 16-bit floats to f32 and back, to nearest, ties to even.
 
-use super::Dtype;
 use super::parallel::for_each_piece;
+use super::{Dtype, memory};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 
 pub fn unpack(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
-    let mut values = vec![0f32; bytes.len() / dtype.size()];
+    let mut values = memory::take(bytes.len() / dtype.size());
     match dtype {
         // copied as bytes: the source need not be aligned
         Dtype::F32 => bytemuck::cast_slice_mut::<f32, u8>(&mut values).copy_from_slice(bytes),

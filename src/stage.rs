@@ -1,0 +1,198 @@
+//! Work that goes on beside the caller's: the one place where threads are made for it.
+//!
+//! A host without threads runs the same code, each job when it is handed over.
+
+use std::collections::VecDeque;
+use std::panic::resume_unwind;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{Builder, JoinHandle};
+use std::time::{Duration, Instant};
+
+/// A worker that does jobs one after the other, and hands over their results in the same order.
+///
+/// The caller bounds what is on the way, by taking results. Dropped, jobs that have not begun are not done, and the worker has
+/// ended.
+pub(crate) struct Stage<J, R> {
+    place: Place<J, R>,
+    shared: Arc<Shared>,
+    waited: Duration,
+}
+
+enum Place<J, R> {
+    Beside { jobs: Option<Sender<J>>, results: Receiver<R>, thread: Option<JoinHandle<()>> },
+    Here { run: Box<dyn FnMut(J) -> R>, results: VecDeque<R> },
+}
+
+#[derive(Default)]
+struct Shared {
+    stop: AtomicBool,
+    nanoseconds: AtomicU64,
+}
+
+impl Shared {
+    fn time<R>(&self, run: impl FnOnce() -> R) -> R {
+        let started = Instant::now();
+        let result = run();
+        self.nanoseconds.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
+        result
+    }
+}
+
+impl<J: Send + 'static, R: Send + 'static> Stage<J, R> {
+    /// A worker on a thread of its own, or here where that cannot be had.
+    pub fn beside(name: &str, run: impl FnMut(J) -> R + Send + 'static) -> Self {
+        let run = Arc::new(Mutex::new(run));
+        let shared = Arc::<Shared>::default();
+        let ((jobs, incoming), (outgoing, results)) = (channel::<J>(), channel());
+        let work = {
+            let (run, shared) = (Arc::clone(&run), Arc::clone(&shared));
+            move || {
+                let mut run = run.lock().unwrap_or_else(PoisonError::into_inner);
+                for job in incoming {
+                    if shared.stop.load(Ordering::Relaxed) || outgoing.send(shared.time(|| run(job))).is_err()
+                    {
+                        break;
+                    }
+                }
+            }
+        };
+        let spawned = if cfg!(target_family = "wasm") {
+            None
+        } else {
+            Builder::new().name(name.to_owned()).spawn(work).ok()
+        };
+        match spawned {
+            Some(thread) => {
+                let place = Place::Beside { jobs: Some(jobs), results, thread: Some(thread) };
+                Stage { place, shared, waited: Duration::ZERO }
+            }
+            None => Self::here(move |job| (run.lock().unwrap_or_else(PoisonError::into_inner))(job)),
+        }
+    }
+
+    /// The caller does each job itself, when it hands it over.
+    pub fn here(run: impl FnMut(J) -> R + 'static) -> Self {
+        let place = Place::Here { run: Box::new(run), results: VecDeque::new() };
+        Stage { place, shared: Arc::default(), waited: Duration::ZERO }
+    }
+
+    /// Hands a job over.
+    pub fn push(&mut self, job: J) {
+        match &mut self.place {
+            // an error means that the thread has panicked, which `next` tells
+            Place::Beside { jobs, .. } => drop(jobs.as_ref().map(|jobs| jobs.send(job))),
+            Place::Here { run, results } => {
+                let started = Instant::now();
+                results.push_back(self.shared.time(|| run(job)));
+                self.waited += started.elapsed();
+            }
+        }
+    }
+
+    /// Waits for the result of the oldest job whose result was not taken; none if there is no such job.
+    ///
+    /// # Panics
+    /// As the worker did.
+    pub fn next(&mut self) -> Option<R> {
+        match &mut self.place {
+            Place::Beside { results, thread, .. } => {
+                let result = results.try_recv().ok().or_else(|| {
+                    let started = Instant::now();
+                    let result = results.recv();
+                    self.waited += started.elapsed();
+                    result.ok()
+                });
+                if let (None, Some(thread)) = (&result, thread.take())
+                    && let Err(panic) = thread.join()
+                {
+                    resume_unwind(panic);
+                }
+                result
+            }
+            Place::Here { results, .. } => results.pop_front(),
+        }
+    }
+
+    /// How long the worker has been at work, and how long the caller has waited for it.
+    pub fn times(&self) -> Times {
+        let busy = Duration::from_nanos(self.shared.nanoseconds.load(Ordering::Relaxed));
+        Times { busy, waited: self.waited }
+    }
+}
+
+impl<J, R> Drop for Stage<J, R> {
+    fn drop(&mut self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        if let Place::Beside { jobs, thread, .. } = &mut self.place {
+            drop(jobs.take());
+            if let Some(thread) = thread.take() {
+                let _ = thread.join(); // a panic was told where a result was missing
+            }
+        }
+    }
+}
+
+/// What a worker cost.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Times {
+    /// The worker was at work.
+    pub busy: Duration,
+    /// The caller waited.
+    pub waited: Duration,
+}
+
+impl std::ops::AddAssign for Times {
+    fn add_assign(&mut self, other: Times) {
+        self.busy += other.busy;
+        self.waited += other.waited;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_the_order_of_the_jobs() {
+        let double = |n: u32| 2 * n;
+        for mut stage in [Stage::beside("doubling", double), Stage::here(double)] {
+            (0..5).for_each(|n| stage.push(n));
+            assert_eq!((0..5).filter_map(|_| stage.next()).collect::<Vec<_>>(), [0, 2, 4, 6, 8]);
+        }
+    }
+
+    #[test]
+    fn a_job_goes_on_while_the_caller_does_something_else() {
+        let (meet, met) = channel::<()>();
+        let mut stage = Stage::beside("waiting", move |()| met.recv().is_ok());
+        stage.push(());
+        drop(meet.send(())); // never reached, were the job done in `push`
+        assert_eq!(stage.next(), Some(true));
+    }
+
+    #[test]
+    fn what_has_not_begun_is_not_done_when_nobody_wants_it() {
+        let (gate, opened) = channel::<()>();
+        let (tell, told) = channel();
+        let mut stage = Stage::beside("counting", move |n: u32| {
+            let _ = tell.send(n);
+            let _ = opened.recv();
+        });
+        (0..3).for_each(|n| stage.push(n));
+        assert_eq!(told.recv(), Ok(0));
+        stage.shared.stop.store(true, Ordering::Relaxed); // as dropping does, before it waits
+        drop(gate);
+        drop(stage);
+        assert!(told.try_recv().is_err());
+    }
+
+    #[test]
+    #[should_panic(expected = "odd")]
+    fn a_panic_of_the_worker_is_the_callers() {
+        let mut stage = Stage::beside("odd", |n: u32| assert!(n != 1, "odd"));
+        stage.push(1);
+        stage.next();
+    }
+}
