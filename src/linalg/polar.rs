@@ -146,7 +146,7 @@ fn by_rational_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> 
 }
 
 /// `X = A / s` and the Gram matrix of its short side, with `s^2` of [`probes::spectral_bounds`]: no singular value of `A` is above
-/// `s`, and the largest is not below `n^(-1/16) s / 1.03`, where `||A||_F` may be `sqrt(n)` times too large, which costs two steps.
+/// `s`, and the largest is not below `n^(-1/16) s / 1.03` (`n^(-1/8) s` up to order 64), where `||A||_F` may be `sqrt(n)` times too large, which costs two steps.
 /// Zero stays zero.
 fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<(B::Tensor, B::Tensor)> {
     let mut x = unit_scaled(backend, a)?.values;

@@ -6,7 +6,7 @@ use crate::backend::{Backend, Op, Result, Shape, Tensor};
 /// Vectors. A sum over eigenvalues is found to about `sqrt(2 / PROBES)` of itself, a quarter, even where one of them is all of it.
 const PROBES: usize = 32;
 
-/// Where a matrix has no more rows than this, its Gram matrix costs no more than the probes, and is exact.
+/// Where a matrix has no more rows than this, its square costs no more than the probes, and is exact.
 const FEW: usize = 2 * PROBES;
 
 /// Of the random vectors; any would do.
@@ -15,8 +15,7 @@ const SEED: u64 = 0x9012_7e5e;
 /// Applications of the matrix in [`spectral_bounds`].
 const POWERS: usize = 4;
 
-/// The estimate of [`spectral_bounds`] is raised by this factor, so that small matrices, where `n^(1/8)` hardly raises it, are
-/// bounded too.
+/// The estimate of [`spectral_bounds`] is raised by this factor, for it is one.
 const SAFETY: f32 = 1.05;
 
 /// The same random rows for each member of the batch, `batch x PROBES x n`.
@@ -30,23 +29,28 @@ fn rows<B: Backend>(backend: &B, batch: usize, n: usize) -> Result<B::Tensor> {
 
 /// For symmetric positive semidefinite `g` (`batch x n x n`) an `s` each, `batch x 1 x 1`, that no eigenvalue is above and the
 /// largest not far below: between `s / (1.05 n^(1/8))` and `s`, for `(s / 1.05)^8 = n ||Z G^4||^2 / ||Z||^2` is the sum of
-/// all `lambda^8`, as random rows `Z` see it. Zero for a zero matrix. `g` has about unit norm.
+/// all `lambda^8`, as random rows `Z` see it; few rows
+/// have the sum of all `lambda^4` itself, and `n^(1/4)`. Zero for a zero matrix. The trace of `g` is about 1, so that
+/// powers stay within what f32 holds: the largest eigenvalue is above `1 / n`, and its fourth power above `n^-4`.
 pub(super) fn spectral_bounds<B: Backend>(backend: &B, g: &B::Tensor) -> Result<B::Tensor> {
     let Shape { batch, rows: n, .. } = g.shape();
-    let exponent = 1.0 / POWERS as f32;
-    let mut bounds =
-        backend.upload(Shape::new(batch, 1, 1), &vec![SAFETY * (n as f32).powf(0.5 * exponent); batch])?;
-    let mut y = rows(backend, batch, n)?;
-    let mut norms = backend.frobenius_norms(&y)?;
-    for _ in 0..POWERS {
-        backend.power(&mut norms, -1.0)?;
-        backend.scale_batches(&mut y, &norms)?; // so that powers stay within what f32 holds
-        y = backend.matmul(&y, Op::None, g, Op::None)?;
-        norms = backend.frobenius_norms(&y)?;
-        let mut root = backend.duplicate(&norms)?;
-        backend.power(&mut root, exponent)?;
-        backend.scale_batches(&mut bounds, &root)?;
+    if n <= FEW {
+        // (sum of all lambda^4)^(1/4)
+        let mut bounds = backend.frobenius_norms(&backend.gram(g, Op::None)?)?;
+        backend.power(&mut bounds, 0.5)?;
+        return Ok(bounds);
     }
+    let z = rows(backend, batch, n)?;
+    let mut y = backend.matmul(&z, Op::None, g, Op::None)?;
+    for _ in 1..POWERS {
+        y = backend.matmul(&y, Op::None, g, Op::None)?;
+    }
+    let mut bounds = backend.frobenius_norms(&y)?;
+    backend.divide_rows(&mut bounds, &backend.frobenius_norms(&z)?)?;
+    let exponent = 1.0 / POWERS as f32;
+    backend.power(&mut bounds, exponent)?;
+    let factor = SAFETY * (n as f32).powf(0.5 * exponent);
+    backend.scale_batches(&mut bounds, &backend.upload(Shape::new(batch, 1, 1), &vec![factor; batch])?)?;
     Ok(bounds)
 }
 
@@ -90,8 +94,12 @@ mod tests {
             ];
             let bounds = spectral_bounds(&Cpu, &diagonals(&spectra)).unwrap();
             for (&bound, spectrum) in bounds.values().iter().zip(&spectra) {
-                let most = 0.7 * SAFETY * (n as f32).powf(0.125) * 1.01;
-                assert!((0.7..=most).contains(&bound), "{n}: {bound}, at most {most}; {spectrum:?}");
+                let factor = if n <= FEW { (n as f32).powf(0.25) } else { SAFETY * (n as f32).powf(0.125) };
+                let most = 0.7 * factor * 1.01;
+                assert!(
+                    (0.7 * 0.999_999..=most).contains(&bound),
+                    "{n}: {bound}, at most {most}; {spectrum:?}"
+                );
             }
         }
         assert_eq!(spectral_bounds(&Cpu, &diagonals(&[vec![0.0; 5]])).unwrap().values(), [0.0]);
