@@ -6,6 +6,7 @@
 //# include parts/lines_{scalar,vec4,vec2}.wgsl
 //# include parts/activation.wgsl
 //# include parts/product.wgsl
+//# include parts/outer.wgsl
 //# include parts/store_{scalar,vec4,vec4}.wgsl
 //# include parts/slab.wgsl
 
@@ -40,6 +41,9 @@ fn gemm_small(thread: Thread) {
     }
     let batch = thread.group.z;
     let corner = vec2(TILE_M, TILE_N) * tile_at(index);
+    if !is_wanted(corner.x + TILE_M, corner.y) {
+        return;
+    }
     let at = place(thread.local);
     var own = own_block(thread.local, batch, corner);
     var lines: Lines;
@@ -72,6 +76,9 @@ fn gemm_medium(thread: Thread) {
     }
     let batch = thread.group.z;
     let corner = vec2(TILE_M, TILE_N) * tile_at(index);
+    if !is_wanted(corner.x + TILE_M, corner.y) {
+        return;
+    }
     let at = place(thread.local);
     var own = own_block(thread.local, batch, corner);
     var lines: Lines;
@@ -116,6 +123,9 @@ fn gemm_large(thread: Thread) {
     }
     let batch = thread.group.z;
     let corner = vec2(TILE_M, TILE_N) * tile_at(index);
+    if !is_wanted(corner.x + TILE_M, corner.y) {
+        return;
+    }
     let at = place(thread.local);
     var own = own_block(thread.local, batch, corner);
     var lines: Lines;

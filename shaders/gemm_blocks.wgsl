@@ -58,7 +58,7 @@ fn gemm_blocks(
     let corner = vec2(TILE_M, TILE_N) * tile_at(index);
     let i = corner.x + 16u * (local / 4u);
     let j = corner.y + 16u * (local % 4u);
-    if i >= params.m || j >= params.n || (TRIANGULAR && j > i) {
+    if i >= params.m || j >= params.n || (TRIANGULAR && j > i) || !is_wanted(i + 16u, j) {
         return;
     }
     let a_first = params.a_offset + batch * params.a_batch_stride;

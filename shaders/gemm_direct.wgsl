@@ -6,6 +6,7 @@
 //# include parts/load_scalar.wgsl
 //# include parts/activation.wgsl
 //# include parts/product.wgsl
+//# include parts/outer.wgsl
 //# include parts/store_scalar.wgsl
 
 // Where four rows of op(a) begin. Past the edge the last one is read again; what it gives is not stored.
@@ -40,7 +41,7 @@ fn gemm_direct(
     let corner = vec2(TILE_M, TILE_N) * tile_at(index);
     let i = corner.x + 16u * (local / 8u);
     let j = corner.y + 8u * (local % 8u);
-    if i >= params.m || j >= params.n {
+    if i >= params.m || j >= params.n || !is_wanted(i + 16u, j) {
         return;
     }
 

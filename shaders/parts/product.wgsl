@@ -30,6 +30,7 @@ const OF_COLUMNS: u32 = 2;
 override TRANSPOSE_A: bool = false;
 override TRANSPOSE_B: bool = false;
 override TRIANGULAR: bool = false;
+override TRAPEZOID: bool = false; // nothing is wanted right of the diagonal that ends in the last corner
 override BIAS: bool = false; // a number for each column
 override SCALE: u32 = NONE; // a number for each row, or for each column
 override ACTIVATION: bool = false;
@@ -58,6 +59,11 @@ fn tile_at(index: u32) -> vec2<u32> {
     return vec2(row, index - row * (row + 1u) / 2u);
 }
 
+// Whether anything is wanted of rows that end before `end` and columns from `first` on.
+fn is_wanted(end: u32, first: u32) -> bool {
+    return !TRAPEZOID || first + params.m < end + params.n;
+}
+
 fn epilogue(batch: u32, i: u32, j: u32, sum: f32) -> f32 {
     var value = sum;
     if SCALE != NONE {
@@ -70,9 +76,4 @@ fn epilogue(batch: u32, i: u32, j: u32, sum: f32) -> f32 {
         value = f(value);
     }
     return value;
-}
-
-// Rows of the result are rows of x y^T.
-fn outer(x: vec4<f32>, y: vec4<f32>) -> mat4x4<f32> {
-    return mat4x4(x.x * y, x.y * y, x.z * y, x.w * y);
 }

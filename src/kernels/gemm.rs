@@ -87,7 +87,7 @@ impl<'a> Gemm<'a> {
     }
 
     fn product(self, name: &'static str, triangular: bool) -> Product<'a> {
-        Product { name, gemm: self, triangular }
+        Product { name, gemm: self, triangular, trapezoid: false }
     }
 
     fn check(&self, name: &'static str) -> Result<()> {
@@ -138,6 +138,12 @@ pub fn gemm(
 pub fn gemm_fused(recorder: &mut Recorder<'_>, gemm: &Gemm<'_>) -> Result<()> {
     gemm.check("gemm")?;
     encode(recorder, &gemm.product("gemm", false))
+}
+
+/// [`gemm_fused`] of what is on and left of the diagonal that ends in the last corner of `c`; right of it `c` holds anything.
+pub(super) fn gemm_trapezoid(recorder: &mut Recorder<'_>, gemm: &Gemm<'_>) -> Result<()> {
+    gemm.check("gemm")?;
+    encode(recorder, &Product { trapezoid: true, ..gemm.product("gemm", false) })
 }
 
 /// The symmetric rank-k update `c = alpha op(x) op(x)^T + beta c`: half the work of [`gemm`], the whole of `c` written,
@@ -204,6 +210,8 @@ struct Product<'a> {
     name: &'static str,
     gemm: Gemm<'a>,
     triangular: bool,
+    /// Of which nothing is wanted right of the diagonal that ends in its last corner.
+    trapezoid: bool,
 }
 
 impl<'a> Product<'a> {
@@ -297,6 +305,7 @@ fn encode_part(recorder: &mut Recorder<'_>, tile: Tile, p: &Product<'_>) -> Resu
         ("TRANSPOSE_A", flag(g.op_a == Op::Transpose)),
         ("TRANSPOSE_B", flag(g.op_b == Op::Transpose)),
         ("TRIANGULAR", flag(p.triangular)),
+        ("TRAPEZOID", flag(p.trapezoid)),
         ("FORMAT_A", format(g.a.dtype)),
         ("FORMAT_B", format(g.b.dtype)),
     ]);

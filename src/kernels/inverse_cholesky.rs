@@ -1,25 +1,29 @@
+use super::gemm::gemm_trapezoid;
 use super::library::shaders::INVERSE_CHOLESKY;
 use super::library::shaders::params::InverseCholesky as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, ELEMENTS, Window, require};
 use super::view::scratch;
-use super::{Recorder, Result, View, copy_block, gemm, syrk};
+use super::{Gemm, Recorder, Result, View};
 use crate::matrix::{Op, Shape};
 
 const NAME: &str = "inverse_cholesky";
 
 /// Rows of a diagonal block, as in the shader.
-pub(crate) const CHOLESKY_BLOCK: usize = 32;
+const BLOCK: usize = 32;
+
+/// Rows of a panel: what it takes out of the rows below is one product of that depth.
+pub(crate) const CHOLESKY_PANEL: usize = 4 * BLOCK;
 
 /// Buffers that [`inverse_cholesky`] works in, of at least [`CholeskyScratch::lens`] elements.
 #[derive(Clone, Copy, Debug)]
 pub struct CholeskyScratch<'a> {
-    /// What is left to factor.
+    /// What is left to factor, and what will be the inverse.
     pub work: &'a wgpu::Buffer,
-    /// A block column of the factor.
+    /// A panel's own part of the factor.
     pub column: &'a wgpu::Buffer,
-    /// A block row of the inverse.
+    /// A panel's rows of the inverse, and its columns of the factor.
     pub row: &'a wgpu::Buffer,
-    /// The inverse of a diagonal block, twice: as it is, and as the rows below need it.
+    /// The inverse of a diagonal block, thrice: as it is, as the rows below need it, and as the result has it.
     pub inverse: &'a wgpu::Buffer,
 }
 
@@ -36,13 +40,19 @@ impl<'a> CholeskyScratch<'a> {
 
     /// Elements of `work`, `column`, `row` and `inverse` for a batch of matrices of order `n`.
     pub fn lens(batch: usize, n: usize) -> [usize; 4] {
-        [
-            batch * n * n,
-            batch * n * CHOLESKY_BLOCK,
-            batch * CHOLESKY_BLOCK * n,
-            batch * 2 * CHOLESKY_BLOCK * CHOLESKY_BLOCK,
-        ]
+        Self::shapes(batch, n).map(|shape| shape.len())
     }
+
+    /// What is in them: matrices whose rows are whole fours.
+    fn shapes(batch: usize, n: usize) -> [Shape; 4] {
+        let (order, width) = (n.next_multiple_of(4), panel_width(n));
+        [(order, order), (width, width), (width, order), (3 * BLOCK, BLOCK)]
+            .map(|(rows, cols)| Shape::new(batch, rows, cols))
+    }
+}
+
+fn panel_width(n: usize) -> usize {
+    n.next_multiple_of(BLOCK).min(CHOLESKY_PANEL)
 }
 
 /// The lower triangular `w` with `w g w^T = I` for symmetric positive (semi-)definite `g`: with `S = diag(g)^(-1/2)` and
@@ -50,7 +60,8 @@ impl<'a> CholeskyScratch<'a> {
 /// [`gram_pivot`] for Gram matrices, less where `g` is known to be well conditioned. A zero on the diagonal of `g` gives a
 /// zero row and column of `w`.
 ///
-/// Blocked: a diagonal block of 32 is factored and inverted in one workgroup, the rest are products.
+/// Blocked: a diagonal block of 32 is factored and inverted in one workgroup, the rest are products: two dispatches a block, and
+/// one for every four of them.
 ///
 /// # Errors
 /// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
@@ -67,7 +78,7 @@ pub fn inverse_cholesky(
         return Ok(());
     }
     equilibrate(recorder, g, scratch, w)?;
-    (0..n).step_by(CHOLESKY_BLOCK).try_for_each(|first| eliminate(recorder, g, scratch, w, first, smallest))
+    (0..n).step_by(CHOLESKY_PANEL).try_for_each(|start| eliminate(recorder, g, scratch, w, start, smallest))
 }
 
 /// The pivot below which a Gram matrix of `n` unit vectors in f32 shows its rounding and nothing else: `8 n 2^-24`.
@@ -82,82 +93,98 @@ pub(crate) fn equilibrate(
     scratch: &CholeskyScratch<'_>,
     w: &View<'_>,
 ) -> Result<()> {
-    step(recorder, "equilibrate", g, scratch, w, 0..0, 0.0)
+    Steps::new(recorder, g, scratch, w)?.encode(recorder, "equilibrate")
 }
 
-/// The step of [`inverse_cholesky`] that finishes the block of rows at `first` and takes it out of the rows below.
+/// The step of [`inverse_cholesky`] that finishes the panel of rows at `start` and takes it out of the rows below.
 pub(crate) fn eliminate(
     recorder: &mut Recorder<'_>,
     g: &View<'_>,
     scratch: &CholeskyScratch<'_>,
     w: &View<'_>,
-    first: usize,
+    start: usize,
     smallest: f32,
 ) -> Result<()> {
     let Shape { batch, rows: n, .. } = g.shape;
-    let end = n.min(first + CHOLESKY_BLOCK);
-    let (block, below) = (first..end, end..n);
-    step(recorder, "factor", g, scratch, w, block.clone(), smallest)?;
-    let both = View::packed(scratch.inverse, Shape::new(batch, 2 * CHOLESKY_BLOCK, CHOLESKY_BLOCK))
-        .cols(0..block.len());
-    let inverse = both.rows(0..block.len());
-    let inverse_for_below = both.rows(CHOLESKY_BLOCK..CHOLESKY_BLOCK + block.len());
-
-    // The block's rows of w: L_jj^(-1) times what the rows above left of S.
-    let done = w.block(0..batch, block.clone(), 0..end);
-    let row = View::packed(scratch.row, done.shape);
-    gemm(recorder, 1.0, &inverse, Op::None, &done, Op::None, 0.0, &row)?;
-    copy_block(recorder, &row, &done)?;
-
-    // L_ij for the rows below, and what it takes from them.
-    let work = View::packed(scratch.work, g.shape);
-    let left = work.block(0..batch, below.clone(), block);
-    let column = View::packed(scratch.column, left.shape);
-    gemm(recorder, 1.0, &left, Op::None, &inverse_for_below, Op::Transpose, 0.0, &column)?;
-    syrk(recorder, -1.0, &column, Op::None, 1.0, &work.block(0..batch, below.clone(), below.clone()))?;
-    gemm(recorder, -1.0, &column, Op::None, &row, Op::None, 1.0, &w.block(0..batch, below, 0..end))
+    let mut steps = Steps::new(recorder, g, scratch, w)?;
+    let end = n.min(start + CHOLESKY_PANEL);
+    for first in (start..end).step_by(BLOCK) {
+        steps.params = Params { start: start as u32, first: first as u32, smallest, ..steps.params };
+        steps.encode(recorder, "factor")?;
+        steps.encode(recorder, "panel")?;
+    }
+    if end == n {
+        return Ok(());
+    }
+    let [work, _, row, _] = CholeskyScratch::shapes(batch, n);
+    let (left, panel) = (View::packed(scratch.work, work), View::packed(scratch.row, row));
+    let (below, left) = (panel.cols(end..row.cols), left.rows(end..work.rows));
+    let product = Gemm::new(below, Op::Transpose, panel, Op::None, left);
+    gemm_trapezoid(recorder, &Gemm { alpha: -1.0, beta: 1.0, ..product })
 }
 
-/// Encodes one of the shader's entry points for the diagonal block `block`.
-fn step(
-    recorder: &mut Recorder<'_>,
-    entry: &'static str,
-    g: &View<'_>,
-    scratch: &CholeskyScratch<'_>,
-    w: &View<'_>,
-    block: std::ops::Range<usize>,
-    smallest: f32,
-) -> Result<()> {
-    let Shape { batch, rows: n, .. } = g.shape;
-    let factor = entry == "factor";
-    let from = recorder.window(NAME, g)?;
-    let work = recorder.window(NAME, &View::packed(scratch.work, g.shape))?;
-    let to = recorder.window(NAME, w)?;
-    let inverse = View::packed(scratch.inverse, Shape::new(batch, 2 * CHOLESKY_BLOCK, CHOLESKY_BLOCK));
-    let inverse = recorder.window(NAME, &inverse)?;
-    let all = [(1, &from), (2, &work), (3, &to)];
-    let diagonal = [(2, &work), (4, &inverse)];
-    let threads = if factor { (batch, 1) } else { (g.shape.len(), ELEMENTS) };
-    let groups = recorder.grid(NAME, threads.0 as u64, threads.1)?;
-    recorder.dispatch(Dispatch {
-        shader: &INVERSE_CHOLESKY,
-        entry,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
-        params: Params {
+/// The shader's entry points, all over the same operands.
+struct Steps<'a> {
+    params: Params,
+    g: Window<'a>,
+    work: Window<'a>,
+    w: Window<'a>,
+    inverse: Window<'a>,
+    column: Window<'a>,
+    row: Window<'a>,
+}
+
+impl<'a> Steps<'a> {
+    fn new(
+        recorder: &Recorder<'_>,
+        g: &View<'a>,
+        scratch: &CholeskyScratch<'a>,
+        w: &View<'a>,
+    ) -> Result<Self> {
+        let Shape { batch, rows: n, .. } = g.shape;
+        let [work, column, row, inverse] = CholeskyScratch::shapes(batch, n);
+        let (from, to) = (recorder.window(NAME, g)?, recorder.window(NAME, w)?);
+        let params = Params {
             n: n as u32,
             batch: batch as u32,
+            fours: n.div_ceil(4) as u32,
             g_offset: from.first,
             g_row_stride: g.row_stride as u32,
             g_batch_stride: g.batch_stride as u32,
             w_offset: to.first,
             w_row_stride: w.row_stride as u32,
             w_batch_stride: w.batch_stride as u32,
-            first: block.start as u32,
-            size: block.len() as u32,
-            smallest,
-        },
-        windows: if factor { &diagonal } else { &all },
-        groups,
-    });
-    Ok(())
+            width: panel_width(n) as u32,
+            ..bytemuck::Zeroable::zeroed()
+        };
+        Ok(Steps {
+            params,
+            g: from,
+            work: recorder.window(NAME, &View::packed(scratch.work, work))?,
+            w: to,
+            inverse: recorder.window(NAME, &View::packed(scratch.inverse, inverse))?,
+            column: recorder.window(NAME, &View::packed(scratch.column, column))?,
+            row: recorder.window(NAME, &View::packed(scratch.row, row))?,
+        })
+    }
+
+    fn encode(&self, recorder: &mut Recorder<'_>, entry: &'static str) -> Result<()> {
+        let equilibrate = [(1, &self.g), (2, &self.work)];
+        let factor = [(1, &self.g), (2, &self.work), (4, &self.inverse), (5, &self.column)];
+        let panel = [(2, &self.work), (3, &self.w), (4, &self.inverse), (5, &self.column), (6, &self.row)];
+        let Params { n, batch, fours, .. } = self.params;
+        let batch = u64::from(batch);
+        let (windows, groups): (&[_], _) = match entry {
+            "equilibrate" => {
+                (&equilibrate, recorder.grid(NAME, batch * 4 * u64::from(fours).pow(2), ELEMENTS)?)
+            }
+            "factor" => (&factor, recorder.grid(NAME, batch, 1)?),
+            _ => (&panel, recorder.grid(NAME, batch * u64::from(n.div_ceil(BLOCK as u32)), 1)?),
+        };
+        let constants: &[_] =
+            if entry == "equilibrate" { &[("WORKGROUP", f64::from(ELEMENTS))] } else { &[] };
+        let params = self.params;
+        recorder.dispatch(Dispatch { shader: &INVERSE_CHOLESKY, entry, constants, params, windows, groups });
+        Ok(())
+    }
 }

@@ -69,7 +69,7 @@ pub use copy_block::copy_block;
 pub use error::Error;
 pub use gather_rows::gather_rows;
 pub use gemm::{Epilogue, Gemm, Operand, Scaling, gemm, gemm_fused, gemm_split, syrk, syrk_split};
-pub(crate) use inverse_cholesky::{CHOLESKY_BLOCK, eliminate, equilibrate};
+pub(crate) use inverse_cholesky::{CHOLESKY_PANEL, eliminate, equilibrate};
 pub use inverse_cholesky::{CholeskyScratch, gram_pivot, inverse_cholesky};
 pub use layer_norm::layer_norm;
 pub use library::{Checks, Kernels, Products};

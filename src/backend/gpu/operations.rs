@@ -6,7 +6,7 @@ use super::split::{Bindings, Block, split};
 use super::{Error, Gpu, GpuTensor, Result, Tuned, download};
 use crate::backend::{Backend, Dtype, Op, Polarity, Shape};
 use crate::kernels::{
-    self, CHOLESKY_BLOCK, CholeskyScratch, EigenScratch, LARGEST_EIGENPROBLEM, Raw, Recorder, View,
+    self, CHOLESKY_PANEL, CholeskyScratch, EigenScratch, LARGEST_EIGENPROBLEM, Raw, Recorder, View,
     eigen_steps, eliminate, equilibrate, symmetric_eigen_step,
 };
 use std::ops::Range;
@@ -398,7 +398,8 @@ impl Backend for Gpu {
     fn inverse_cholesky_above(&self, g: &GpuTensor, smallest: f32) -> Result<GpuTensor> {
         require(g.shape.rows == g.shape.cols, "inverse_cholesky", &[g.shape])?;
         let (out, n) = (self.allocate("an inverse factor", g.shape)?, g.shape.rows);
-        self.for_each_group(g, n * CHOLESKY_BLOCK, |batches| {
+        let longest = CholeskyScratch::lens(1, n).into_iter().max().unwrap_or_default();
+        self.for_each_group(g, longest, |batches| {
             let lens = CholeskyScratch::lens(batches.len(), n);
             let [work, column, row, inverse] =
                 lens.map(|len| self.allocate("a factorization", Shape::matrix(1, len)));
@@ -414,11 +415,11 @@ impl Backend for Gpu {
             self.live()
                 .queue
                 .record(FLOPS_PER_ELEMENT * elements, |recorder| equilibrate(recorder, &g, &scratch, &w))?;
-            for first in (0..n).step_by(CHOLESKY_BLOCK) {
-                let flops = 4 * CHOLESKY_BLOCK as u64 * elements;
+            for start in (0..n).step_by(CHOLESKY_PANEL) {
+                let flops = 2 * CHOLESKY_PANEL as u64 * elements;
                 self.live()
                     .queue
-                    .record(flops, |recorder| eliminate(recorder, &g, &scratch, &w, first, smallest))?;
+                    .record(flops, |recorder| eliminate(recorder, &g, &scratch, &w, start, smallest))?;
             }
             Ok(())
         })?;
