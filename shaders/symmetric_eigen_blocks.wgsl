@@ -1,7 +1,10 @@
 // Block Jacobi for symmetric matrices that are too large for one workgroup each: the tournament of `symmetric_eigen` with blocks
-// of 16 rows and columns for players. In every round `solve` makes each pair's own 32 x 32 matrix more nearly diagonal by a
-// sweep of rotations in workgroup memory, and keeps their product; `turn` applies the products to everything else. Only the
-// lower triangle of the working copy is kept.
+// of 16 rows and columns for players. In every round `solve` makes each pair's own 32 x 32 matrix more nearly diagonal by
+// rotations in workgroup memory, and keeps their product; `turn` applies the products to everything else. Only the lower
+// triangle of the working copy is kept. A sweep rotates every pair of rows once: those within a block in its first round.
+
+//# include parts/outer.wgsl
+//# include parts/square.wgsl
 
 struct Params {
     n: u32,
@@ -11,14 +14,13 @@ struct Params {
 }
 
 const BLOCK: u32 = 16;
-const SIDE: u32 = 32; // of a pair
 const PITCH: u32 = 33; // of a row of SIDE elements in workgroup memory: columns lie in different banks
-const WORKGROUP: u32 = 256; // BLOCK * BLOCK
+const WORKGROUP: u32 = 256; // of `solve`: BLOCK * BLOCK
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> work: array<f32>; // batch x n x n, packed, scaled
 @group(0) @binding(2) var<storage, read_write> v: array<f32>; // batch x n x n, packed; the eigenvectors are its rows
-@group(0) @binding(3) var<storage, read_write> turns: array<f32>; // batch x pairs x SIDE x SIDE: the products of rotations
+@group(0) @binding(3) var<storage, read_write> turns: array<vec4<f32>>; // batch x pairs x SIDE x SIDE: the products of rotations, transposed
 // Three flags for each matrix, in turn: whether the sweep before rotated anything, whether this one did, and the next one's,
 // which this one clears. Then a flag for each pair of each matrix: whether its matrix was turned in this round.
 @group(0) @binding(4) var<storage, read_write> rotated: array<atomic<u32>>;
@@ -28,12 +30,11 @@ var<workgroup> any: atomic<u32>;
 var<workgroup> sine: array<f32, BLOCK>;
 var<workgroup> tau: array<f32, BLOCK>;
 var<workgroup> tile: array<f32, SIDE * PITCH>;
-var<workgroup> left: array<f32, SIDE * PITCH>;
-var<workgroup> right: array<f32, SIDE * PITCH>;
+var<workgroup> turned: array<f32, SIDE * PITCH>;
 
 //# include parts/tournament.wgsl
 
-fn at(first: u32, i: u32, j: u32) -> u32 {
+fn address(first: u32, i: u32, j: u32) -> u32 {
     return first + max(i, j) * params.n + min(i, j);
 }
 
@@ -87,6 +88,14 @@ fn rotate_block(i: vec2<u32>, j: vec2<u32>, ki: u32, kj: u32) {
     tile[j.y * PITCH + i.y] = bottom.y;
 }
 
+// The k-th pair of rows of the tile in a round of rotations: across the two blocks, or in the first round of a sweep any two.
+fn rotated_pair(k: u32, round: u32) -> vec2<u32> {
+    if params.round == 0u {
+        return pair(k, round, SIDE);
+    }
+    return vec2(k, BLOCK + (k + round) % BLOCK);
+}
+
 // A workgroup for each pair of blocks.
 @compute @workgroup_size(WORKGROUP)
 fn solve(
@@ -116,28 +125,29 @@ fn solve(
         let col = row_of(blocks, i % SIDE);
         var value = 0.0;
         if row < n && col < n {
-            value = work[at(first, row, col)];
+            value = work[address(first, row, col)];
         }
         tile[i / SIDE * PITCH + i % SIDE] = value;
-        left[i / SIDE * PITCH + i % SIDE] = select(0.0, 1.0, i / SIDE == i % SIDE);
+        turned[i / SIDE * PITCH + i % SIDE] = select(0.0, 1.0, i / SIDE == i % SIDE);
     }
     let ki = local / BLOCK;
     let kj = local % BLOCK;
-    for (var round = 0u; round + 1u < SIDE; round++) {
+    let rounds = select(BLOCK, SIDE - 1u, params.round == 0u);
+    for (var round = 0u; round < rounds; round++) {
         workgroupBarrier();
         if local < BLOCK {
-            choose(local, pair(local, round, SIDE));
+            choose(local, rotated_pair(local, round));
         }
         workgroupBarrier();
         if ki > kj && (sine[ki] != 0.0 || sine[kj] != 0.0) {
-            rotate_block(pair(ki, round, SIDE), pair(kj, round, SIDE), ki, kj);
+            rotate_block(rotated_pair(ki, round), rotated_pair(kj, round), ki, kj);
         }
         for (var i = local; i < BLOCK * SIDE; i += WORKGROUP) {
             let k = i / SIDE;
-            let pq = pair(k, round, SIDE) * PITCH + i % SIDE;
-            let turned = rotate(vec2(left[pq.x], left[pq.y]), sine[k], tau[k]);
-            left[pq.x] = turned.x;
-            left[pq.y] = turned.y;
+            let pq = rotated_pair(k, round) * PITCH + i % SIDE;
+            let xy = rotate(vec2(turned[pq.x], turned[pq.y]), sine[k], tau[k]);
+            turned[pq.x] = xy.x;
+            turned[pq.y] = xy.y;
         }
     }
     workgroupBarrier();
@@ -145,21 +155,55 @@ fn solve(
         let row = row_of(blocks, i / SIDE);
         let col = row_of(blocks, i % SIDE);
         if row < n && col <= row {
-            work[at(first, row, col)] = tile[i / SIDE * PITCH + i % SIDE];
+            work[address(first, row, col)] = tile[i / SIDE * PITCH + i % SIDE];
         }
-        turns[item * SIDE * SIDE + i] = left[i / SIDE * PITCH + i % SIDE];
+    }
+    for (var i = local; i < SIDE * FOURS; i += WORKGROUP) {
+        let at = i % FOURS * 4u * PITCH + i / FOURS;
+        let across = vec4(turned[at], turned[at + PITCH], turned[at + 2u * PITCH], turned[at + 3u * PITCH]);
+        turns[item * SIDE * FOURS + i] = across;
     }
     if local == 0u {
-        let turned = atomicLoad(&any);
-        atomicStore(&rotated[3u * params.batch + item], turned);
-        if turned != 0u {
+        let moved = atomicLoad(&any);
+        atomicStore(&rotated[3u * params.batch + item], moved);
+        if moved != 0u {
             atomicStore(&rotated[flag(params.sweep + 1u, batch)], 1u);
         }
     }
 }
 
+// 32 x 32 that a workgroup turns: what two pairs share of the matrix, or a strip of a pair's vectors.
+struct Tile {
+    first: u32, // of the matrix
+    is_vectors: bool,
+    rows: vec2<u32>, // blocks
+    cols: vec2<u32>,
+    strip: u32, // the first column of vectors
+}
+
+fn col_of(own: Tile, i: u32) -> u32 {
+    return select(row_of(own.cols, i), own.strip + i, own.is_vectors);
+}
+
+// The i-th four of a tile.
+fn four(own: Tile, i: u32) -> vec4<f32> {
+    let row = row_of(own.rows, i / FOURS);
+    let col = col_of(own, 4u * (i % FOURS));
+    return vec4(number(own, row, col), number(own, row, col + 1u), number(own, row, col + 2u), number(own, row, col + 3u));
+}
+
+fn number(own: Tile, row: u32, col: u32) -> f32 {
+    if row >= params.n || col >= params.n {
+        return 0.0;
+    }
+    if own.is_vectors {
+        return v[own.first + row * params.n + col];
+    }
+    return work[address(own.first, row, col)];
+}
+
 // A workgroup for each tile of the matrix that two different pairs share, then for each strip of 32 columns of each pair's vectors.
-@compute @workgroup_size(WORKGROUP)
+@compute @workgroup_size(THREADS)
 fn turn(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
@@ -191,65 +235,45 @@ fn turn(
     if workgroupUniformLoad(&busy) == 0u {
         return;
     }
-    let first = batch * n * n;
-    let rows = pair(k.x, params.round, players());
-    let cols = pair(k.y, params.round, players());
-    let strip = (index - tiles) % strips * SIDE;
-    for (var i = local; i < SIDE * SIDE; i += WORKGROUP) {
-        let r = i / SIDE;
-        let c = i % SIDE;
-        let row = row_of(rows, r);
-        let col = select(row_of(cols, c), strip + c, is_vectors);
-        var value = 0.0;
-        if row < n && col < n {
-            if is_vectors {
-                value = v[first + row * n + col];
-            } else {
-                value = work[at(first, row, col)];
-            }
-        }
-        tile[r * PITCH + c] = value;
-        left[r * PITCH + c] = turns[(batch * pairs + k.x) * SIDE * SIDE + i];
-        right[r * PITCH + c] = turns[(batch * pairs + k.y) * SIDE * SIDE + i];
+    let own = Tile(
+        batch * n * n,
+        is_vectors,
+        pair(k.x, params.round, players()),
+        pair(k.y, params.round, players()),
+        (index - tiles) % strips * SIDE,
+    );
+    let of_rows = (batch * pairs + k.x) * SIDE * FOURS + local;
+    let of_cols = (batch * pairs + k.y) * SIDE * FOURS + local;
+    for (var i = 0u; i < SIDE * FOURS; i += THREADS) {
+        left[local + i] = turns[of_rows + i];
+        right[local + i] = four(own, local + i);
     }
+    // for later
+    var next = mat4x4(turns[of_cols], turns[of_cols + THREADS], turns[of_cols + 2u * THREADS], turns[of_cols + 3u * THREADS]);
     workgroupBarrier();
 
-    // left tile, rows r and r + 16, columns c and c + 16 a thread
-    let r = local / BLOCK;
-    let c = local % BLOCK;
-    var top = vec2(0.0);
-    var bottom = vec2(0.0);
-    for (var i = 0u; i < SIDE; i++) {
-        let x = vec2(tile[i * PITCH + c], tile[i * PITCH + c + BLOCK]);
-        top += left[r * PITCH + i] * x;
-        bottom += left[(r + BLOCK) * PITCH + i] * x;
-    }
+    let at = place(local);
+    var block = product(at);
     workgroupBarrier();
     if !is_vectors {
-        // and times right^T
-        tile[r * PITCH + c] = top.x;
-        tile[r * PITCH + c + BLOCK] = top.y;
-        tile[(r + BLOCK) * PITCH + c] = bottom.x;
-        tile[(r + BLOCK) * PITCH + c + BLOCK] = bottom.y;
-        workgroupBarrier();
-        top = vec2(0.0);
-        bottom = vec2(0.0);
-        for (var i = 0u; i < SIDE; i++) {
-            let y = vec2(right[c * PITCH + i], right[(c + BLOCK) * PITCH + i]);
-            top += tile[r * PITCH + i] * y;
-            bottom += tile[(r + BLOCK) * PITCH + i] * y;
+        // and times the other's rotations, transposed
+        share_left(at, block);
+        for (var q = 0u; q < 4u; q++) {
+            right[local + q * THREADS] = next[q];
         }
+        workgroupBarrier();
+        block = product(at);
     }
-    let result = array<f32, 4>(top.x, top.y, bottom.x, bottom.y);
-    for (var i = 0u; i < 4u; i++) {
-        let row = row_of(rows, r + i / 2u * BLOCK);
-        let at_col = c + i % 2u * BLOCK;
-        let col = select(row_of(cols, at_col), strip + at_col, is_vectors);
-        if row < n && col < n {
-            if is_vectors {
-                v[first + row * n + col] = result[i];
-            } else {
-                work[at(first, row, col)] = result[i];
+    for (var q = 0u; q < 4u; q++) {
+        for (var c = 0u; c < 4u; c++) {
+            let row = row_of(own.rows, 4u * at.x + q);
+            let col = col_of(own, 4u * at.y + c);
+            if row < n && col < n {
+                if is_vectors {
+                    v[own.first + row * n + col] = block[q][c];
+                } else {
+                    work[address(own.first, row, col)] = block[q][c];
+                }
             }
         }
     }
