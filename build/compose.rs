@@ -2,7 +2,7 @@
 //!
 //! A line `//# include parts/x.wgsl` is replaced by that file. With `parts/x_{one,two}.wgsl` there are two shaders: one of
 //! the file's own name, with `parts/x_one.wgsl`, and `NAME_two` with `parts/x_two.wgsl`. Further lines with braces take the
-//! alternative in the same place.
+//! alternative in the same place. The first may name a shader apart from its part: `{one,two,other=one}` has `NAME_other` too.
 
 use std::{fs, path::Path, path::PathBuf};
 
@@ -26,7 +26,8 @@ pub fn variants(path: &Path) -> Vec<(String, String)> {
     let choices = text.lines().filter_map(|line| line.strip_prefix(INCLUDE)).find_map(alternatives);
     let Some((_, choices, _)) = choices else { return vec![(name, compose(path, &text, 0))] };
     let named = |(place, choice): (usize, &&str)| {
-        let suffix = if place == 0 { String::new() } else { format!("_{choice}") };
+        let suffix = choice.split('=').next().unwrap_or_default();
+        let suffix = if place == 0 { String::new() } else { format!("_{suffix}") };
         (name.clone() + &suffix, compose(path, &text, place))
     };
     choices.iter().enumerate().map(named).collect()
@@ -47,6 +48,7 @@ fn compose(path: &Path, text: &str, place: usize) -> String {
             Some((before, choices, after)) => {
                 let choice =
                     choices.get(place).unwrap_or_else(|| panic!("{}: {line}: too few", path.display()));
+                let choice = choice.rsplit('=').next().unwrap_or_default();
                 read(&folder.join(format!("{before}{choice}{after}")))
             }
             None => read(&folder.join(part.trim())),

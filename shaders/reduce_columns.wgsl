@@ -1,6 +1,8 @@
 // Sums over columns: out[b, c, j] = sum of x[b, i, j] y[b, i, j] over the rows i of chunk c. A thread takes one column
-// of one chunk. Tall matrices are summed in two such steps, the second over the chunks.
+// of one chunk, or four of them. Tall matrices are summed in two such steps, the second over the chunks. Each thread has four
+// loads under way.
 
+//# include parts/elements_{scalar,vec4}.wgsl
 //# include parts/squares.wgsl
 
 struct Params {
@@ -29,11 +31,11 @@ override TERMS: u32 = PRODUCTS;
 override ROOT: bool = false;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> y: array<f32>;
-@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Elements>;
+@group(0) @binding(2) var<storage, read> y: array<Elements>;
+@group(0) @binding(3) var<storage, read_write> out: array<Elements>;
 
-fn term(x_at: u32, y_at: u32) -> f32 {
+fn term(x_at: u32, y_at: u32) -> Elements {
     let value = x[x_at];
     if TERMS == SUMS {
         return value;
@@ -60,10 +62,22 @@ fn reduce_columns(
     let end = min(params.rows, (chunk + 1u) * params.chunk);
     let at = params.out_offset + batch * params.out_batch_stride + chunk * params.out_row_stride + col;
 
+    var i = chunk * params.chunk;
+    var from_x = x_col + i * params.x_row_stride;
+    var from_y = y_col + i * params.y_row_stride;
     if TERMS == SQUARES {
-        var sums = Squares(0.0, 0.0, 0.0);
-        for (var i = chunk * params.chunk; i < end; i++) {
-            sums = with_square(sums, x[x_col + i * params.x_row_stride]);
+        var sums = NO_SQUARES;
+        for (; i + 3u < end; i += 4u) {
+            let first = x[from_x];
+            let second = x[from_x + params.x_row_stride];
+            let third = x[from_x + 2u * params.x_row_stride];
+            let fourth = x[from_x + 3u * params.x_row_stride];
+            sums = with_square(with_square(with_square(with_square(sums, first), second), third), fourth);
+            from_x += 4u * params.x_row_stride;
+        }
+        for (; i < end; i++) {
+            sums = with_square(sums, x[from_x]);
+            from_x += params.x_row_stride;
         }
         if ROOT {
             out[at] = root(sums);
@@ -71,9 +85,20 @@ fn reduce_columns(
             out[at] = sum_of(sums);
         }
     } else {
-        var sum = 0.0;
-        for (var i = chunk * params.chunk; i < end; i++) {
-            sum += term(x_col + i * params.x_row_stride, y_col + i * params.y_row_stride);
+        var sum = Elements(0.0);
+        for (; i + 3u < end; i += 4u) {
+            let first = term(from_x, from_y);
+            let second = term(from_x + params.x_row_stride, from_y + params.y_row_stride);
+            let third = term(from_x + 2u * params.x_row_stride, from_y + 2u * params.y_row_stride);
+            let fourth = term(from_x + 3u * params.x_row_stride, from_y + 3u * params.y_row_stride);
+            sum += (first + second) + (third + fourth);
+            from_x += 4u * params.x_row_stride;
+            from_y += 4u * params.y_row_stride;
+        }
+        for (; i < end; i++) {
+            sum += term(from_x, from_y);
+            from_x += params.x_row_stride;
+            from_y += params.y_row_stride;
         }
         if ROOT {
             out[at] = sqrt(sum);

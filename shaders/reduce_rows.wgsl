@@ -1,8 +1,9 @@
 // Sums over rows: out[b, i, c] = sum of x[b, i, j] y[b, i, j] over the columns j of chunk c. A workgroup takes one chunk
-// of one row. Long rows are summed in two such steps, the second over the chunks.
+// of one row. Long rows are summed in two such steps, the second over the chunks. Each thread has four loads under way.
 
-//# include parts/sum_{tree,subgroup}.wgsl
-
+//# include parts/sum_{tree,subgroup,vec4=tree,vec4_subgroup=subgroup}.wgsl
+//# include parts/elements_{scalar,scalar,vec4,vec4}.wgsl
+//# include parts/within_{scalar,scalar,vec4,vec4}.wgsl
 //# include parts/squares.wgsl
 
 struct Params {
@@ -31,11 +32,11 @@ override TERMS: u32 = PRODUCTS;
 override ROOT: bool = false;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> y: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Elements>;
+@group(0) @binding(2) var<storage, read> y: array<Elements>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-fn term(x_at: u32, y_at: u32) -> f32 {
+fn term(x_at: u32, y_at: u32) -> Elements {
     let value = x[x_at];
     if TERMS == SUMS {
         return value;
@@ -58,29 +59,43 @@ fn reduce_rows(thread: Thread) {
     let end = min(params.cols, (chunk + 1u) * params.chunk);
     let at = params.out_offset + batch * params.out_batch_stride + row * params.out_row_stride + chunk;
 
+    var j = chunk * params.chunk + local;
     if TERMS == SQUARES {
-        var sums = Squares(0.0, 0.0, 0.0);
-        for (var j = chunk * params.chunk + local; j < end; j += WORKGROUP) {
+        var sums = NO_SQUARES;
+        for (; j + 3u * WORKGROUP < end; j += 4u * WORKGROUP) {
+            let at = x_row + j;
+            let first = x[at];
+            let second = x[at + WORKGROUP];
+            let third = x[at + 2u * WORKGROUP];
+            let fourth = x[at + 3u * WORKGROUP];
+            sums = with_square(with_square(with_square(with_square(sums, first), second), third), fourth);
+        }
+        for (; j < end; j += WORKGROUP) {
             sums = with_square(sums, x[x_row + j]);
         }
-        let small = workgroup_sum(sums.small, WORKGROUP, thread);
-        workgroupBarrier();
-        let middle = workgroup_sum(sums.middle, WORKGROUP, thread);
-        workgroupBarrier();
-        let total = Squares(small, middle, workgroup_sum(sums.large, WORKGROUP, thread));
+        let own = vec3(sum_within(sums.small), sum_within(sums.middle), sum_within(sums.large));
+        let all = workgroup_sum(own, WORKGROUP, thread);
         if is_first(thread) {
+            let total = Squares(Elements(all.x), Elements(all.y), Elements(all.z));
             if ROOT {
-                out[at] = root(total);
+                out[at] = largest_within(root(total));
             } else {
-                out[at] = sum_of(total);
+                out[at] = largest_within(sum_of(total));
             }
         }
     } else {
-        var sum = 0.0;
-        for (var j = chunk * params.chunk + local; j < end; j += WORKGROUP) {
+        var sum = Elements(0.0);
+        for (; j + 3u * WORKGROUP < end; j += 4u * WORKGROUP) {
+            let first = term(x_row + j, y_row + j);
+            let second = term(x_row + j + WORKGROUP, y_row + j + WORKGROUP);
+            let third = term(x_row + j + 2u * WORKGROUP, y_row + j + 2u * WORKGROUP);
+            let fourth = term(x_row + j + 3u * WORKGROUP, y_row + j + 3u * WORKGROUP);
+            sum += (first + second) + (third + fourth);
+        }
+        for (; j < end; j += WORKGROUP) {
             sum += term(x_row + j, y_row + j);
         }
-        let total = workgroup_sum(sum, WORKGROUP, thread);
+        let total = workgroup_sum(vec3(sum_within(sum), 0.0, 0.0), WORKGROUP, thread).x;
         if is_first(thread) {
             if ROOT {
                 out[at] = sqrt(total);

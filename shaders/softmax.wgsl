@@ -1,9 +1,12 @@
 // The rows of attention scores become weights: exp(s - max) / sum over the keys that the row's query sees, 0 at the others.
 // A workgroup takes one row of one matrix.
 
+//# include parts/elements_{scalar,vec4}.wgsl
+//# include parts/within_{scalar,vec4}.wgsl
+
 struct Params {
     rows: u32,
-    cols: u32,
+    cols: u32, // numbers, unlike the strides
     groups: u32, // batch * rows
     offset: u32,
     row_stride: u32,
@@ -17,7 +20,7 @@ override WORKGROUP: u32 = 64; // a power of two, at most 256
 override CAUSAL: bool = false;
 
 @group(0) @binding(0) var<uniform> params: Params;
-@group(0) @binding(1) var<storage, read_write> scores: array<f32>;
+@group(0) @binding(1) var<storage, read_write> scores: array<Elements>;
 
 var<workgroup> partial: array<f32, 256>;
 
@@ -45,11 +48,15 @@ fn softmax(
         }
     }
 
-    var largest = -3.4e38;
-    for (var j = first + local; j < end; j += WORKGROUP) {
-        largest = max(largest, scores[at + j]);
+    // what holds any key that is seen
+    let begin = min(first, params.cols) / NUMBERS;
+    let stop = (end + NUMBERS - 1u) / NUMBERS;
+
+    var most = Elements(-3.4e38);
+    for (var j = begin + local; j < stop; j += WORKGROUP) {
+        most = max(most, select(Elements(-3.4e38), scores[at + j], seen(j, first, end)));
     }
-    partial[local] = largest;
+    partial[local] = largest_within(most);
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if local < half {
@@ -57,16 +64,16 @@ fn softmax(
         }
     }
     workgroupBarrier();
-    largest = partial[0];
+    let largest = partial[0];
     workgroupBarrier();
 
-    var sum = 0.0;
-    for (var j = first + local; j < end; j += WORKGROUP) {
-        let weight = exp(scores[at + j] - largest);
+    var sum = Elements(0.0);
+    for (var j = begin + local; j < stop; j += WORKGROUP) {
+        let weight = select(Elements(0.0), exp(scores[at + j] - largest), seen(j, first, end));
         scores[at + j] = weight;
         sum += weight;
     }
-    partial[local] = sum;
+    partial[local] = sum_within(sum);
     for (var half = WORKGROUP / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if local < half {
@@ -75,12 +82,13 @@ fn softmax(
     }
     workgroupBarrier();
     let scale = 1.0 / partial[0];
-    for (var j = local; j < params.cols; j += WORKGROUP) {
-        if j < first || j >= end {
-            scores[at + j] = 0.0;
-        }
+    for (var j = local; j < begin; j += WORKGROUP) {
+        scores[at + j] = Elements(0.0);
     }
-    for (var j = first + local; j < end; j += WORKGROUP) {
+    for (var j = begin + local; j < stop; j += WORKGROUP) {
         scores[at + j] *= scale;
+    }
+    for (var j = stop + local; j < params.cols / NUMBERS; j += WORKGROUP) {
+        scores[at + j] = Elements(0.0);
     }
 }

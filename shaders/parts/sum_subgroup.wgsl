@@ -1,4 +1,4 @@
-// The sum over a workgroup through its subgroups, of any size: two operations of the hardware and one barrier.
+// Three sums over a workgroup at once through its subgroups, of any size: two operations of the hardware for each, and one barrier.
 
 struct Thread {
     @builtin(workgroup_id) group: vec3<u32>,
@@ -10,16 +10,16 @@ struct Thread {
     @builtin(subgroup_size) lanes: u32,
 }
 
-var<workgroup> sums: array<f32, 256>;
+var<workgroup> sums: array<vec3<f32>, 256>;
 
-// The first lane of the first subgroup gets the sum of the values of all threads.
-fn workgroup_sum(value: f32, threads: u32, thread: Thread) -> f32 {
+// The first lane of the first subgroup gets the sums of the values of all threads.
+fn workgroup_sum(value: vec3<f32>, threads: u32, thread: Thread) -> vec3<f32> {
     let sum = subgroupAdd(value);
     if thread.lane == 0u {
         sums[thread.subgroup] = sum;
     }
     workgroupBarrier();
-    var total = 0.0;
+    var total = vec3(0.0);
     if thread.subgroup == 0u {
         for (var i = thread.lane; i < thread.subgroups; i += thread.lanes) {
             total += sums[i];

@@ -1,4 +1,4 @@
-// The sum over a workgroup as a tree of fixed shape.
+// Three sums over a workgroup at once, as a tree of fixed shape.
 
 struct Thread {
     @builtin(workgroup_id) group: vec3<u32>,
@@ -6,10 +6,10 @@ struct Thread {
     @builtin(local_invocation_index) local: u32,
 }
 
-var<workgroup> sums: array<f32, 256>;
+var<workgroup> sums: array<vec3<f32>, 256>;
 
-// The first thread gets the sum of the values of `threads` threads, a power of two.
-fn workgroup_sum(value: f32, threads: u32, thread: Thread) -> f32 {
+// The first thread gets the sums of the values of `threads` threads, a power of two.
+fn workgroup_sum(value: vec3<f32>, threads: u32, thread: Thread) -> vec3<f32> {
     let local = thread.local;
     sums[local] = value;
     for (var half = threads / 2u; half > 0u; half /= 2u) {

@@ -1,5 +1,5 @@
-use super::library::shaders::LAYER_NORM;
 use super::library::shaders::params::LayerNorm as Params;
+use super::library::shaders::{LAYER_NORM, LAYER_NORM_VEC4};
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
@@ -29,20 +29,23 @@ pub fn layer_norm(
     let workgroup = if x.shape.cols > 1024 { 256 } else { 64 };
     let (from, to) = (recorder.window(NAME, x)?, recorder.window(NAME, out)?);
     let (w, b) = (recorder.window(NAME, weight)?, recorder.window(NAME, bias)?);
+    let in_fours = [x, weight, bias, out].into_iter().all(View::is_in_fours);
+    let (shader, step) = if in_fours { (&LAYER_NORM_VEC4, 4) } else { (&LAYER_NORM, 1) };
+    let fours = |elements: usize| (elements / step) as u32;
     let groups = recorder.grid(NAME, x.shape.rows as u64, 1)?;
     recorder.dispatch(Dispatch {
-        shader: &LAYER_NORM,
+        shader,
         entry: NAME,
         constants: &[("WORKGROUP", f64::from(workgroup)), ("RMS", f64::from(u8::from(rms)))],
         params: Params {
             rows: x.shape.rows as u32,
-            cols: x.shape.cols as u32,
-            x_offset: from.first,
-            x_row_stride: x.row_stride as u32,
-            weight_offset: w.first,
-            bias_offset: b.first,
-            out_offset: to.first,
-            out_row_stride: out.row_stride as u32,
+            cols: fours(x.shape.cols),
+            x_offset: fours(from.first as usize),
+            x_row_stride: fours(x.row_stride),
+            weight_offset: fours(w.first as usize),
+            bias_offset: fours(b.first as usize),
+            out_offset: fours(to.first as usize),
+            out_row_stride: fours(out.row_stride),
             epsilon,
         },
         windows: &[(1, &from), (2, &w), (3, &b), (4, &to)],

@@ -1,5 +1,5 @@
-use super::library::shaders::REDUCE_COLUMNS;
 use super::library::shaders::params::ReduceColumns as Params;
+use super::library::shaders::{REDUCE_COLUMNS, REDUCE_COLUMNS_VEC4};
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, Terms, View};
 use crate::matrix::Shape;
@@ -35,13 +35,16 @@ pub fn reduce_columns(
     if out.shape.is_empty() {
         return Ok(());
     }
-    let across = x.shape.cols.div_ceil(WORKGROUP as usize);
+    let in_fours = [x, &y, out].into_iter().all(View::is_in_fours);
+    let (shader, step) = if in_fours { (&REDUCE_COLUMNS_VEC4, 4) } else { (&REDUCE_COLUMNS, 1) };
+    let fours = |elements: usize| (elements / step) as u32;
+    let across = (x.shape.cols / step).div_ceil(WORKGROUP as usize);
     let count = (across * chunks * x.shape.batch) as u64;
     let groups = recorder.grid(NAME, count, 1)?;
     let (from_x, from_y) = (recorder.window(NAME, x)?, recorder.window(NAME, &y)?);
     let to = recorder.window(NAME, out)?;
     recorder.dispatch(Dispatch {
-        shader: &REDUCE_COLUMNS,
+        shader,
         entry: NAME,
         constants: &[
             ("WORKGROUP", f64::from(WORKGROUP)),
@@ -50,19 +53,19 @@ pub fn reduce_columns(
         ],
         params: Params {
             rows: x.shape.rows as u32,
-            cols: x.shape.cols as u32,
+            cols: fours(x.shape.cols),
             chunks: chunks as u32,
             chunk: chunk as u32,
             groups: count as u32,
-            x_offset: from_x.first,
-            x_row_stride: x.row_stride as u32,
-            x_batch_stride: x.batch_stride as u32,
-            y_offset: from_y.first,
-            y_row_stride: y.row_stride as u32,
-            y_batch_stride: y.batch_stride as u32,
-            out_offset: to.first,
-            out_row_stride: out.row_stride as u32,
-            out_batch_stride: out.batch_stride as u32,
+            x_offset: fours(from_x.first as usize),
+            x_row_stride: fours(x.row_stride),
+            x_batch_stride: fours(x.batch_stride),
+            y_offset: fours(from_y.first as usize),
+            y_row_stride: fours(y.row_stride),
+            y_batch_stride: fours(y.batch_stride),
+            out_offset: fours(to.first as usize),
+            out_row_stride: fours(out.row_stride),
+            out_batch_stride: fours(out.batch_stride),
         },
         windows: &[(1, &from_x), (2, &from_y), (3, &to)],
         groups,

@@ -1,5 +1,7 @@
 use super::library::shaders::params::ReduceRows as Params;
-use super::library::shaders::{REDUCE_ROWS, REDUCE_ROWS_SUBGROUP};
+use super::library::shaders::{
+    REDUCE_ROWS, REDUCE_ROWS_SUBGROUP, REDUCE_ROWS_VEC4, REDUCE_ROWS_VEC4_SUBGROUP,
+};
 use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
@@ -48,7 +50,7 @@ pub fn reduce_rows(
 ) -> Result<()> {
     const NAME: &str = "reduce_rows";
     let y = if let Terms::Products(y) = terms { y } else { *x };
-    let chunk = chunk.max(1);
+    let chunk = chunk.min(x.shape.cols).max(1);
     let chunks = x.shape.cols.div_ceil(chunk).max(1);
     let fits = x.shape == y.shape && out.shape == Shape { cols: chunks, ..x.shape };
     require(fits, NAME, || format!("x is {}, y is {}, out is {}", x.shape, y.shape, out.shape))?;
@@ -59,8 +61,16 @@ pub fn reduce_rows(
     let groups = recorder.grid(NAME, out.shape.len() as u64, 1)?;
     let (from_x, from_y) = (recorder.window(NAME, x)?, recorder.window(NAME, &y)?);
     let to = recorder.window(NAME, out)?;
+    let in_fours = x.is_in_fours() && y.is_in_fours() && chunk.is_multiple_of(4);
+    let (shader, step) = match (in_fours, recorder.kernels().subgroups()) {
+        (true, true) => (&REDUCE_ROWS_VEC4_SUBGROUP, 4),
+        (true, false) => (&REDUCE_ROWS_VEC4, 4),
+        (false, true) => (&REDUCE_ROWS_SUBGROUP, 1),
+        (false, false) => (&REDUCE_ROWS, 1),
+    };
+    let fours = |elements: usize| (elements / step) as u32;
     recorder.dispatch(Dispatch {
-        shader: if recorder.kernels().subgroups() { &REDUCE_ROWS_SUBGROUP } else { &REDUCE_ROWS },
+        shader,
         entry: NAME,
         constants: &[
             ("WORKGROUP", f64::from(workgroup)),
@@ -69,16 +79,16 @@ pub fn reduce_rows(
         ],
         params: Params {
             rows: x.shape.rows as u32,
-            cols: x.shape.cols as u32,
+            cols: fours(x.shape.cols),
             chunks: chunks as u32,
-            chunk: chunk as u32,
+            chunk: fours(chunk),
             groups: out.shape.len() as u32,
-            x_offset: from_x.first,
-            x_row_stride: x.row_stride as u32,
-            x_batch_stride: x.batch_stride as u32,
-            y_offset: from_y.first,
-            y_row_stride: y.row_stride as u32,
-            y_batch_stride: y.batch_stride as u32,
+            x_offset: fours(from_x.first as usize),
+            x_row_stride: fours(x.row_stride),
+            x_batch_stride: fours(x.batch_stride),
+            y_offset: fours(from_y.first as usize),
+            y_row_stride: fours(y.row_stride),
+            y_batch_stride: fours(y.batch_stride),
             out_offset: to.first,
             out_row_stride: out.row_stride as u32,
             out_batch_stride: out.batch_stride as u32,

@@ -1,5 +1,5 @@
-use super::library::shaders::SOFTMAX;
 use super::library::shaders::params::Softmax as Params;
+use super::library::shaders::{SOFTMAX, SOFTMAX_VEC4};
 use super::recorder::Dispatch;
 use super::{Recorder, Result, View};
 
@@ -34,10 +34,12 @@ pub fn softmax(recorder: &mut Recorder<'_>, scores: &View<'_>, mask: Mask) -> Re
     };
     let workgroup = if scores.shape.cols > 1024 { 256 } else { 64 };
     let at = recorder.window(NAME, scores)?;
+    let (shader, step) = if scores.is_in_fours() { (&SOFTMAX_VEC4, 4) } else { (&SOFTMAX, 1) };
+    let fours = |elements: usize| (elements / step) as u32;
     let count = scores.shape.batch * scores.shape.rows;
     let groups = recorder.grid(NAME, count as u64, 1)?;
     recorder.dispatch(Dispatch {
-        shader: &SOFTMAX,
+        shader,
         entry: NAME,
         constants: &[
             ("WORKGROUP", f64::from(workgroup)),
@@ -47,9 +49,9 @@ pub fn softmax(recorder: &mut Recorder<'_>, scores: &View<'_>, mask: Mask) -> Re
             rows: scores.shape.rows as u32,
             cols: scores.shape.cols as u32,
             groups: count as u32,
-            offset: at.first,
-            row_stride: scores.row_stride as u32,
-            batch_stride: scores.batch_stride as u32,
+            offset: fours(at.first as usize),
+            row_stride: fours(scores.row_stride),
+            batch_stride: fours(scores.batch_stride),
             query: query as u32,
             key: key as u32,
             window: window as u32,
