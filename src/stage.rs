@@ -134,6 +134,60 @@ impl<J, R> Drop for Stage<J, R> {
     }
 }
 
+/// Work of which the caller wants no more than to know that it was done: it waits only when there is much of it.
+pub(crate) struct Behind<J, E> {
+    stage: Stage<J, Result<(), E>>,
+    /// Bytes of each job that may not be done, and of all.
+    sizes: VecDeque<u64>,
+    bytes: u64,
+    limit: u64,
+}
+
+impl<J: Send + 'static, E: Send + 'static> Behind<J, E> {
+    /// A worker for which jobs of as many bytes may wait; with none, the caller does each job itself.
+    pub fn new(name: &str, limit: u64, run: impl FnMut(J) -> Result<(), E> + Send + 'static) -> Self {
+        let stage = if limit > 0 { Stage::beside(name, run) } else { Stage::here(run) };
+        Behind { stage, sizes: VecDeque::new(), bytes: 0, limit }
+    }
+
+    /// Hands a job over when there is room for it. Gives the bytes of jobs that were done since the last call.
+    ///
+    /// # Errors
+    /// The first of an earlier job.
+    pub fn push(&mut self, job: J, bytes: u64) -> Result<u64, E> {
+        let done = self.until(|behind| behind.bytes + bytes <= behind.limit)?;
+        self.sizes.push_back(bytes);
+        self.bytes += bytes;
+        self.stage.push(job);
+        Ok(done)
+    }
+
+    /// Waits until everything is done, and gives its bytes.
+    ///
+    /// # Errors
+    /// As [`push`](Behind::push).
+    pub fn flush(&mut self) -> Result<u64, E> {
+        self.until(|_| false)
+    }
+
+    fn until(&mut self, enough: impl Fn(&Self) -> bool) -> Result<u64, E> {
+        let mut done = 0;
+        while !enough(self)
+            && let Some(bytes) = self.sizes.pop_front()
+        {
+            self.bytes -= bytes;
+            done += bytes;
+            self.stage.next().unwrap_or(Ok(()))?;
+        }
+        Ok(done)
+    }
+
+    /// What it took.
+    pub fn times(&self) -> Times {
+        self.stage.times()
+    }
+}
+
 /// What a worker cost.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Times {
@@ -168,7 +222,7 @@ mod tests {
         let (meet, met) = channel::<()>();
         let mut stage = Stage::beside("waiting", move |()| met.recv().is_ok());
         stage.push(());
-        drop(meet.send(())); // never reached, were the job done in `push`
+        meet.send(()).unwrap(); // never reached, were the job done in `push`
         assert_eq!(stage.next(), Some(true));
     }
 
@@ -186,6 +240,16 @@ mod tests {
         drop(gate);
         drop(stage);
         assert!(told.try_recv().is_err());
+    }
+
+    #[test]
+    fn a_job_waits_for_room_and_an_error_is_told_by_a_later_call() {
+        for limit in [10, 0] {
+            let mut behind = Behind::new("failing", limit, |n: u32| if n == 2 { Err(n) } else { Ok(()) });
+            let told = [(0, 6), (1, 6), (2, 10), (3, 1)].map(|(n, bytes)| behind.push(n, bytes));
+            assert_eq!(told, [Ok(0), Ok(6), Ok(6), Err(2)], "with room for {limit}");
+            assert_eq!(behind.flush(), Ok(0));
+        }
     }
 
     #[test]

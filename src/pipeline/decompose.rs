@@ -73,7 +73,7 @@ pub(super) fn requests<B: Backend>(job: &Job<'_, B>, layers: &[&Layer]) -> Vec<R
     let (members, captured) = (members(layers, experts.len()), vec![Vec::new(); experts.len()]);
     let of_group = |group: &[Member<'_>]| {
         let esm = group.iter().all(|member| member.layer.role == Role::Esm);
-        let inputs = esm.then(|| input_requests(job.family, group)).unwrap_or_default();
+        let inputs = if esm { input_requests(job.family, group) } else { Vec::new() };
         member_requests(job.family, group).into_iter().chain(inputs).collect::<Vec<_>>()
     };
     let groups = cut(&members, experts, &captured, job.backend.max_tensor_bytes());

@@ -3,9 +3,9 @@
 
 use super::Error;
 use crate::checkpoint::{self, DeltaMeta, DeltaPlace, DeltaWriter, Extent};
-use crate::stage::{Stage, Times};
+use crate::stage::{Behind, Times};
 use std::borrow::Cow;
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,10 +18,7 @@ pub(super) struct Store {
     /// Made when the first delta does not fit into memory, or at once if it is kept.
     file: Option<DeltaWriter>,
     kept: bool,
-    writing: Stage<Write, Result<(), checkpoint::Error>>,
-    /// Bytes of each write that may not be done.
-    behind: VecDeque<u64>,
-    limit: u64,
+    writing: Behind<Write, checkpoint::Error>,
     held: HashMap<String, Vec<Piece>>,
     room: u64,
     bytes: [u64; 2],
@@ -53,10 +50,10 @@ impl Store {
         let write = |Write { values, to }: Write| {
             to.into_iter().try_for_each(|(place, range)| place.write(&values[range]))
         };
-        let writing = if limit > 0 { Stage::beside("spilling", write) } else { Stage::here(write) };
+        let writing = Behind::new("spilling", limit, write);
         let names = tensors.iter().map(|(name, _)| name.clone()).collect();
-        let (file, kept, behind, held, bytes) = (None, false, VecDeque::new(), HashMap::new(), [0; 2]);
-        Store { folder, tensors, names, file, kept, writing, behind, limit, held, room, bytes }
+        let (file, kept, held, bytes) = (None, false, HashMap::new(), [0; 2]);
+        Store { folder, tensors, names, file, kept, writing, held, room, bytes }
     }
 
     /// The same with a file of all of them, whose metadata is at most so long.
@@ -107,24 +104,13 @@ impl Store {
             at += delta.len;
         }
         let bytes = 4 * values.len() as u64;
-        while !self.behind.is_empty() && self.behind.iter().sum::<u64>() + bytes > self.limit {
-            self.one_written()?;
-        }
-        self.behind.push_back(bytes);
-        self.writing.push(Write { values, to });
+        self.writing.push(Write { values, to }, bytes)?;
         Ok(())
-    }
-
-    fn one_written(&mut self) -> Result<(), Error> {
-        self.behind.pop_front();
-        Ok(self.writing.next().unwrap_or(Ok(()))?)
     }
 
     /// Waits until everything is where it belongs. To be called before anything is asked for.
     pub fn flush(&mut self) -> Result<(), Error> {
-        while !self.behind.is_empty() {
-            self.one_written()?;
-        }
+        self.writing.flush()?;
         Ok(())
     }
 

@@ -5,8 +5,7 @@ use super::reader::Stored;
 use super::{Error, Progress};
 use crate::backend::Dtype;
 use crate::checkpoint::{self, TensorWriter, first_not_finite};
-use crate::stage::Stage;
-use std::collections::VecDeque;
+use crate::stage::Behind;
 
 /// What is to be written.
 enum Job {
@@ -36,21 +35,13 @@ impl From<Failed> for Error {
 }
 
 /// Writes files one after the other, beside the caller's work.
-pub(super) struct Writer {
-    stage: Stage<Job, Result<(), Failed>>,
-    /// Bytes of each job that may not be done.
-    behind: VecDeque<u64>,
-    limit: u64,
-}
+pub(super) struct Writer(Behind<Job, Failed>);
 
 impl Writer {
     /// A writer for which as many bytes may wait as the run's limits say; with none, it writes at once.
     pub fn new(flow: &Flow) -> Writer {
         let mut file = None;
-        let run = move |job| run(&mut file, job);
-        let limit = flow.limits.behind;
-        let stage = if limit > 0 { Stage::beside("writing", run) } else { Stage::here(run) };
-        Writer { stage, behind: VecDeque::new(), limit }
+        Writer(Behind::new("writing", flow.limits.behind, move |job| run(&mut file, job)))
     }
 
     /// Begins a file.
@@ -83,30 +74,17 @@ impl Writer {
 
     /// Waits until everything is written.
     pub fn flush(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
-        while !self.behind.is_empty() {
-            self.one_done(progress)?;
-        }
+        progress.advance(self.0.flush()?);
         Ok(())
     }
 
     /// Adds what it took to the run's.
     pub fn finish(self, flow: &mut Flow) {
-        flow.writing += self.stage.times();
+        flow.writing += self.0.times();
     }
 
     fn push(&mut self, job: Job, bytes: u64, progress: &mut dyn Progress) -> Result<(), Error> {
-        while !self.behind.is_empty() && self.behind.iter().sum::<u64>() + bytes > self.limit {
-            self.one_done(progress)?;
-        }
-        self.behind.push_back(bytes);
-        self.stage.push(job);
-        Ok(())
-    }
-
-    fn one_done(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
-        let bytes = self.behind.pop_front().unwrap_or(0);
-        self.stage.next().unwrap_or(Ok(()))?;
-        progress.advance(bytes);
+        progress.advance(self.0.push(job, bytes)?);
         Ok(())
     }
 }
