@@ -7,6 +7,7 @@ mod compose;
 mod parameters;
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
+use naga::{AddressSpace, StorageAccess};
 use std::{env, fs, path::Path, process::Command, process::exit};
 
 fn main() {
@@ -26,11 +27,13 @@ fn main() {
     let mut failed = false;
     for path in &paths {
         for (name, source) in compose::variants(path) {
-            match check(&source, &name).and_then(|module| parameters.add(&name, &module)) {
-                Ok(params) => {
+            let checked = check(&source, &name)
+                .and_then(|module| Ok((parameters.add(&name, &module)?, written(&module))));
+            match checked {
+                Ok((params, written)) => {
                     let file = composed.join(format!("{name}.wgsl"));
                     fs::write(&file, source).expect("OUT_DIR is writable");
-                    list += &entry(&name, &params, &file);
+                    list += &entry(&name, &params, &written, &file);
                 }
                 Err(message) => {
                     eprintln!("{message}");
@@ -85,10 +88,21 @@ fn check(source: &str, name: &str) -> Result<naga::Module, String> {
     Ok(module)
 }
 
+/// The numbers of the bindings that may be written.
+fn written(module: &naga::Module) -> Vec<u32> {
+    let globals = module.global_variables.iter().map(|(_, global)| global);
+    let written = globals.filter(|global| match global.space {
+        AddressSpace::Storage { access } => access.contains(StorageAccess::STORE),
+        _ => false,
+    });
+    written.filter_map(|global| Some(global.binding.as_ref()?.binding)).collect()
+}
+
 /// The constant through which `src/kernels` names the shader, and says what parameters it takes.
-fn entry(name: &str, params: &str, file: &Path) -> String {
+fn entry(name: &str, params: &str, written: &[u32], file: &Path) -> String {
     let (constant, file) = (name.to_uppercase(), file.display().to_string());
     format!(
-        "pub(crate) const {constant}: Shader<params::{params}> = Shader::new({name:?}, include_str!({file:?}));\n"
+        "pub(crate) const {constant}: Shader<params::{params}> = \
+         Shader::new({name:?}, include_str!({file:?}), &{written:?});\n"
     )
 }

@@ -10,12 +10,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 pub(crate) struct Shader<P> {
     pub name: &'static str,
     pub source: &'static str,
+    /// The numbers of the bindings that it may write.
+    pub written: &'static [u32],
     params: PhantomData<P>,
 }
 
 impl<P> Shader<P> {
-    const fn new(name: &'static str, source: &'static str) -> Self {
-        Shader { name, source, params: PhantomData }
+    const fn new(name: &'static str, source: &'static str, written: &'static [u32]) -> Self {
+        Shader { name, source, written, params: PhantomData }
     }
 }
 
@@ -65,6 +67,14 @@ struct PipelineKey {
     constants: Vec<(&'static str, u64)>,
 }
 
+/// A compiled entry point.
+#[derive(Clone)]
+pub(super) struct Pipeline {
+    pub pipeline: wgpu::ComputePipeline,
+    /// Of its one group: parameters, at an offset that each dispatch says, and storage.
+    pub layout: wgpu::BindGroupLayout,
+}
+
 /// The kernels of one device. Cheap to make: a pipeline is compiled when it is first used, and kept.
 pub struct Kernels {
     device: wgpu::Device,
@@ -76,7 +86,7 @@ pub struct Kernels {
     enough_tiles: usize,
     choices: Mutex<HashMap<ShapeClass, Choice>>,
     modules: Mutex<HashMap<&'static str, wgpu::ShaderModule>>,
-    pipelines: Mutex<HashMap<PipelineKey, wgpu::ComputePipeline>>,
+    pipelines: Mutex<HashMap<PipelineKey, Pipeline>>,
 }
 
 impl Kernels {
@@ -223,16 +233,18 @@ impl Kernels {
         &self.device
     }
 
-    /// The pipeline of a shader's entry point with these overrides.
-    pub(crate) fn pipeline<P>(
+    /// The pipeline of a shader's entry point with these overrides, over storage of these numbers.
+    pub(super) fn pipeline<P>(
         &self,
         shader: &'static Shader<P>,
         entry: &'static str,
         constants: &[(&'static str, f64)],
-    ) -> wgpu::ComputePipeline {
+        storage: impl Iterator<Item = u32>,
+    ) -> Pipeline {
         let bits = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
         let key = PipelineKey { entry, shader: shader.name, constants: bits };
-        lock(&self.pipelines).entry(key).or_insert_with(|| self.compile(shader, entry, constants)).clone()
+        let mut pipelines = lock(&self.pipelines);
+        pipelines.entry(key).or_insert_with(|| self.compile(shader, entry, constants, storage)).clone()
     }
 
     fn compile<P>(
@@ -240,11 +252,18 @@ impl Kernels {
         shader: &Shader<P>,
         entry: &str,
         constants: &[(&str, f64)],
-    ) -> wgpu::ComputePipeline {
+        storage: impl Iterator<Item = u32>,
+    ) -> Pipeline {
         let module = lock(&self.modules).entry(shader.name).or_insert_with(|| self.module(shader)).clone();
-        self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        let layout = self.layout(shader, storage);
+        let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: Some(entry),
-            layout: None,
+            bind_group_layouts: &[Some(&layout)],
+            immediate_size: 0,
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(entry),
+            layout: Some(&pipeline_layout),
             module: &module,
             entry_point: Some(entry),
             compilation_options: wgpu::PipelineCompilationOptions {
@@ -253,7 +272,26 @@ impl Kernels {
                 zero_initialize_workgroup_memory: false,
             },
             cache: None,
-        })
+        });
+        Pipeline { pipeline, layout }
+    }
+
+    fn layout<P>(&self, shader: &Shader<P>, storage: impl Iterator<Item = u32>) -> wgpu::BindGroupLayout {
+        let binding = |binding: u32, ty, size, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset, min_binding_size: size },
+            count: None,
+        };
+        let size = wgpu::BufferSize::new(size_of::<P>() as u64);
+        let params = binding(0, wgpu::BufferBindingType::Uniform, size, true);
+        let storage = storage.map(|number| {
+            let read_only = !shader.written.contains(&number);
+            binding(number, wgpu::BufferBindingType::Storage { read_only }, None, false)
+        });
+        let entries: Vec<_> = std::iter::once(params).chain(storage).collect();
+        let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(shader.name), entries: &entries };
+        self.device.create_bind_group_layout(&descriptor)
     }
 
     fn module<P>(&self, shader: &Shader<P>) -> wgpu::ShaderModule {

@@ -1,4 +1,7 @@
-//! Parameters of dispatches, many to a uniform buffer.
+//! Parameters of dispatches, many to a uniform buffer, and what dispatches bind beside them.
+
+use super::library::Pipeline;
+use super::recorder::Window;
 
 /// Dispatches whose parameters share one buffer.
 const SLOTS: u64 = 64;
@@ -11,16 +14,58 @@ pub(crate) struct Parameters {
     current: Option<wgpu::Buffer>,
     used: u64,
     pushed: u64,
+    /// Over the current buffer: steps of a chain that differ in their parameters alone share one.
+    groups: Vec<Group>,
+}
+
+/// What one dispatch or several bind.
+struct Group {
+    layout: wgpu::BindGroupLayout,
+    storage: Vec<(u32, wgpu::Buffer, [u64; 2])>,
+    group: wgpu::BindGroup,
+}
+
+impl Group {
+    fn is_of(&self, layout: &wgpu::BindGroupLayout, windows: &[(u32, &Window<'_>)]) -> bool {
+        let same = |(mine, (number, window)): (&(u32, wgpu::Buffer, [u64; 2]), &(u32, &Window<'_>))| {
+            mine.0 == *number && mine.1 == *window.buffer && mine.2 == [window.start, window.size]
+        };
+        self.layout == *layout
+            && self.storage.len() == windows.len()
+            && self.storage.iter().zip(windows).all(same)
+    }
 }
 
 impl Parameters {
     pub fn new(device: &wgpu::Device) -> Self {
         let slot = u64::from(device.limits().min_uniform_buffer_offset_alignment).max(256);
-        Parameters { device: device.clone(), slot, current: None, used: 0, pushed: 0 }
+        Parameters { device: device.clone(), slot, current: None, used: 0, pushed: 0, groups: Vec::new() }
     }
 
-    /// Stores one dispatch's parameters and says where.
-    pub fn push(&mut self, bytes: &[u8]) -> (wgpu::Buffer, u64) {
+    /// Stores one dispatch's parameters, and gives what it binds and the offset of the parameters in that.
+    pub(super) fn bind(
+        &mut self,
+        bytes: &[u8],
+        pipeline: &Pipeline,
+        windows: &[(u32, &Window<'_>)],
+    ) -> (wgpu::BindGroup, u32) {
+        let (buffer, offset) = self.push(bytes);
+        if let Some(known) = self.groups.iter().rev().find(|group| group.is_of(&pipeline.layout, windows)) {
+            return (known.group.clone(), offset);
+        }
+        let mut entries = vec![entry(0, &buffer, [0, bytes.len() as u64])];
+        entries.extend(windows.iter().map(|(i, w)| entry(*i, w.buffer, [w.start, w.size])));
+        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.layout,
+            entries: &entries,
+        });
+        let storage = windows.iter().map(|(i, w)| (*i, w.buffer.clone(), [w.start, w.size])).collect();
+        self.groups.push(Group { layout: pipeline.layout.clone(), storage, group: group.clone() });
+        (group, offset)
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> (wgpu::Buffer, u32) {
         if self.used == SLOTS {
             self.seal();
         }
@@ -40,7 +85,7 @@ impl Parameters {
         }
         self.used += 1;
         self.pushed += 1;
-        (buffer.clone(), offset)
+        (buffer.clone(), offset as u32)
     }
 
     /// Dispatches so far.
@@ -53,6 +98,7 @@ impl Parameters {
         if let Some(buffer) = self.current.take() {
             buffer.unmap();
         }
+        self.groups.clear();
         self.used = 0;
     }
 }
@@ -60,5 +106,13 @@ impl Parameters {
 impl Drop for Parameters {
     fn drop(&mut self) {
         self.seal();
+    }
+}
+
+fn entry(binding: u32, buffer: &wgpu::Buffer, [offset, size]: [u64; 2]) -> wgpu::BindGroupEntry<'_> {
+    let size = wgpu::BufferSize::new(size);
+    wgpu::BindGroupEntry {
+        binding,
+        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }),
     }
 }

@@ -1,6 +1,6 @@
 //! Encoding of one dispatch: what is the same for all kernels.
 
-use super::library::Shader;
+use super::library::{Pipeline, Shader};
 use super::{Error, Kernels, Parameters, Raw, Result, View};
 use crate::matrix::Dtype;
 
@@ -23,11 +23,11 @@ enum Target<'a> {
 
 /// Part of a buffer as a shader binds it.
 pub(super) struct Window<'a> {
-    buffer: &'a wgpu::Buffer,
+    pub buffer: &'a wgpu::Buffer,
     /// In bytes, aligned as the device demands.
-    start: u64,
+    pub start: u64,
     /// In bytes.
-    size: u64,
+    pub size: u64,
     /// Where the view begins within the window, in elements.
     pub first: u32,
 }
@@ -67,22 +67,17 @@ impl<'a> Recorder<'a> {
     }
 
     pub(super) fn dispatch<P: bytemuck::Pod>(&mut self, dispatch: Dispatch<'_, P>) {
-        let pipeline = self.kernels.pipeline(dispatch.shader, dispatch.entry, dispatch.constants);
-        let bytes = bytemuck::bytes_of(&dispatch.params);
-        let (params, offset) = match &mut self.target {
-            Target::Caller(_, params) => params.push(bytes),
-            Target::Own(_, params) => params.push(bytes),
-        };
-        let mut entries = vec![entry(0, &params, offset, bytes.len() as u64)];
-        entries.extend(dispatch.windows.iter().map(|(i, w)| entry(*i, w.buffer, w.start, w.size)));
-        let group = self.kernels.device().create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some(dispatch.entry),
-            layout: &pipeline.get_bind_group_layout(0),
-            entries: &entries,
-        });
+        let Dispatch { shader, entry, constants, params, windows, groups } = dispatch;
+        let storage = windows.iter().map(|&(number, _)| number);
+        let pipeline = self.kernels.pipeline(shader, entry, constants, storage);
+        let bytes = bytemuck::bytes_of(&params);
         match &mut self.target {
-            Target::Caller(pass, _) => encode(pass, &pipeline, &group, dispatch.groups),
-            Target::Own(pass, _) => encode(pass, &pipeline, &group, dispatch.groups),
+            Target::Caller(pass, params) => {
+                encode(pass, &pipeline, params.bind(bytes, &pipeline, windows), groups);
+            }
+            Target::Own(pass, params) => {
+                encode(pass, &pipeline, params.bind(bytes, &pipeline, windows), groups);
+            }
         }
     }
 
@@ -158,21 +153,13 @@ impl<'a> Recorder<'a> {
 
 fn encode(
     pass: &mut wgpu::ComputePass<'_>,
-    pipeline: &wgpu::ComputePipeline,
-    group: &wgpu::BindGroup,
+    pipeline: &Pipeline,
+    (group, offset): (wgpu::BindGroup, u32),
     [x, y, z]: [u32; 3],
 ) {
-    pass.set_pipeline(pipeline);
-    pass.set_bind_group(0, group, &[]);
+    pass.set_pipeline(&pipeline.pipeline);
+    pass.set_bind_group(0, &group, &[offset]);
     pass.dispatch_workgroups(x, y, z);
-}
-
-fn entry(binding: u32, buffer: &wgpu::Buffer, offset: u64, size: u64) -> wgpu::BindGroupEntry<'_> {
-    let size = wgpu::BufferSize::new(size);
-    wgpu::BindGroupEntry {
-        binding,
-        resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding { buffer, offset, size }),
-    }
 }
 
 /// [`Error::Operands`] unless `condition` holds.
