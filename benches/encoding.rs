@@ -34,7 +34,7 @@ fn main() {
     let values = View::packed(&values, Shape::matrix(1, N));
     let (eigen, cholesky) = (EigenScratch::allocate(&device, 1, N), CholeskyScratch::allocate(&device, 1, N));
 
-    report(&gpu, "symmetric_eigen", 24 * (2 * N / 32 - 1) + 7, |recorder| {
+    report(&gpu, "symmetric_eigen", 28 * (2 * N / 32 - 1) + 7, |recorder| {
         symmetric_eigen(recorder, &a, &EigenScratch::of(&eigen), &values, &b)
     });
     report(&gpu, "inverse_cholesky", 2 * N / 32 + N / 128, |recorder| {

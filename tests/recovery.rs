@@ -11,6 +11,7 @@ mod synthetic;
 use claims::Stated;
 use devices::{Device, for_each_device};
 use esmerge::backend::gpu::{Config, Gpu};
+use esmerge::backend::{Backend, Shape};
 use esmerge::checkpoint::OutputDir;
 use esmerge::kernels::Products;
 use esmerge::pipeline::{Options, Progress, Silent, merge};
@@ -22,9 +23,10 @@ use std::path::Path;
 
 type Test = fn(&str);
 
-const TESTS: [(&str, Test); 2] = [
+const TESTS: [(&str, Test); 3] = [
     ("a_lost_device_is_opened_again", a_lost_device_is_opened_again),
     ("layers_of_one_shape_are_merged_in_few_dispatches_and_waits", counts),
+    ("a_chain_has_as_many_dispatches_as_the_documentation_says", chains),
 ];
 
 fn main() {
@@ -44,7 +46,7 @@ fn main() {
             trials.push(Trial::test(format!("{device}/{name}"), run).with_ignored_flag(absent));
         }
     }
-    claims::run(trials, Stated { cpu: 0, adapter: 2, besides: 0 });
+    claims::run(trials, Stated { cpu: 0, adapter: 3, besides: 0 });
 }
 
 /// What a merge asks of a device.
@@ -75,6 +77,23 @@ fn counts(selector: &str) {
         single.dispatches > batches.dispatches && single.read_backs > batches.read_backs,
         "{single:?}, {batches:?}"
     );
+}
+
+/// Two dispatches a block of 32 of a factorization and one a panel of 128; two a round of blocks of 16 of an eigenproblem.
+fn chains(selector: &str) {
+    let config = Config { largest_eigenproblem: Some(usize::MAX), ..Config::default() };
+    let gpu = block_on(Gpu::open_with(Some(selector), &config)).expect("it was listed");
+    for n in [1, 32, 150, 300] {
+        let identity: Vec<f32> = (0..n * n).map(|i| f32::from(u8::from(i / n == i % n))).collect();
+        let identity = gpu.upload(Shape::matrix(n, n), &identity).expect("it is small");
+        let before = gpu.dispatches();
+        gpu.inverse_cholesky(&identity).expect("it is small");
+        assert_eq!(gpu.dispatches() - before, (2 * n.div_ceil(32) + n.div_ceil(128)) as u64, "{n}");
+        let before = gpu.dispatches();
+        gpu.symmetric_eigen(&identity).expect("it is small");
+        let sweeps = if n <= 128 { 12 } else { 28 * (2 * n.div_ceil(32) - 1) };
+        assert_eq!(gpu.dispatches() - before, (sweeps + 7) as u64, "{n}");
+    }
 }
 
 /// Loses the device at the third layer, once.

@@ -16,6 +16,9 @@ const ONE_WORKGROUP: usize = 128;
 /// Sweeps encoded. Matrices that need fewer (most stop after 6 to 8) skip the rest.
 const SWEEPS: usize = 12;
 
+/// Sweeps over blocks encoded: their order of rotations takes one or two more where eigenvalues fall geometrically.
+const BLOCK_SWEEPS: usize = 14;
+
 const WORKGROUP: u32 = 256;
 
 /// Rows and columns of a pair of blocks.
@@ -104,8 +107,8 @@ impl EigenStep {
 pub(crate) fn eigen_steps(n: usize) -> impl Iterator<Item = EigenStep> {
     let sweeps = if n <= ONE_WORKGROUP { SWEEPS } else { 0 };
     let rounds = if n <= ONE_WORKGROUP { 0 } else { 2 * n.div_ceil(SIDE) - 1 };
-    let by_block =
-        (0..SWEEPS).flat_map(move |sweep| (0..rounds).map(move |round| EigenStep::Round { sweep, round }));
+    let by_block = (0..BLOCK_SWEEPS)
+        .flat_map(move |sweep| (0..rounds).map(move |round| EigenStep::Round { sweep, round }));
     let by_matrix = std::iter::repeat_n(EigenStep::Sweep, sweeps);
     std::iter::once(EigenStep::Start).chain(by_matrix).chain(by_block).chain([EigenStep::Finish])
 }
