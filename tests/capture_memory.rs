@@ -10,24 +10,18 @@
 //! ```
 #![cfg(target_os = "linux")]
 
+#[path = "common/peak.rs"]
+mod peak;
 #[path = "common/synthetic.rs"]
 mod synthetic;
 
 use esmerge::backend::Dtype;
-use esmerge::backend::cpu::Cpu;
-use esmerge::checkpoint::{OutputDir, Stored, TensorSpec, TensorWriter};
-use esmerge::pipeline::{Options, Silent, merge};
-use esmerge::plan::{Family, plan};
-use esmerge::recipe::{Overrides, Recipe};
+use esmerge::checkpoint::{Stored, TensorSpec, TensorWriter};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use std::time::Instant;
 use synthetic::{Numbers, Tensor, Tensors, write_tensors};
-
-/// Set for the process that merges: the folder of its recipe.
-const FOLDER: &str = "ESMERGE_TEST_FOLDER";
 
 const EXPERTS: usize = 4;
 const VOCABULARY: usize = 256;
@@ -57,51 +51,18 @@ fn measure(width: usize, blocks: usize) -> f64 {
     let folder = tempfile::tempdir().unwrap();
     write_family(folder.path(), width, blocks);
     let started = Instant::now();
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["merging_process", "--exact", "--nocapture", "--include-ignored"])
-        .env(FOLDER, folder.path())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let memory = peak::merge_apart(folder.path(), 0);
     println!(
         "width {width}, {blocks} blocks: captured and merged in {:.0} s",
         started.elapsed().as_secs_f64()
     );
-    let after = text.split("peak_mib=").nth(1).unwrap();
-    after.split_whitespace().next().unwrap().parse().unwrap()
+    memory.peak
 }
 
 #[test]
 #[ignore = "the process that the memory tests start"]
 fn merging_process() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let folder = Path::new(&folder);
-    let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
-    let family = Family::open(&recipe).unwrap();
-    let plan = plan(&recipe, &family).unwrap();
-    let options = Options {
-        shard_size: 5_000_000_000,
-        max_memory: 0,
-        keep_delta: None,
-        overrides: vec![],
-        force: false,
-    };
-    let out = folder.join("out");
-    pollster::block_on(merge(
-        &Cpu,
-        &recipe,
-        &family,
-        &plan,
-        OutputDir::create(&out, false).unwrap(),
-        &options,
-        &mut Silent,
-    ))
-    .unwrap();
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    let peak = line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0;
-    println!("\npeak_mib={peak} ");
+    peak::merge_here();
 }
 
 fn write_family(folder: &Path, width: usize, blocks: usize) {

@@ -3,31 +3,22 @@
 //! Each merge runs in a process of its own (this test binary, started again), which reports its peak resident size.
 #![cfg(target_os = "linux")]
 
+#[path = "common/peak.rs"]
+mod peak;
 #[path = "common/synthetic.rs"]
 mod synthetic;
 
 use esmerge::backend::Dtype;
-use esmerge::backend::cpu::Cpu;
-use esmerge::checkpoint::OutputDir;
-use esmerge::pipeline::{Options, Silent, merge};
-use esmerge::plan::{Family, plan};
-use esmerge::recipe::{Overrides, Recipe};
+use peak::{MIB, Memory};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 use synthetic::{Numbers, Tensor, Tensors, write_tensors};
-
-/// Set for the process that merges: the folder of its recipe.
-const FOLDER: &str = "ESMERGE_TEST_FOLDER";
-/// And its budget.
-const BUDGET: &str = "ESMERGE_TEST_BUDGET";
 
 /// 4 MiB a layer as float32: wide, because wide layers are large and cheap to decompose.
 const D_OUT: usize = 64;
 const D_IN: usize = 16384;
 const TOKENS: usize = 16;
-const MIB: f64 = (1 << 20) as f64;
 
 #[test]
 fn peak_memory_does_not_grow_with_the_number_of_layers() {
@@ -53,77 +44,17 @@ fn a_budget_bounds_what_memory_is_taken_for_overlap_and_deltas() {
     assert_eq!(some.in_memory + some.on_disk, (32 * D_OUT * D_IN * 4) as f64 / MIB, "all deltas");
 }
 
-/// Resident sizes of a process, in MiB.
-#[derive(Debug)]
-struct Memory {
-    /// Before it opened any file.
-    baseline: f64,
-    peak: f64,
-    /// Merged deltas in memory and on disk.
-    in_memory: f64,
-    on_disk: f64,
-}
-
 /// Merges two experts of so many layers, with calibration and a budget in bytes, in another process.
 fn measure(layers: usize, budget: u64) -> Memory {
     let folder = tempfile::tempdir().unwrap();
     write_family(folder.path(), layers);
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["merging_process", "--exact", "--nocapture", "--include-ignored"])
-        .env(FOLDER, folder.path())
-        .env(BUDGET, budget.to_string())
-        .output()
-        .unwrap();
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
-    let number = |key: &str| -> f64 {
-        let after = text.split(key).nth(1).unwrap_or_else(|| panic!("no {key} in {text}"));
-        after.split_whitespace().next().unwrap().parse().unwrap()
-    };
-    Memory {
-        baseline: number("baseline_mib="),
-        peak: number("peak_mib="),
-        in_memory: number("in_memory_mib="),
-        on_disk: number("on_disk_mib="),
-    }
+    peak::merge_apart(folder.path(), budget)
 }
 
 #[test]
 #[ignore = "the process that the memory test starts"]
 fn merging_process() {
-    let Some(folder) = std::env::var_os(FOLDER) else { return };
-    let folder = Path::new(&folder);
-    let baseline = resident("VmRSS:");
-    let recipe = Recipe::open(&folder.join("recipe.yaml"), &Overrides::default()).unwrap();
-    let family = Family::open(&recipe).unwrap();
-    let plan = plan(&recipe, &family).unwrap();
-    let max_memory = std::env::var(BUDGET).unwrap().parse().unwrap();
-    let options =
-        Options { shard_size: 5_000_000_000, max_memory, keep_delta: None, overrides: vec![], force: false };
-    let report = pollster::block_on(merge(
-        &Cpu,
-        &recipe,
-        &family,
-        &plan,
-        OutputDir::create(&folder.join("out"), false).unwrap(),
-        &options,
-        &mut Silent,
-    ))
-    .unwrap();
-    let stages = report.stages.unwrap();
-    let mib = |bytes: u64| bytes as f64 / MIB;
-    println!(
-        "\nbaseline_mib={baseline} peak_mib={} in_memory_mib={} on_disk_mib={} ",
-        resident("VmHWM:"),
-        mib(stages.bytes_of_deltas_in_memory),
-        mib(stages.bytes_of_deltas_on_disk)
-    );
-}
-
-fn resident(key: &str) -> f64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1024.0
+    peak::merge_here();
 }
 
 fn write_family(folder: &Path, layers: usize) {
