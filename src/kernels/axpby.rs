@@ -19,7 +19,8 @@ pub fn axpby(recorder: &mut Recorder<'_>, alpha: f32, x: &View<'_>, beta: f32, y
     let (shader, step) = if x.is_in_fours() && y.is_in_fours() { (&AXPBY_VEC4, 4) } else { (&AXPBY, 1) };
     let count = y.shape.len() / step;
     let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
-    let fours = |elements: usize| (elements / step) as u32;
+    let [x_offset, x_row_stride, x_batch_stride] = from.places(&x, step);
+    let [y_offset, y_row_stride, y_batch_stride] = to.places(&y, step);
     recorder.dispatch(Dispatch {
         shader,
         entry: NAME,
@@ -27,13 +28,13 @@ pub fn axpby(recorder: &mut Recorder<'_>, alpha: f32, x: &View<'_>, beta: f32, y
         params: Params {
             count: count as u32,
             rows: y.shape.rows as u32,
-            cols: fours(y.shape.cols),
-            x_offset: fours(from.first as usize),
-            x_row_stride: fours(x.row_stride),
-            x_batch_stride: fours(x.batch_stride),
-            y_offset: fours(to.first as usize),
-            y_row_stride: fours(y.row_stride),
-            y_batch_stride: fours(y.batch_stride),
+            cols: (y.shape.cols / step) as u32,
+            x_offset,
+            x_row_stride,
+            x_batch_stride,
+            y_offset,
+            y_row_stride,
+            y_batch_stride,
             alpha,
             beta,
         },

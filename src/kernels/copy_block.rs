@@ -15,11 +15,12 @@ pub fn copy_block(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &View<'_>) -
     }
     let (src, dst) = if src.is_packed() && dst.is_packed() { (src.flat(), dst.flat()) } else { (*src, *dst) };
     let (from, to) = (recorder.window(NAME, &src)?, recorder.window(NAME, &dst)?);
-    let fours = src.is_in_fours() && dst.is_in_fours();
-    let (shader, step) = if fours { (&COPY_BLOCK_VEC4, 4) } else { (&COPY_BLOCK, 1) };
+    let in_fours = src.is_in_fours() && dst.is_in_fours();
+    let (shader, step) = if in_fours { (&COPY_BLOCK_VEC4, 4) } else { (&COPY_BLOCK, 1) };
     let count = dst.shape.len() / step;
     let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
-    let fours = |elements: usize| (elements / step) as u32;
+    let [src_offset, src_row_stride, src_batch_stride] = from.places(&src, step);
+    let [dst_offset, dst_row_stride, dst_batch_stride] = to.places(&dst, step);
     recorder.dispatch(Dispatch {
         shader,
         entry: NAME,
@@ -27,13 +28,13 @@ pub fn copy_block(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &View<'_>) -
         params: Params {
             count: count as u32,
             rows: dst.shape.rows as u32,
-            cols: fours(dst.shape.cols),
-            src_offset: fours(from.first as usize),
-            src_row_stride: fours(src.row_stride),
-            src_batch_stride: fours(src.batch_stride),
-            dst_offset: fours(to.first as usize),
-            dst_row_stride: fours(dst.row_stride),
-            dst_batch_stride: fours(dst.batch_stride),
+            cols: (dst.shape.cols / step) as u32,
+            src_offset,
+            src_row_stride,
+            src_batch_stride,
+            dst_offset,
+            dst_row_stride,
+            dst_batch_stride,
         },
         windows: &[(1, &from), (2, &to)],
         groups,

@@ -32,6 +32,14 @@ pub(super) struct Window<'a> {
     pub first: u32,
 }
 
+impl Window<'_> {
+    /// Where a view begins within its window, from one row to the next and from one matrix to the next, counted in pieces of
+    /// `step` elements, which is what a shader loads at once.
+    pub fn places(&self, view: &View<'_>, step: usize) -> [u32; 3] {
+        [self.first as usize, view.row_stride, view.batch_stride].map(|elements| (elements / step) as u32)
+    }
+}
+
 /// One dispatch.
 pub(super) struct Dispatch<'a, P: 'static> {
     pub shader: &'static Shader<P>,

@@ -37,12 +37,14 @@ pub fn reduce_columns(
     }
     let in_fours = [x, &y, out].into_iter().all(View::is_in_fours);
     let (shader, step) = if in_fours { (&REDUCE_COLUMNS_VEC4, 4) } else { (&REDUCE_COLUMNS, 1) };
-    let fours = |elements: usize| (elements / step) as u32;
     let across = (x.shape.cols / step).div_ceil(WORKGROUP as usize);
     let count = (across * chunks * x.shape.batch) as u64;
     let groups = recorder.grid(NAME, count, 1)?;
     let (from_x, from_y) = (recorder.window(NAME, x)?, recorder.window(NAME, &y)?);
     let to = recorder.window(NAME, out)?;
+    let [x_offset, x_row_stride, x_batch_stride] = from_x.places(x, step);
+    let [y_offset, y_row_stride, y_batch_stride] = from_y.places(&y, step);
+    let [out_offset, out_row_stride, out_batch_stride] = to.places(out, step);
     recorder.dispatch(Dispatch {
         shader,
         entry: NAME,
@@ -53,19 +55,19 @@ pub fn reduce_columns(
         ],
         params: Params {
             rows: x.shape.rows as u32,
-            cols: fours(x.shape.cols),
+            cols: (x.shape.cols / step) as u32,
             chunks: chunks as u32,
             chunk: chunk as u32,
             groups: count as u32,
-            x_offset: fours(from_x.first as usize),
-            x_row_stride: fours(x.row_stride),
-            x_batch_stride: fours(x.batch_stride),
-            y_offset: fours(from_y.first as usize),
-            y_row_stride: fours(y.row_stride),
-            y_batch_stride: fours(y.batch_stride),
-            out_offset: fours(to.first as usize),
-            out_row_stride: fours(out.row_stride),
-            out_batch_stride: fours(out.batch_stride),
+            x_offset,
+            x_row_stride,
+            x_batch_stride,
+            y_offset,
+            y_row_stride,
+            y_batch_stride,
+            out_offset,
+            out_row_stride,
+            out_batch_stride,
         },
         windows: &[(1, &from_x), (2, &from_y), (3, &to)],
         groups,

@@ -68,7 +68,9 @@ pub fn reduce_rows(
         (false, true) => (&REDUCE_ROWS_SUBGROUP, 1),
         (false, false) => (&REDUCE_ROWS, 1),
     };
-    let fours = |elements: usize| (elements / step) as u32;
+    let [x_offset, x_row_stride, x_batch_stride] = from_x.places(x, step);
+    let [y_offset, y_row_stride, y_batch_stride] = from_y.places(&y, step);
+    let [out_offset, out_row_stride, out_batch_stride] = to.places(out, 1);
     recorder.dispatch(Dispatch {
         shader,
         entry: NAME,
@@ -79,19 +81,19 @@ pub fn reduce_rows(
         ],
         params: Params {
             rows: x.shape.rows as u32,
-            cols: fours(x.shape.cols),
+            cols: (x.shape.cols / step) as u32,
             chunks: chunks as u32,
-            chunk: fours(chunk),
+            chunk: (chunk / step) as u32,
             groups: out.shape.len() as u32,
-            x_offset: fours(from_x.first as usize),
-            x_row_stride: fours(x.row_stride),
-            x_batch_stride: fours(x.batch_stride),
-            y_offset: fours(from_y.first as usize),
-            y_row_stride: fours(y.row_stride),
-            y_batch_stride: fours(y.batch_stride),
-            out_offset: to.first,
-            out_row_stride: out.row_stride as u32,
-            out_batch_stride: out.batch_stride as u32,
+            x_offset,
+            x_row_stride,
+            x_batch_stride,
+            y_offset,
+            y_row_stride,
+            y_batch_stride,
+            out_offset,
+            out_row_stride,
+            out_batch_stride,
         },
         windows: &[(1, &from_x), (2, &from_y), (3, &to)],
         groups,

@@ -55,7 +55,7 @@ fn scale(
     let (shader, step) = if x.is_in_fours() { (&SCALE_VEC4, 4) } else { (&SCALE, 1) };
     let count = x.shape.len() / step;
     let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
-    let fours = |elements: usize| (elements / step) as u32;
+    let [x_offset, x_row_stride, x_batch_stride] = to.places(x, step);
     recorder.dispatch(Dispatch {
         shader,
         entry: NAME,
@@ -63,10 +63,10 @@ fn scale(
         params: Params {
             count: count as u32,
             rows: x.shape.rows as u32,
-            cols: fours(x.shape.cols),
-            x_offset: fours(to.first as usize),
-            x_row_stride: fours(x.row_stride),
-            x_batch_stride: fours(x.batch_stride),
+            cols: (x.shape.cols / step) as u32,
+            x_offset,
+            x_row_stride,
+            x_batch_stride,
             s_offset: from.first,
             s_batch_stride: stride(s.shape.batch, s.batch_stride),
             s_row_stride: stride(s.shape.rows, s.row_stride),

@@ -35,7 +35,7 @@ pub fn softmax(recorder: &mut Recorder<'_>, scores: &View<'_>, mask: Mask) -> Re
     let workgroup = if scores.shape.cols > 1024 { 256 } else { 64 };
     let at = recorder.window(NAME, scores)?;
     let (shader, step) = if scores.is_in_fours() { (&SOFTMAX_VEC4, 4) } else { (&SOFTMAX, 1) };
-    let fours = |elements: usize| (elements / step) as u32;
+    let [offset, row_stride, batch_stride] = at.places(scores, step);
     let count = scores.shape.batch * scores.shape.rows;
     let groups = recorder.grid(NAME, count as u64, 1)?;
     recorder.dispatch(Dispatch {
@@ -49,9 +49,9 @@ pub fn softmax(recorder: &mut Recorder<'_>, scores: &View<'_>, mask: Mask) -> Re
             rows: scores.shape.rows as u32,
             cols: scores.shape.cols as u32,
             groups: count as u32,
-            offset: fours(at.first as usize),
-            row_stride: fours(scores.row_stride),
-            batch_stride: fours(scores.batch_stride),
+            offset,
+            row_stride,
+            batch_stride,
             query: query as u32,
             key: key as u32,
             window: window as u32,
