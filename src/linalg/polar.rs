@@ -145,14 +145,12 @@ fn by_rational_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> 
     Ok(x)
 }
 
-/// `X = A / s` and the Gram matrix of its short side, with `s^2` of [`probes::spectral_bounds`]: no singular value of `A` is above
-/// `s`, and the largest is not below `n^(-1/16) s / 1.03` (`n^(-1/8) s` up to order 64), where `||A||_F` may be `sqrt(n)` times too large, which costs two steps.
-/// Zero stays zero.
+/// `X = A / s` and the Gram matrix of its short side, with `1 / s` of [`probes::inverse_norm_bounds`]: `s` bounds the singular values,
+/// and is little too large, where `||A||_F` may be `sqrt(n)` times too large, which costs two steps. Zero stays zero.
 fn bounded<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<(B::Tensor, B::Tensor)> {
     let mut x = unit_scaled(backend, a)?.values;
     let mut gram = backend.gram(&x, short_side)?;
-    let mut scale = probes::spectral_bounds(backend, &gram)?;
-    backend.power(&mut scale, -0.5)?;
+    let scale = probes::inverse_norm_bounds(backend, &gram)?;
     backend.scale_batches(&mut x, &scale)?;
     for _ in 0..2 {
         backend.scale_batches(&mut gram, &scale)?;

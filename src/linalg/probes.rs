@@ -12,10 +12,10 @@ const FEW: usize = 2 * PROBES;
 /// Of the random vectors; any would do.
 const SEED: u64 = 0x9012_7e5e;
 
-/// Applications of the matrix in [`spectral_bounds`].
+/// Applications of the matrix in [`inverse_norm_bounds`].
 const POWERS: usize = 4;
 
-/// The estimate of [`spectral_bounds`] is raised by this factor, for it is one.
+/// What `s^2` of [`inverse_norm_bounds`] is raised by, for it is an estimate.
 const SAFETY: f32 = 1.05;
 
 /// The same random rows for each member of the batch, `batch x PROBES x n`.
@@ -27,17 +27,18 @@ fn rows<B: Backend>(backend: &B, batch: usize, n: usize) -> Result<B::Tensor> {
     Ok(all)
 }
 
-/// For symmetric positive semidefinite `g` (`batch x n x n`) an `s` each, `batch x 1 x 1`, that no eigenvalue is above and the
-/// largest not far below: between `s / (1.05 n^(1/8))` and `s`, for `(s / 1.05)^8 = n ||Z G^4||^2 / ||Z||^2` is the sum of
-/// all `lambda^8`, as random rows `Z` see it; few rows
-/// have the sum of all `lambda^4` itself, and `n^(1/4)`. Zero for a zero matrix. The trace of `g` is about 1, so that
-/// powers stay within what f32 holds: the largest eigenvalue is above `1 / n`, and its fourth power above `n^-4`.
-pub(super) fn spectral_bounds<B: Backend>(backend: &B, g: &B::Tensor) -> Result<B::Tensor> {
+/// For Gram matrices `g` (`batch x n x n`) of some `X` a `1 / s` each, `batch x 1 x 1`: no singular value of `X` is above `s`,
+/// and the largest not far below, between `s / (1.03 n^(1/16))` and `s`. `(s^2 / 1.05)^8 = n ||Z G^4||^2 / ||Z||^2` is the sum of
+/// all `sigma^16`, as random rows `Z` see it. Few rows have `s^4 = ||G^2||`, the root of the sum of all `sigma^8`, and `n^(1/8)`.
+/// Zero for a zero matrix.
+///
+/// The trace of `g` is about 1, so that powers stay within what f32 holds: the largest eigenvalue is above `1 / n`, and its fourth
+/// power above `n^-4`.
+pub(super) fn inverse_norm_bounds<B: Backend>(backend: &B, g: &B::Tensor) -> Result<B::Tensor> {
     let Shape { batch, rows: n, .. } = g.shape();
     if n <= FEW {
-        // (sum of all lambda^4)^(1/4)
         let mut bounds = backend.frobenius_norms(&backend.gram(g, Op::None)?)?;
-        backend.power(&mut bounds, 0.5)?;
+        backend.power(&mut bounds, -0.25)?;
         return Ok(bounds);
     }
     let z = rows(backend, batch, n)?;
@@ -47,9 +48,10 @@ pub(super) fn spectral_bounds<B: Backend>(backend: &B, g: &B::Tensor) -> Result<
     }
     let mut bounds = backend.frobenius_norms(&y)?;
     backend.divide_rows(&mut bounds, &backend.frobenius_norms(&z)?)?;
-    let exponent = 1.0 / POWERS as f32;
-    backend.power(&mut bounds, exponent)?;
-    let factor = SAFETY * (n as f32).powf(0.5 * exponent);
+    // of eigenvalues, and then of their roots
+    let exponent = 0.5 / POWERS as f32;
+    backend.power(&mut bounds, -exponent)?;
+    let factor = (SAFETY.sqrt() * (n as f32).powf(0.5 * exponent)).recip();
     backend.scale_batches(&mut bounds, &backend.upload(Shape::new(batch, 1, 1), &vec![factor; batch])?)?;
     Ok(bounds)
 }
@@ -83,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn the_largest_eigenvalue_is_bounded_whatever_the_spectrum() {
+    fn the_largest_singular_value_is_bounded_whatever_the_spectrum() {
         for n in [1, 2, 3, 10, 65, 300] {
             let one = |i: usize| if i == n / 2 { 0.7 } else { 0.0 };
             let spectra: [Vec<f32>; 4] = [
@@ -92,8 +94,9 @@ mod tests {
                 (0..n).map(|i| 0.7 * 0.9f32.powi(i as i32)).collect(),
                 (0..n).map(|i| 0.7 / (1 + i) as f32).collect(),
             ];
-            let bounds = spectral_bounds(&Cpu, &diagonals(&spectra)).unwrap();
-            for (&bound, spectrum) in bounds.values().iter().zip(&spectra) {
+            let inverses = inverse_norm_bounds(&Cpu, &diagonals(&spectra)).unwrap();
+            for (inverse, spectrum) in inverses.values().iter().zip(&spectra) {
+                let bound = inverse.powi(-2); // of the eigenvalues that the spectra are
                 let factor = if n <= FEW { (n as f32).powf(0.25) } else { SAFETY * (n as f32).powf(0.125) };
                 let most = 0.7 * factor * 1.01;
                 assert!(
@@ -102,7 +105,7 @@ mod tests {
                 );
             }
         }
-        assert_eq!(spectral_bounds(&Cpu, &diagonals(&[vec![0.0; 5]])).unwrap().values(), [0.0]);
+        assert_eq!(inverse_norm_bounds(&Cpu, &diagonals(&[vec![0.0; 5]])).unwrap().values(), [0.0]);
     }
 
     #[test]
