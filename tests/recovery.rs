@@ -14,6 +14,7 @@ use esmerge::backend::gpu::{Config, Gpu};
 use esmerge::backend::{Backend, Shape};
 use esmerge::checkpoint::OutputDir;
 use esmerge::kernels::Products;
+use esmerge::linalg::{Accuracy, pending_polar};
 use esmerge::pipeline::{Options, Progress, Silent, merge};
 use esmerge::plan::{Family, plan};
 use esmerge::recipe::{Overrides, Recipe};
@@ -78,20 +79,30 @@ fn counts(selector: &str) {
     );
 }
 
-/// Two dispatches a block of 32 of a factorization and one a panel of 128; two a round of blocks of 16 of an eigenproblem.
+/// Two dispatches a block of 32 of a factorization and one a panel of 128; two a round of blocks of 16 of an eigenproblem; four
+/// factorizations a polar factor, and 50.
 fn chains(selector: &str) {
-    let config = Config { largest_eigenproblem: Some(usize::MAX), ..Config::default() };
+    // products that are cut nowhere, whatever the device
+    let (products, largest_eigenproblem) = (Some(Products::Direct), Some(usize::MAX));
+    let config = Config { products, largest_eigenproblem, ..Config::default() };
     let gpu = block_on(Gpu::open_with(Some(selector), &config)).expect("it was listed");
+    let factorization = |n: usize| (2 * n.div_ceil(32) + n.div_ceil(128)) as u64;
     for n in [1, 32, 150, 300] {
         let identity: Vec<f32> = (0..n * n).map(|i| f32::from(u8::from(i / n == i % n))).collect();
         let identity = gpu.upload(Shape::matrix(n, n), &identity).expect("it is small");
         let before = gpu.dispatches();
         gpu.inverse_cholesky(&identity).expect("it is small");
-        assert_eq!(gpu.dispatches() - before, (2 * n.div_ceil(32) + n.div_ceil(128)) as u64, "{n}");
+        assert_eq!(gpu.dispatches() - before, factorization(n), "{n}");
         let before = gpu.dispatches();
         gpu.symmetric_eigen(&identity).expect("it is small");
         let sweeps = if n <= 128 { 12 } else { 28 * (2 * n.div_ceil(32) - 1) };
         assert_eq!(gpu.dispatches() - before, (sweeps + 7) as u64, "{n}");
+    }
+    for n in [150, 300] {
+        let a = gpu.random_normal(Shape::matrix(n, n), 1, 0).expect("it is small");
+        let before = gpu.dispatches();
+        pending_polar(&gpu, &a, Accuracy::Balanced).expect("it is small");
+        assert_eq!(gpu.dispatches() - before, 4 * factorization(n) + 50, "{n}");
     }
 }
 
