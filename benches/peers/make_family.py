@@ -9,6 +9,9 @@ dimensions. Nothing in it was ever trained; it costs what a real family of these
 
 import argparse
 import json
+import os
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -61,19 +64,31 @@ def make(directory, blocks, experts, tokens):
     config = {"model_type": "clip_vision_model", "hidden_size": WIDTH, "num_hidden_layers": blocks}
     (directory / "base/config.json").write_text(json.dumps(config))
     st.write(directory / "base/model.safetensors", base)
-    for t in range(experts):
-        random = np.random.default_rng(1 + t)
-        expert = {}
-        for name, rows, cols in layers:
-            delta = decaying(random, rows, cols) + common[name] + np.float32(1e-5) * normal(random, rows, cols)
-            expert[name] = base[name] + np.float32(0.5) * delta
-        st.write(directory / f"expert{t}/model.safetensors", expert)
-        write_calibration(directory / f"calibration/expert{t}.safetensors", random, blocks, tokens)
+    with ProcessPoolExecutor(os.cpu_count(), get_context("fork"), adopt, (base, common)) as pool:
+        jobs = [pool.submit(write_expert, directory, layers, t, blocks, tokens) for t in range(experts)]
+        for job in jobs:
+            job.result()
     models = "".join(
         f"  - model: expert{t}\n    calibration: calibration/expert{t}.safetensors\n" for t in range(experts)
     )
     recipe = f"merge_method: esm\nbase_model: base\nmodels:\n{models}parameters:\n  alpha: 0.8\n"
     (directory / "recipe.yaml").write_text(recipe)
+
+
+def adopt(*tensors):
+    """Keeps what all experts need in the process that makes one of them."""
+    global BASE, COMMON
+    BASE, COMMON = tensors
+
+
+def write_expert(directory, layers, t, blocks, tokens):
+    random = np.random.default_rng(1 + t)
+    expert = {}
+    for name, rows, cols in layers:
+        delta = decaying(random, rows, cols) + COMMON[name] + np.float32(1e-5) * normal(random, rows, cols)
+        expert[name] = BASE[name] + np.float32(0.5) * delta
+    st.write(directory / f"expert{t}/model.safetensors", expert)
+    write_calibration(directory / f"calibration/expert{t}.safetensors", random, blocks, tokens)
 
 
 def write_calibration(path, random, blocks, tokens):

@@ -101,7 +101,8 @@ def main():
         merged, reading = merge(arguments.directory, arguments.device)
         wall = time.perf_counter() - started
         print(f"PyTorch {torch.__version__}, round {turn + 1}: {wall:.2f} s, {wall - reading:.2f} s without reading", flush=True)
-    st.write(arguments.output, numpy_esm.split(merged))
+        if turn == 0:  # so that it is there if a later round is cut short
+            st.write(arguments.output, numpy_esm.split(merged))
 
 
 if __name__ == "__main__":
