@@ -410,6 +410,9 @@ pub(super) struct RunFlags {
     /// Floating-point operations of one submission to a GPU, in place of what suits its speed
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub submit_flops: Option<u64>,
+    /// Time every kernel on the GPU by its own clock, and list them after the table; the merge waits for each submission
+    #[arg(long)]
+    pub profile: bool,
     /// Memory for merged deltas, reading ahead and writing behind, beside what the work on a layer takes, in bytes or with a
     /// unit; deltas that do not fit go through a file, and with 0 nothing overlaps [default: a third of the machine's]
     #[arg(long, value_name = "SIZE", value_parser = size_or_zero)]
@@ -446,6 +449,7 @@ impl RunFlags {
             batch_bytes,
             dispatch_flops,
             submit_flops,
+            profile: self.profile,
             ..Config::default()
         })
     }

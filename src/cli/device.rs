@@ -1,8 +1,12 @@
 //! Which device computes.
 
+use super::args::RunFlags;
+use super::progress::Display;
 use crate::backend::Error;
 use crate::backend::cpu::Cpu;
 use crate::backend::gpu::{Config, Gpu};
+use crate::pipeline::Progress;
+use crate::report::{Profile, Report};
 use std::str::FromStr;
 
 /// The value of `--device`.
@@ -33,6 +37,19 @@ impl FromStr for DeviceChoice {
 pub(super) enum Device {
     Cpu(Cpu),
     Gpu(Box<Gpu>),
+}
+
+impl Device {
+    /// Adds what the device's time went to, if that was asked.
+    pub fn add_profile(&self, flags: &RunFlags, report: &mut Report, display: &mut Display) {
+        report.profile = match self {
+            Device::Cpu(_) => None,
+            Device::Gpu(gpu) => gpu.profile().map(Profile::from),
+        };
+        if flags.profile && report.profile.is_none() {
+            display.warn(&format!("--profile: {} has no clock inside of its passes", report.device));
+        }
+    }
 }
 
 impl DeviceChoice {

@@ -59,11 +59,15 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         &mut display,
     )));
     display.clear();
-    let report = merged.map_err(|e| Failure::of_merge(e, &args.recipe))?;
+    let mut report = merged.map_err(|e| Failure::of_merge(e, &args.recipe))?;
+    device.add_profile(&args.run, &mut report, &mut display);
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else if !args.run.quiet {
         output::print(&report::table(&report, terminal::width()));
+        if let Some(profile) = &report.profile {
+            output::print(&profile.table(terminal::width()));
+        }
         output::print(&format!(
             "{} written in {:.1} s on {}{}",
             out.display(),

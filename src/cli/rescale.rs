@@ -30,11 +30,15 @@ pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
         &mut display,
     )));
     display.clear();
-    let report = made.map_err(|e| Failure::of_merge(e, &args.delta))?;
+    let mut report = made.map_err(|e| Failure::of_merge(e, &args.delta))?;
+    device.add_profile(&args.run, &mut report, &mut display);
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&report)?);
     } else if !args.run.quiet {
         output::print(&report::table(&report, terminal::width()));
+        if let Some(profile) = &report.profile {
+            output::print(&profile.table(terminal::width()));
+        }
         let seconds = report.seconds.unwrap_or_default();
         output::print(&format!("{} written in {seconds:.1} s on {}", args.out.display(), report.device));
     }

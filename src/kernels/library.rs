@@ -1,7 +1,7 @@
 //! The shaders of a device, compiled as they are first needed.
 
 use super::tile::{ENOUGH_TILES, built_in};
-use super::{Choice, Parameters, Recorder, ShapeClass, Tile};
+use super::{Choice, Parameters, Recorder, ShapeClass, Stamps, Tile};
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -179,8 +179,9 @@ impl Kernels {
         &'a self,
         pass: &'a mut wgpu::ComputePass<'static>,
         params: &'a mut Parameters,
+        stamps: Option<&'a mut Stamps>,
     ) -> Recorder<'a> {
-        Recorder::new(self, pass, params)
+        Recorder::new(self, pass, params, stamps)
     }
 
     /// How products are computed here.

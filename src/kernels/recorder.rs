@@ -1,7 +1,7 @@
 //! Encoding of one dispatch: what is the same for all kernels.
 
 use super::library::{Pipeline, Shader};
-use super::{Error, Kernels, Parameters, Raw, Result, View};
+use super::{Error, Kernels, Parameters, Raw, Result, Stamped, Stamps, View};
 use crate::matrix::Dtype;
 
 /// Threads of a workgroup in kernels that go element by element.
@@ -15,8 +15,8 @@ pub struct Recorder<'a> {
 
 /// Where dispatches and their parameters go.
 enum Target<'a> {
-    /// A pass that goes on after the recorder.
-    Caller(&'a mut wgpu::ComputePass<'static>, &'a mut Parameters),
+    /// A pass that goes on after the recorder, and the clock if dispatches are timed.
+    Caller(&'a mut wgpu::ComputePass<'static>, &'a mut Parameters, Option<&'a mut Stamps>),
     /// A pass that ends with it.
     Own(Box<wgpu::ComputePass<'a>>, Parameters),
 }
@@ -56,8 +56,9 @@ impl<'a> Recorder<'a> {
         kernels: &'a Kernels,
         pass: &'a mut wgpu::ComputePass<'static>,
         params: &'a mut Parameters,
+        stamps: Option<&'a mut Stamps>,
     ) -> Self {
-        Recorder { kernels, target: Target::Caller(pass, params) }
+        Recorder { kernels, target: Target::Caller(pass, params, stamps) }
     }
 
     pub(super) fn with_own_params(
@@ -80,8 +81,11 @@ impl<'a> Recorder<'a> {
         let pipeline = self.kernels.pipeline(shader, entry, constants, storage);
         let bytes = bytemuck::bytes_of(&params);
         match &mut self.target {
-            Target::Caller(pass, params) => {
+            Target::Caller(pass, params, stamps) => {
                 encode(pass, &pipeline, params.bind(bytes, &pipeline, windows), groups);
+                if let Some(stamps) = stamps {
+                    stamps.push(pass, Some(Stamped { shader: shader.name, entry, groups }));
+                }
             }
             Target::Own(pass, params) => {
                 encode(pass, &pipeline, params.bind(bytes, &pipeline, windows), groups);

@@ -5,6 +5,7 @@ mod card;
 mod grid;
 mod inputs;
 mod planned;
+mod profile;
 #[cfg(feature = "cli")]
 mod table;
 
@@ -13,6 +14,7 @@ pub use card::model_card;
 pub use grid::{Column, Grid, WIDTH, wrapped};
 pub use inputs::{Input, InputFile, library};
 pub use planned::{Planned, PlannedExperts, PlannedLayer};
+pub use profile::{KernelTime, Profile};
 #[cfg(feature = "cli")]
 pub use table::{short_names, table};
 
@@ -102,6 +104,9 @@ pub struct Report {
     /// What reading, computing and writing took of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stages: Option<Stages>,
+    /// With `--profile`: what the device's time went to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub profile: Option<Profile>,
 }
 
 /// The stages of a run, which overlap: how long each was at work, in seconds, and how much went through it.
@@ -171,6 +176,7 @@ impl Default for Report {
             warnings: Vec::new(),
             seconds: None,
             stages: None,
+            profile: None,
         }
     }
 }

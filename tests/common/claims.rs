@@ -4,6 +4,7 @@
 
 use super::devices::{Device, Work, for_each_device};
 use libtest_mimic::{Arguments, Failed, Trial};
+use std::thread::available_parallelism;
 
 /// Declares claims as `async fn name(backend) { ... }`, generic over the backend, and the trials of all of them on given
 /// devices, `claims_on`, and on every device, `claims`.
@@ -63,12 +64,18 @@ pub struct Stated {
     pub besides: usize,
 }
 
+/// Threads, unless `--test-threads` says otherwise.
+const MOST_THREADS: usize = 4;
+
 /// Runs trials as a test binary does, and one more: that none of those stated is missing.
 pub fn run(mut trials: Vec<Trial>, stated: Stated) -> ! {
     let missing = missing(&trials, stated);
     let check = move || if missing.is_empty() { Ok(()) } else { Err(missing.join("; ").into()) };
     trials.push(Trial::test("no_trial_is_missing", check));
-    libtest_mimic::run(&Arguments::from_args(), trials).exit()
+    let mut arguments = Arguments::from_args();
+    // Every thread opens an adapter in each of its ways, and drivers give a process no more than some dozens of devices.
+    arguments.test_threads.get_or_insert_with(|| available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
+    libtest_mimic::run(&arguments, trials).exit()
 }
 
 /// A line for every device with fewer trials than are stated.

@@ -1,7 +1,7 @@
 //! An open device, and what it has had to complain about.
 
 use super::{Config, Error, Pace, Result, self_test};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, Stamps};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// An open device.
@@ -34,9 +34,11 @@ impl Failure {
 
 impl Context {
     pub async fn open(adapter: &wgpu::Adapter, config: &Config) -> Result<Self> {
+        let clock = if config.profile { Stamps::FEATURES } else { wgpu::Features::empty() };
+        let wanted = Kernels::optional_features() | config.features | clock;
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("esmerge"),
-            required_features: adapter.features() & (Kernels::optional_features() | config.features),
+            required_features: adapter.features() & wanted,
             required_limits: limits(adapter, config),
             memory_hints: wgpu::MemoryHints::Performance,
             ..Default::default()

@@ -12,6 +12,7 @@ mod operations;
 mod pace;
 mod pool;
 mod products;
+mod profile;
 mod queue;
 mod recovery;
 mod reductions;
@@ -24,6 +25,7 @@ mod tuning;
 pub use adapter::AdapterSummary;
 pub use layers::GpuSegments;
 pub use pace::Pace;
+pub use profile::Profile;
 pub use tensor::GpuTensor;
 pub use tuning::{Tuned, cache_folder};
 
@@ -64,6 +66,8 @@ pub struct Config {
     pub submit_flops: Option<u64>,
     /// [`Pace::batch_bytes`]; by default as suits the device's speed.
     pub batch_bytes: Option<u64>,
+    /// Whether every dispatch is timed, where the adapter has timestamps inside of passes. The host waits for each submission then.
+    pub profile: bool,
 }
 
 /// How [`Config::autotune`] remembers.
@@ -87,6 +91,7 @@ impl Default for Config {
             dispatch_flops: None,
             submit_flops: None,
             batch_bytes: None,
+            profile: false,
         }
     }
 }
@@ -125,7 +130,7 @@ impl Live {
         let pace = context.pace.with(config);
         let tuner = |tune: &Autotune| Tuner::open(&context.info, &context.kernels, tune.folder.as_deref());
         Rc::new(Live {
-            queue: Queue::new(Rc::clone(&context), pace.submit_flops),
+            queue: Queue::new(Rc::clone(&context), pace.submit_flops, config.profile),
             pool: Rc::new(Pool::new(Rc::clone(&context))),
             tuner: config.autotune.as_ref().map(tuner),
             pace,
@@ -229,6 +234,11 @@ impl Gpu {
     /// How often the host has waited for numbers from the device since it was opened.
     pub fn read_backs(&self) -> u64 {
         self.live().queue.read_backs()
+    }
+
+    /// Where the device's time went, with [`Config::profile`] where the adapter has a clock inside of passes.
+    pub fn profile(&self) -> Option<Profile> {
+        self.live().queue.profile()
     }
 
     /// Dispatches recorded since the device was opened.

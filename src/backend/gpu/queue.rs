@@ -4,7 +4,8 @@ use super::Result;
 use super::context::Context;
 use super::staging::Staging;
 use crate::backend::Error;
-use crate::kernels::{self, Parameters, Recorder};
+use super::profile::Profile;
+use crate::kernels::{self, Parameters, Recorder, Stamps};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
@@ -18,6 +19,7 @@ pub(super) struct Queue {
     submit_flops: u64,
     read_backs: Cell<u64>,
     submissions: Cell<u64>,
+    profile: RefCell<Profile>,
 }
 
 struct Pending {
@@ -27,22 +29,27 @@ struct Pending {
     encoder: Option<wgpu::CommandEncoder>,
     parameters: Parameters,
     staging: Staging,
+    /// Where every dispatch is timed.
+    stamps: Option<Stamps>,
     flops: u64,
     dispatches: u64,
 }
 
 impl Queue {
-    pub fn new(context: Rc<Context>, submit_flops: u64) -> Self {
+    pub fn new(context: Rc<Context>, submit_flops: u64, timed: bool) -> Self {
+        let timed = timed && context.device.features().contains(Stamps::FEATURES);
         let pending = Pending {
             pass: None,
             encoder: None,
             parameters: Parameters::new(&context.device),
             staging: Staging::new(Rc::clone(&context)),
+            stamps: timed.then(|| Stamps::new(&context.device, &context.queue)),
             flops: 0,
             dispatches: 0,
         };
         let (read_backs, submissions) = (Cell::new(0), Cell::new(0));
-        Queue { context, pending: RefCell::new(pending), submit_flops, read_backs, submissions }
+        let profile = RefCell::default();
+        Queue { context, pending: RefCell::new(pending), submit_flops, read_backs, submissions, profile }
     }
 
     pub fn dispatches(&self) -> u64 {
@@ -55,6 +62,11 @@ impl Queue {
 
     pub fn read_backs(&self) -> u64 {
         self.read_backs.get()
+    }
+
+    /// Where the time went, if it was asked.
+    pub fn profile(&self) -> Option<Profile> {
+        self.pending.borrow().stamps.as_ref().map(|_| self.profile.borrow().clone())
     }
 
     /// The host is about to wait for numbers.
@@ -74,10 +86,15 @@ impl Queue {
         {
             self.submit_pending(&mut pending)?;
         }
-        let Pending { encoder, pass, parameters, .. } = &mut *pending;
-        let begin = || self.open(encoder).begin_compute_pass(&Default::default()).forget_lifetime();
-        let pass = pass.get_or_insert_with(begin);
-        let encoded = encode(&mut self.context.kernels.record_with(pass, parameters));
+        let Pending { encoder, pass, parameters, stamps, .. } = &mut *pending;
+        let pass = pass.get_or_insert_with(|| {
+            let mut pass = self.open(encoder).begin_compute_pass(&Default::default()).forget_lifetime();
+            if let Some(stamps) = stamps {
+                stamps.push(&mut pass, None);
+            }
+            pass
+        });
+        let encoded = encode(&mut self.context.kernels.record_with(pass, parameters, stamps.as_mut()));
         pending.flops += flops;
         pending.dispatches += 1;
         encoded.map_err(convert)
@@ -122,12 +139,20 @@ impl Queue {
 
     fn submit_pending(&self, pending: &mut Pending) -> Result<()> {
         pending.pass = None;
-        if let Some(encoder) = pending.encoder.take() {
+        if let Some(mut encoder) = pending.encoder.take() {
+            if let Some(stamps) = &pending.stamps {
+                stamps.resolve(&mut encoder);
+            }
             pending.parameters.seal();
             pending.staging.seal();
             let index = self.context.queue.submit([encoder.finish()]);
             self.submissions.set(self.submissions.get() + 1);
             pending.staging.recall(&index);
+            if let Some(stamps) = pending.stamps.as_mut().filter(|stamps| stamps.len() > 0) {
+                stamps.map();
+                self.context.wait(None)?;
+                self.profile.borrow_mut().add(stamps.take());
+            }
         }
         (pending.flops, pending.dispatches) = (0, 0);
         self.context.check()
