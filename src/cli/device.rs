@@ -44,7 +44,7 @@ impl Device {
     pub fn add_profile(&self, flags: &RunFlags, report: &mut Report, display: &mut Display) {
         report.profile = match self {
             Device::Cpu(_) => None,
-            Device::Gpu(gpu) => gpu.profile().map(Profile::from),
+            Device::Gpu(gpu) => Profile::of(gpu),
         };
         if flags.profile && report.profile.is_none() {
             display.warn(&format!("--profile: {} has no clock inside of its passes", report.device));

@@ -33,7 +33,8 @@ impl Stamps {
     pub fn new(device: &wgpu::Device, queue: &wgpu::Queue) -> Self {
         let size = 8 * Self::MOST as u64;
         let buffer = |usage| {
-            let descriptor = wgpu::BufferDescriptor { label: Some("timestamps"), size, usage, mapped_at_creation: false };
+            let descriptor =
+                wgpu::BufferDescriptor { label: Some("timestamps"), size, usage, mapped_at_creation: false };
             device.create_buffer(&descriptor)
         };
         Stamps {

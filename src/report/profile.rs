@@ -10,6 +10,10 @@ use serde::Serialize;
 pub struct Profile {
     /// From the first dispatch of a submission to its last, in seconds, of all submissions.
     pub seconds: f64,
+    /// Submissions.
+    pub submissions: u64,
+    /// How often the host waited for numbers.
+    pub read_backs: u64,
     /// Every kind of dispatch, the longest first.
     pub kernels: Vec<KernelTime>,
 }
@@ -29,8 +33,10 @@ pub struct KernelTime {
     pub seconds: f64,
 }
 
-impl From<gpu::Profile> for Profile {
-    fn from(profile: gpu::Profile) -> Self {
+impl Profile {
+    /// Of a GPU, if it was opened for that.
+    pub fn of(gpu: &gpu::Gpu) -> Option<Self> {
+        let profile = gpu.profile()?;
         let time = |(of, (dispatches, seconds)): (crate::kernels::Stamped, _)| KernelTime {
             shader: of.shader,
             entry: of.entry,
@@ -40,7 +46,8 @@ impl From<gpu::Profile> for Profile {
         };
         let mut kernels: Vec<KernelTime> = profile.kernels.into_iter().map(time).collect();
         kernels.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
-        Profile { seconds: profile.seconds, kernels }
+        let (submissions, read_backs) = (gpu.submissions(), gpu.read_backs());
+        Some(Profile { seconds: profile.seconds, submissions, read_backs, kernels })
     }
 }
 
@@ -76,6 +83,13 @@ impl Profile {
                 format!("{:.1}%", 100.0 * entry.seconds / self.seconds.max(f64::MIN_POSITIVE)),
             ]);
         }
-        format!("\nthe device was at work for {:.2} s\n{}", self.seconds, grid.render(width))
+        let dispatches: u64 = self.kernels.iter().map(|kernel| kernel.dispatches).sum();
+        format!(
+            "\nthe device was at work for {:.2} s: {dispatches} dispatches in {} submissions, {} read-backs\n{}",
+            self.seconds,
+            self.submissions,
+            self.read_backs,
+            grid.render(width)
+        )
     }
 }

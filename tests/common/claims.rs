@@ -74,7 +74,9 @@ pub fn run(mut trials: Vec<Trial>, stated: Stated) -> ! {
     trials.push(Trial::test("no_trial_is_missing", check));
     let mut arguments = Arguments::from_args();
     // Every thread opens an adapter in each of its ways, and drivers give a process no more than some dozens of devices.
-    arguments.test_threads.get_or_insert_with(|| available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
+    arguments
+        .test_threads
+        .get_or_insert_with(|| available_parallelism().map_or(1, usize::from).min(MOST_THREADS));
     libtest_mimic::run(&arguments, trials).exit()
 }
 

@@ -2,9 +2,9 @@
 
 use super::Result;
 use super::context::Context;
+use super::profile::Profile;
 use super::staging::Staging;
 use crate::backend::Error;
-use super::profile::Profile;
 use crate::kernels::{self, Parameters, Recorder, Stamps};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
