@@ -14,14 +14,14 @@ use claims::Stated;
 use devices::{Device, Variant};
 use esmerge::backend::gpu::Gpu;
 use esmerge::backend::{Backend, Polarity, Result, Shape};
-use esmerge::linalg::{Accuracy, Convergence};
+use esmerge::linalg::Accuracy;
 use esmerge::method::esd::{EssentialSubspace, Inputs, essential_subspace};
 use esmerge::method::esm::{eigenvalue_weights, esm_layers, join_factors, merge_factors, task_factors};
 use esmerge::method::{Decomposition, EsmOptions, Fusion, Preset, Scale, Solver, assembly, tsv};
 use libtest_mimic::Trial;
 use matrices::{Matrix, download, upload};
 
-const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, convergence: Convergence::Checked };
+const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0 };
 
 fn main() {
     let mut trials = claims();
@@ -30,29 +30,30 @@ fn main() {
     for device in devices::for_each_device() {
         if let Device::Gpu(..) = device {
             let device = device.opened(Variant::Tiled);
-            let name = format!("{device}/the_host_waits_once_for_a_batch_of_layers");
+            let name = format!("{device}/the_host_waits_once_in_each_half_of_a_merge");
             trials.push(Trial::test(name, move || Ok(pollster::block_on(waits_once(device.gpu()))?)));
         }
     }
     claims::run(trials, Stated { cpu: 23, adapter: 24, besides: 0 });
 }
 
-/// The halves of a merge wait for nothing, and once: whatever the number of layers and tasks.
+/// Each half of a merge waits once, whatever the number of layers and tasks: whether subspaces have converged, and for what is
+/// known of the layers.
 async fn waits_once(gpu: &Gpu) -> Result<()> {
-    let solver = Solver { accuracy: Accuracy::Balanced, convergence: Convergence::Deferred, ..EXACT };
+    let solver = Solver { accuracy: Accuracy::Balanced, ..EXACT };
     let (layers, tasks) = (3, 4);
     let (d, x) = (deltas((layers * tasks) as u64, 128, 96), activations((layers * tasks) as u64, 160, 96));
     let (d, x, options) = (upload(gpu, &d)?, inputs(gpu, &x)?, Preset::Esm.options());
     let before = gpu.read_backs();
     let factors = task_factors(gpu, &d, &x, 12, &options, solver).await?;
-    assert_eq!(gpu.read_backs(), before);
-    let merged = merge_factors(gpu, factors, tasks, &options, solver).await?;
     assert_eq!(gpu.read_backs(), before + 1);
-    assert!(merged.layers.iter().all(|layer| layer.converged && !layer.rank_deficient));
+    let merged = merge_factors(gpu, factors, tasks, &options, solver).await?;
+    assert_eq!(gpu.read_backs(), before + 2);
+    assert!(merged.layers.iter().all(|layer| !layer.rank_deficient));
 
     let merged = tsv::tsv_m(gpu, &d, tasks, true, solver).await?;
-    assert_eq!(gpu.read_backs(), before + 2);
-    assert!(merged.layers.iter().all(|layer| layer.converged && !layer.rank_deficient));
+    assert_eq!(gpu.read_backs(), before + 4);
+    assert!(merged.layers.iter().all(|layer| !layer.rank_deficient));
     Ok(())
 }
 
@@ -254,7 +255,7 @@ claims! {
                 let alone = esm_layers(backend, &upload(backend, d)?, &inputs(backend, x)?, 2, 8, &options, EXACT).await?;
                 assert!(deltas[l].distance(&download(backend, &alone.deltas).await?[0]) < 1e-5, "{fusion:?}, layer {l}");
                 let (one, same) = (&alone.layers[0], &all.layers[l]);
-                assert_eq!((one.rank_deficient, one.converged), (same.rank_deficient, same.converged));
+                assert_eq!(one.rank_deficient, same.rank_deficient);
                 for (a, b) in one.energy_retention.iter().zip(&same.energy_retention) {
                     assert!((a - b).abs() < 1e-5, "{a} {b}");
                 }
@@ -274,24 +275,26 @@ claims! {
         Ok(())
     }
 
-    async fn a_deferred_layer_says_whether_its_subspaces_were_found(backend) {
-        // eigenvalues that hardly decay, which power steps do not resolve, beside ones that do
+    async fn a_layer_that_needs_filters_leaves_the_others_as_they_are(backend) {
+        // eigenvalues that hardly decay, which power steps do not resolve, between ones that do
         let slow: Vec<Matrix> = (0..2).map(|t| Matrix::with_spectrum(110, 150, |j| (1.0 / (1.0 + j as f64 / 60.0)).sqrt(), 70 + 2 * t)).collect();
-        let quick: Vec<Matrix> = (0..2).map(|t| Matrix::with_decay(110, 150, 0.9, 80 + 2 * t)).collect();
-        let d = [quick, slow].concat();
+        let quick = |seed: u64| (0..2).map(move |t| Matrix::with_decay(110, 150, 0.9, seed + 2 * t)).collect::<Vec<_>>();
         let options = Preset::Esm.options();
-        let checked = Solver { accuracy: Accuracy::Balanced, ..EXACT };
-        let deferred = Solver { convergence: Convergence::Deferred, ..checked };
-        let merged = async |solver| {
-            esm_layers(backend, &upload(backend, &d)?, &Inputs::DataFree, 2, 12, &options, solver).await
+        let solver = Solver { accuracy: Accuracy::Balanced, ..EXACT };
+        let merged = async |d: &[Matrix], solver| {
+            let merged = esm_layers(backend, &upload(backend, d)?, &Inputs::DataFree, 2, 12, &options, solver).await?;
+            let deltas = download(backend, &merged.deltas).await?;
+            Ok::<_, esmerge::backend::Error>((deltas, merged.layers))
         };
-        let (later, now) = (merged(deferred).await?, merged(checked).await?);
-        assert!(now.layers.iter().all(|layer| layer.converged));
-        assert!(later.layers[0].converged);
-        // a host that waits for the projected problem anyway does not defer
-        assert_eq!(later.layers[1].converged, backend.largest_eigenproblem() < 20);
-        let (later, now) = (download(backend, &later.deltas).await?, download(backend, &now.deltas).await?);
-        assert!(later[0].distance(&now[0]) < 1e-3, "{}", later[0].distance(&now[0]));
+        let (all, layers) = merged(&[quick(80), slow.clone(), quick(90)].concat(), solver).await?;
+        for (l, seed) in [(0, 80), (2, 90)] {
+            let (alone, _) = merged(&quick(seed), solver).await?;
+            assert!(all[l].distance(&alone[0]) < 1e-5, "layer {l}: {}", all[l].distance(&alone[0]));
+        }
+        let (_, exact) = merged(&slow, EXACT).await?;
+        for (found, exact) in layers[1].energy_retention.iter().zip(&exact[0].energy_retention) {
+            assert!((found - exact).abs() < 1e-3 * exact, "{found} {exact}");
+        }
         Ok(())
     }
 

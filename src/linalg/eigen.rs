@@ -1,7 +1,7 @@
 //! Leading eigenvectors of the symmetric positive semidefinite matrices whose factors are at hand.
 
 use super::host::{self, Matrix, Threads, product, symmetric_eigen};
-use super::{Accuracy, Convergence, subspace};
+use super::{Accuracy, subspace};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 
 /// Eigenvalues at or below this fraction of the largest are null: their directions are rounding noise. Factors are
@@ -54,8 +54,6 @@ pub struct PendingEigenpairs<T> {
     pub sigma: T,
     /// Square roots of the traces, `batch x 1 x 1`.
     pub norms: T,
-    /// What is yet to be shown to [`converged`](super::converged), `batch x 1 x 1`; zeros where it was seen already.
-    pub residuals: T,
 }
 
 impl<T: Tensor> PendingEigenpairs<T> {
@@ -93,12 +91,11 @@ pub async fn leading_eigenpairs<B: Backend>(
     accuracy: Accuracy,
     seed: u64,
 ) -> Result<Eigenpairs<B::Tensor>> {
-    let pending = pending_eigenpairs(backend, c, r, ranks, accuracy, seed, Convergence::Checked).await?;
-    pending.read(backend).await
+    pending_eigenpairs(backend, c, r, ranks, accuracy, seed).await?.read(backend).await
 }
 
-/// [`leading_eigenpairs`] with its numbers left on the device. If the convergence is [`Convergence::Deferred`] too, and the
-/// device solves the projected problems, the host waits for nothing.
+/// [`leading_eigenpairs`] with its numbers left on the device. Where that solves the projected problems too, the host waits for
+/// nothing but whether the iteration has converged.
 pub async fn pending_eigenpairs<B: Backend>(
     backend: &B,
     c: SymmetricProduct<'_, B::Tensor>,
@@ -106,12 +103,11 @@ pub async fn pending_eigenpairs<B: Backend>(
     ranks: &[usize],
     accuracy: Accuracy,
     seed: u64,
-    convergence: Convergence,
 ) -> Result<PendingEigenpairs<B::Tensor>> {
     if accuracy == Accuracy::Exact || !subspace::pays_off(&c, r, accuracy) {
         return exact(backend, c, r, ranks).await;
     }
-    subspace::iterate(backend, c, r, ranks, accuracy, seed, convergence).await
+    subspace::iterate(backend, c, r, ranks, accuracy, seed).await
 }
 
 /// Downloads the factors and decomposes in f64. Forms no f32 Gram matrix.
@@ -140,7 +136,6 @@ async fn exact<B: Backend>(
         basis: backend.upload(Shape::new(batch, r, d), &rows)?,
         sigma: backend.upload(Shape::new(batch, 1, r), &sigma)?,
         norms: backend.upload(Shape::new(batch, 1, 1), &norms)?,
-        residuals: backend.zeros(Shape::new(batch, 1, 1))?,
     })
 }
 

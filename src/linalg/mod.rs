@@ -21,7 +21,6 @@ pub use eigen::{
 pub use orthonormalize::{append_block, orthonormalize_rows, qr_rows};
 pub use polar::{NULL_SINGULAR_VALUE, PendingPolar, Polar, pending_polar, polar, rank_deficient};
 pub use singular::singular_values;
-pub use subspace::converged;
 
 use std::fmt;
 use std::str::FromStr;
@@ -36,16 +35,6 @@ pub enum Accuracy {
     Balanced,
     /// Fewer iterations and less oversampling.
     Fast,
-}
-
-/// When the host looks at whether subspace iterations have converged, and lets filters follow where they have not.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
-pub enum Convergence {
-    /// At once, waiting for the device.
-    #[default]
-    Checked,
-    /// Later: the residuals come along with the result, for [`converged`].
-    Deferred,
 }
 
 /// What an [`Accuracy`] means for the algorithms.

@@ -8,8 +8,8 @@
 //! and those of large ones overflow.
 
 use super::{
-    Accuracy, Convergence, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev,
-    host::{self, Matrix, Threads, symmetric_eigen},
+    Accuracy, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev,
+    host::{self, Matrix, SymmetricEigen, Threads, symmetric_eigen},
     orthonormalize_rows,
     unit::{UnitScaled, unit_scaled_gram},
 };
@@ -37,10 +37,9 @@ pub async fn iterate<B: Backend>(
     ranks: &[usize],
     accuracy: Accuracy,
     seed: u64,
-    convergence: Convergence,
 ) -> Result<PendingEigenpairs<B::Tensor>> {
-    let iteration =
-        Iteration { block: block_size(r, accuracy), steps: accuracy.effort().iterations, seed, convergence };
+    let block = block_size(r, accuracy);
+    let iteration = Iteration { wanted: r, block, steps: accuracy.effort().iterations, seed };
     let (mut found, norms) = match c {
         SymmetricProduct::Congruence { d, g } => {
             let d = UnitScaled::of(backend, d, &backend.frobenius_norms(d)?)?;
@@ -49,63 +48,89 @@ pub async fn iterate<B: Backend>(
             let c = backend.matmul(&dg, Op::None, &d.values, Op::Transpose)?;
             let mut norms = backend.inner_products(&dg, &d.values)?;
             to_roots(backend, &mut norms)?;
-            let rayleigh_ritz = async |q: B::Tensor, residuals: &B::Tensor, accepted: f32| {
-                let cq = backend.matmul(&q, Op::None, &c, Op::None)?;
-                let h = backend.matmul(&q, Op::None, &cq, Op::Transpose)?;
-                let Some((mut sigma, vectors)) = ritz_vectors(backend, &h, r, residuals, accepted).await?
-                else {
-                    return Ok(None);
-                };
-                to_roots(backend, &mut sigma)?;
-                Ok(Some(Found { basis: backend.matmul(&vectors, Op::None, &q, Op::None)?, sigma }))
-            };
-            let mut found = iteration.with_invariant_block(backend, &c, rayleigh_ritz).await?;
+            let mut found = iteration.run(backend, Problem { matrix: c, factor: None }).await?;
             for scaled in [&d, &g] {
-                scaled.undo(backend, &mut found.0.sigma)?;
+                scaled.undo(backend, &mut found.sigma)?;
                 scaled.undo(backend, &mut norms)?;
             }
             (found, norms)
         }
         SymmetricProduct::Factor { x, op } => {
-            // Z: what the factor maps the block to; H = Z Z^T
             let (d, n) = op.apply(x.shape());
             let other = if op == Op::None { Op::Transpose } else { Op::None };
             let side = if d <= n { op } else { other };
             let norms = backend.frobenius_norms(x)?;
-            let x = UnitScaled::of(backend, x, &norms)?;
-            let gram = backend.gram(&x.values, side)?;
-            let rayleigh_ritz = async |q: B::Tensor, residuals: &B::Tensor, accepted: f32| {
-                let z = backend.matmul(&q, Op::None, &x.values, side)?;
-                let h = backend.gram(&z, Op::None)?;
-                let Some((_, vectors)) = ritz_vectors(backend, &h, r, residuals, accepted).await? else {
-                    return Ok(None);
-                };
-                // where the factor maps the Ritz vectors: as long as its singular values
-                let mapped = backend.matmul(&vectors, Op::None, &z, Op::None)?;
-                let norms = backend.row_norms(&mapped)?;
-                let sigma = norms.reshape(Shape::new(vectors.shape().batch, 1, r))?;
-                let basis = if d <= n {
-                    backend.matmul(&vectors, Op::None, &q, Op::None)?
-                } else {
-                    // they lie in the space of C; ordered by norm, CholeskyQR keeps the leading span
-                    orthonormalize_rows(backend, mapped, 2)?
-                };
-                Ok(Some(Found { basis, sigma }))
-            };
-            let mut found = iteration.with_invariant_block(backend, &gram, rayleigh_ritz).await?;
-            x.undo(backend, &mut found.0.sigma)?;
+            let UnitScaled { values, scales } = UnitScaled::of(backend, x, &norms)?;
+            let matrix = backend.gram(&values, side)?;
+            let factor = Some(Factor { values, side, in_range: d <= n });
+            let mut found = iteration.run(backend, Problem { matrix, factor }).await?;
+            backend.divide_rows(&mut found.sigma, &scales)?;
             (found, norms)
         }
     };
-    drop_null_directions(backend, &mut found.0, ranks)?;
-    let (Found { basis, sigma }, residuals) = found;
-    Ok(PendingEigenpairs { basis, sigma, norms, residuals })
+    drop_null_directions(backend, &mut found, ranks)?;
+    Ok(PendingEigenpairs { basis: found.basis, sigma: found.sigma, norms })
 }
 
 /// Square roots of eigenvalues, or of their sum; rounding may have made null ones negative.
 fn to_roots<B: Backend>(backend: &B, values: &mut B::Tensor) -> Result<()> {
     backend.clear_small(values, 0.0)?;
     backend.power(values, 0.5)
+}
+
+/// A batch of symmetric matrices whose dominant invariant subspaces are looked for.
+struct Problem<T> {
+    /// `A`, `batch x m x m`.
+    matrix: T,
+    /// What it is the Gram matrix of, if it is one.
+    factor: Option<Factor<T>>,
+}
+
+/// `A = op(X) op(X)^T` of one side of `X`.
+struct Factor<T> {
+    /// `X`
+    values: T,
+    /// `op`
+    side: Op,
+    /// Whether the eigenvectors that are wanted are those of `A`; else they are what the factor maps those to.
+    in_range: bool,
+}
+
+impl<T: Tensor> Problem<T> {
+    /// Some of the batch.
+    fn members<B: Backend<Tensor = T>>(&self, backend: &B, chosen: &[usize]) -> Result<Self> {
+        let factor = |of: &Factor<T>| {
+            let values = members(backend, &of.values, chosen)?;
+            Ok(Factor { values, side: of.side, in_range: of.in_range })
+        };
+        let factor = self.factor.as_ref().map(factor).transpose()?;
+        Ok(Problem { matrix: members(backend, &self.matrix, chosen)?, factor })
+    }
+
+    /// The `r` leading pairs that an orthonormal block near the dominant invariant subspace holds (Rayleigh and Ritz).
+    async fn found_in<B: Backend<Tensor = T>>(&self, backend: &B, q: T, r: usize) -> Result<Found<T>> {
+        let Some(Factor { values, side, in_range }) = &self.factor else {
+            let qa = backend.matmul(&q, Op::None, &self.matrix, Op::None)?;
+            let h = backend.matmul(&q, Op::None, &qa, Op::Transpose)?;
+            let (mut sigma, vectors) = ritz_vectors(backend, &h, r).await?;
+            to_roots(backend, &mut sigma)?;
+            return Ok(Found { basis: backend.matmul(&vectors, Op::None, &q, Op::None)?, sigma });
+        };
+        // Z: what the factor maps the block to; H = Z Z^T
+        let z = backend.matmul(&q, Op::None, values, *side)?;
+        let h = backend.gram(&z, Op::None)?;
+        let (_, vectors) = ritz_vectors(backend, &h, r).await?;
+        // where the factor maps the Ritz vectors: as long as its singular values
+        let mapped = backend.matmul(&vectors, Op::None, &z, Op::None)?;
+        let sigma = backend.row_norms(&mapped)?.reshape(Shape::new(vectors.shape().batch, 1, r))?;
+        let basis = if *in_range {
+            backend.matmul(&vectors, Op::None, &q, Op::None)?
+        } else {
+            // they lie in the space of C; ordered by norm, CholeskyQR keeps the leading span
+            orthonormalize_rows(backend, mapped, 2)?
+        };
+        Ok(Found { basis, sigma })
+    }
 }
 
 /// What a block gave.
@@ -116,59 +141,124 @@ struct Found<T> {
     sigma: T,
 }
 
+impl<T: Tensor> Found<T> {
+    /// Nothing yet, for as many members, of the shapes that these have.
+    fn room_for<B: Backend<Tensor = T>>(&self, backend: &B, batch: usize) -> Result<Self> {
+        let zeros = |x: &T| backend.zeros(Shape { batch, ..x.shape() });
+        Ok(Found { basis: zeros(&self.basis)?, sigma: zeros(&self.sigma)? })
+    }
+
+    /// Takes member `from` of another over as `to`.
+    fn take<B: Backend<Tensor = T>>(
+        &mut self,
+        backend: &B,
+        other: &Self,
+        from: usize,
+        to: usize,
+    ) -> Result<()> {
+        for (mine, theirs) in [(&mut self.basis, &other.basis), (&mut self.sigma, &other.sigma)] {
+            let Shape { rows, cols, .. } = theirs.shape();
+            backend.copy_block(theirs, [from, 0, 0], mine, [to, 0, 0], [1, rows, cols])?;
+        }
+        Ok(())
+    }
+}
+
+/// Some members of a batch.
+fn members<B: Backend>(backend: &B, x: &B::Tensor, chosen: &[usize]) -> Result<B::Tensor> {
+    let Shape { rows, cols, .. } = x.shape();
+    let mut some = backend.zeros(Shape::new(chosen.len(), rows, cols))?;
+    for (to, &from) in chosen.iter().enumerate() {
+        backend.copy_block(x, [from, 0, 0], &mut some, [to, 0, 0], [1, rows, cols])?;
+    }
+    Ok(some)
+}
+
 /// How a block is iterated.
 struct Iteration {
-    /// Its vectors.
+    /// Eigenpairs.
+    wanted: usize,
+    /// Vectors of the block.
     block: usize,
     /// Applications of the matrix.
     steps: usize,
-    /// Of its random start.
+    /// Of the random start.
     seed: u64,
-    convergence: Convergence,
 }
 
 impl Iteration {
-    /// What `rayleigh_ritz` finds in an orthonormal block (rows) near the dominant invariant subspace of `a` (`batch x m x m`,
-    /// symmetric), and the residuals that are yet to be looked at.
-    ///
-    /// Power steps are enough where the spectrum decays. Where the residual of the block says that it does not, Chebyshev
-    /// filters follow. `rayleigh_ritz` gets a block, its residuals, and up to which it shall go on if it looks at them.
-    async fn with_invariant_block<B: Backend>(
-        &self,
-        backend: &B,
-        a: &B::Tensor,
-        rayleigh_ritz: impl AsyncFn(B::Tensor, &B::Tensor, f32) -> Result<Option<Found<B::Tensor>>>,
-    ) -> Result<(Found<B::Tensor>, B::Tensor)> {
-        let seen = || backend.zeros(Shape::new(a.shape().batch, 1, 1));
-        let solved_by_host = self.block > backend.largest_eigenproblem();
-        let mut q = self.start(backend, a.shape())?;
+    /// Power steps are enough where the spectrum decays. Where the residual of a member's block says that it does not, Chebyshev
+    /// filters follow, for that member alone. The host waits once, and once more after each filter.
+    async fn run<B: Backend>(&self, backend: &B, problem: Problem<B::Tensor>) -> Result<Found<B::Tensor>> {
+        let mut rest = problem;
+        let batch = rest.matrix.shape().batch;
+        let mut q = self.start(backend, rest.matrix.shape())?;
         for _ in 1..self.steps {
-            q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, a, Op::None)?, 1)?;
+            q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, &rest.matrix, Op::None)?, 1)?;
         }
-        for _ in 0..FILTERS {
-            let PowerStep { y, h, residuals } = power_step(backend, a, &q)?;
-            match rayleigh_ritz(orthonormalize_rows(backend, y, 3)?, &residuals, ENOUGH).await? {
-                Some(found) if solved_by_host => return Ok((found, seen()?)),
-                Some(found) if self.convergence == Convergence::Deferred => return Ok((found, residuals)),
-                Some(found) if converged(&backend.download(&residuals).await?) => {
-                    return Ok((found, seen()?));
-                }
-                _ => {}
+        let mut whole: Option<Found<B::Tensor>> = None;
+        let mut which: Vec<usize> = (0..batch).collect(); // members of the whole that the rest are
+        for filters in 0.. {
+            let accepted = if filters < FILTERS { ENOUGH } else { f32::INFINITY };
+            let Attempt { found, done, open } = self.attempt(backend, &rest, &q, accepted).await?;
+            if open.is_empty() && whole.is_none() {
+                return found.ok_or_else(nothing_found);
             }
-            let bounds = ritz_bounds(backend, &h).await?;
-            let degree =
-                bounds.iter().map(|&(least, most)| chebyshev::degree(least, most)).min().unwrap_or(0);
-            if degree < 2 {
+            if let Some(found) = found {
+                let mut all = whole.take().map_or_else(|| found.room_for(backend, batch), Ok)?;
+                for &(from, member) in &done {
+                    all.take(backend, &found, from, which[member])?;
+                }
+                whole = Some(all);
+            }
+            if open.is_empty() {
                 break;
             }
-            let unwanted: Vec<f64> = bounds.iter().map(|&(least, _)| least).collect();
-            q = orthonormalize_rows(backend, chebyshev::filter(backend, a, q, &unwanted, degree)?, 3)?;
+            let degree = open.iter().map(Open::degree).min().unwrap_or(0);
+            let unwanted: Vec<f64> = open.iter().map(|open| open.least).collect();
+            let chosen: Vec<usize> = open.iter().map(|open| open.member).collect();
+            which = chosen.iter().map(|&member| which[member]).collect();
+            let start = members(backend, &q, &chosen)?;
+            rest = rest.members(backend, &chosen)?;
+            let filtered = chebyshev::filter(backend, &rest.matrix, start, &unwanted, degree)?;
+            q = orthonormalize_rows(backend, filtered, 3)?;
         }
-        let PowerStep { y, residuals, .. } = power_step(backend, a, &q)?;
-        let found = rayleigh_ritz(orthonormalize_rows(backend, y, 3)?, &residuals, f32::INFINITY).await?;
-        let found =
-            found.ok_or_else(|| Error::Internal("a block was refused whatever its residual".into()))?;
-        Ok((found, seen()?))
+        whole.ok_or_else(nothing_found)
+    }
+
+    /// One more power step, and what its block holds of the members whose residual is accepted, or that no filter would help.
+    ///
+    /// Where the device solves the projected problems it is not kept waiting: it gets those of all members. On the host, which
+    /// takes long for them, the residuals are looked at first.
+    async fn attempt<B: Backend>(
+        &self,
+        backend: &B,
+        problem: &Problem<B::Tensor>,
+        q: &B::Tensor,
+        accepted: f32,
+    ) -> Result<Attempt<B::Tensor>> {
+        let PowerStep { y, h, residuals } = power_step(backend, &problem.matrix, q)?;
+        let all = 0..q.shape().batch;
+        let by_device = self.block <= backend.largest_eigenproblem();
+        let (mut y, mut found) = (Some(y), None);
+        if let Some(y) = y.take_if(|_| by_device) {
+            found = Some(problem.found_in(backend, orthonormalize_rows(backend, y, 3)?, self.wanted).await?);
+        }
+        let residuals = backend.download(&residuals).await?;
+        let missing: Vec<usize> = all.clone().filter(|&b| residuals[b] > accepted).collect();
+        let open = helped(ritz_bounds(backend, &h, &missing).await?);
+        let done: Vec<usize> = all.clone().filter(|b| open.iter().all(|open| open.member != *b)).collect();
+        let Some(y) = y else {
+            return Ok(Attempt { found, done: done.into_iter().map(|b| (b, b)).collect(), open });
+        };
+        if open.is_empty() {
+            found = Some(problem.found_in(backend, orthonormalize_rows(backend, y, 3)?, self.wanted).await?);
+        } else if !done.is_empty() {
+            let y = orthonormalize_rows(backend, members(backend, &y, &done)?, 3)?;
+            let part = problem.members(backend, &done)?;
+            found = Some(part.found_in(backend, y, self.wanted).await?);
+        }
+        Ok(Attempt { found, done: done.into_iter().enumerate().collect(), open })
     }
 
     /// The same random block for every member of the batch, so that none depends on what else is in it.
@@ -181,13 +271,41 @@ impl Iteration {
     }
 }
 
+/// What came of a block.
+struct Attempt<T> {
+    /// Pairs of members that are done; none if none is.
+    found: Option<Found<T>>,
+    /// Where they are in `found`, and which members they are.
+    done: Vec<(usize, usize)>,
+    /// The others.
+    open: Vec<Open>,
+}
+
+/// A member whose block is not invariant yet, with the smallest and the largest Ritz value.
+struct Open {
+    member: usize,
+    least: f64,
+    most: f64,
+}
+
+impl Open {
+    /// Of a filter.
+    fn degree(&self) -> usize {
+        chebyshev::degree(self.least, self.most)
+    }
+}
+
+/// The members, if filters help all of them: all are filtered to the same degree.
+fn helped(open: Vec<Open>) -> Vec<Open> {
+    if open.iter().all(|open| open.degree() >= 2) { open } else { Vec::new() }
+}
+
+fn nothing_found() -> Error {
+    Error::Internal("a block was refused whatever its residual".into())
+}
+
 /// Chebyshev filters at most, of up to ten products each.
 const FILTERS: usize = 4;
-
-/// Whether all iterations with these residuals have found their subspaces. NaN counts as found: no further iteration mends it.
-pub fn converged(residuals: &[f32]) -> bool {
-    !residuals.iter().any(|&residual| residual > ENOUGH)
-}
 
 /// `||Q A - H Q||_F / ||Q A||_F` up to which a block is taken for invariant; it bounds all its Ritz residuals, and eigenvalues
 /// are off by about its square. One more power step follows. Output shifts of a decaying spectrum (768 x 768, r = 96) are at 6e-5
@@ -214,45 +332,44 @@ fn power_step<B: Backend>(backend: &B, a: &B::Tensor, q: &B::Tensor) -> Result<P
     Ok(PowerStep { y, h, residuals })
 }
 
-/// The smallest and the largest Ritz value of each member of the batch.
-async fn ritz_bounds<B: Backend>(backend: &B, h: &B::Tensor) -> Result<Vec<(f64, f64)>> {
-    let k = h.shape().rows;
-    let host = backend.download(h).await?;
-    let bounds = |h: &[f32]| {
-        let symmetric = |i: usize, j: usize| 0.5 * (f64::from(h[i * k + j]) + f64::from(h[j * k + i]));
-        let eigen = symmetric_eigen(&Matrix::from_fn(k, k, symmetric), Threads::All)?;
-        Ok((eigen.values[k - 1], eigen.values[0]))
+/// The smallest and the largest Ritz value of some members of the batch.
+async fn ritz_bounds<B: Backend>(backend: &B, h: &B::Tensor, chosen: &[usize]) -> Result<Vec<Open>> {
+    if chosen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (k, h) = (h.shape().rows, members(backend, h, chosen)?);
+    let values: Vec<f64> = if k <= backend.largest_eigenproblem() {
+        let values = backend.download(&backend.symmetric_eigen(&h)?.0).await?;
+        values.into_iter().map(f64::from).collect()
+    } else {
+        let h = backend.download(&h).await?;
+        let each = host::for_each_member(chosen.len(), |b, threads| solve_on_host(&h, b, k, threads))?;
+        each.into_iter().flat_map(|eigen| eigen.values).collect()
     };
-    host.chunks(k * k).map(bounds).collect()
+    let open = |(&member, values): (&usize, &[f64])| Open { member, least: values[k - 1], most: values[0] };
+    Ok(chosen.iter().zip(values.chunks(k)).map(open).collect())
+}
+
+/// Eigenpairs of member `b` of matrices `k x k`, in f64.
+fn solve_on_host(matrices: &[f32], b: usize, k: usize, threads: Threads) -> Result<SymmetricEigen> {
+    symmetric_eigen(&Matrix::widened(&matrices[b * k * k..(b + 1) * k * k], k, k, Op::None), threads)
 }
 
 /// The first `r` Ritz values of the projected matrices `h` (`batch x k x k`), `batch x 1 x r`, and as many Ritz vectors as
-/// rows, `batch x r x k`. Where they are solved on the host, it looks at the `residuals` first, and gives none if one is not
-/// `accepted`.
-async fn ritz_vectors<B: Backend>(
-    backend: &B,
-    h: &B::Tensor,
-    r: usize,
-    residuals: &B::Tensor,
-    accepted: f32,
-) -> Result<Option<(B::Tensor, B::Tensor)>> {
+/// rows, `batch x r x k`.
+async fn ritz_vectors<B: Backend>(backend: &B, h: &B::Tensor, r: usize) -> Result<(B::Tensor, B::Tensor)> {
     let Shape { batch, rows: k, .. } = h.shape();
     if k <= backend.largest_eigenproblem() {
         let (values, vectors) = backend.symmetric_eigen(h)?;
         let values = backend.slice(&values, 0..batch, 0..1, 0..r)?;
-        return Ok(Some((values, backend.slice(&vectors, 0..batch, 0..r, 0..k)?)));
+        return Ok((values, backend.slice(&vectors, 0..batch, 0..r, 0..k)?));
     }
-    let [residuals, projected] = backend.download_all([residuals, h]).await?;
-    if residuals.iter().any(|&residual| residual > accepted) {
-        return Ok(None);
-    }
-    let solved = host::for_each_member(batch, |b, threads| {
-        symmetric_eigen(&Matrix::widened(&projected[b * k * k..(b + 1) * k * k], k, k, Op::None), threads)
-    })?;
+    let projected = backend.download(h).await?;
+    let solved = host::for_each_member(batch, |b, threads| solve_on_host(&projected, b, k, threads))?;
     let rows: Vec<f32> = solved.iter().flat_map(|e| e.vectors.first_rows(r).narrowed(Op::None)).collect();
     let values: Vec<f32> = solved.iter().flat_map(|e| e.values[..r].iter().map(|&v| v as f32)).collect();
     let values = backend.upload(Shape::new(batch, 1, r), &values)?;
-    Ok(Some((values, backend.upload(Shape::new(batch, r, k), &rows)?)))
+    Ok((values, backend.upload(Shape::new(batch, r, k), &rows)?))
 }
 
 /// Sets null directions to zero, their singular values and their rows of the basis: those past `ranks[b]`, and those whose

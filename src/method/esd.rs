@@ -2,9 +2,7 @@
 
 use super::{Decomposition, Solver};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use crate::linalg::{
-    Accuracy, Convergence, PendingEigenpairs, SymmetricProduct, energy_retention, pending_eigenpairs,
-};
+use crate::linalg::{Accuracy, PendingEigenpairs, SymmetricProduct, energy_retention, pending_eigenpairs};
 
 /// What is known of the inputs of one layer in each of T experts.
 pub enum Inputs<T> {
@@ -83,8 +81,7 @@ pub async fn essential_subspace<B: Backend>(
     r: usize,
     solver: Solver,
 ) -> Result<EssentialSubspace<B::Tensor>> {
-    let checked = Solver { convergence: Convergence::Checked, ..solver };
-    let pairs = pending_subspace(backend, deltas, inputs, decomposition, r, checked).await?;
+    let pairs = pending_subspace(backend, deltas, inputs, decomposition, r, solver).await?;
     let [sigma, norms] = backend.download_all([&pairs.sigma, &pairs.norms]).await?;
     let eigenvalues = |(t, sigma): (usize, &[f32])| {
         let divisor = inputs.seen_by(decomposition).divisor(t);
@@ -110,7 +107,7 @@ pub(super) async fn pending_subspace<B: Backend>(
     let Shape { batch: tasks, rows: d_out, cols: d_in } = deltas.shape();
     let ranks: Vec<usize> = (0..tasks).map(|t| inputs.rank(t, d_out, d_in)).collect();
     let solve = async |c: SymmetricProduct<'_, B::Tensor>| {
-        pending_eigenpairs(backend, c, r, &ranks, solver.accuracy, solver.seed, solver.convergence).await
+        pending_eigenpairs(backend, c, r, &ranks, solver.accuracy, solver.seed).await
     };
     match inputs {
         Inputs::Activations { x, .. } => {

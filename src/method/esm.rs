@@ -6,7 +6,7 @@ use super::{
     Decomposition, EsmOptions, Fusion, MergedLayer, MergedLayers, Scale, Solver, TaskNorm, join_batches,
 };
 use crate::backend::{Backend, Op, Polarity, Result, Shape, Tensor};
-use crate::linalg::{PendingEigenpairs, converged, energy_retention};
+use crate::linalg::{PendingEigenpairs, energy_retention};
 
 /// Rank-r factors `dW_t ~ E_t A_t` of T tasks in L layers, `A_t = E_t^T dW_t`. Where the inputs show `m < r` directions at
 /// most, the others, rows of zeros, are left out.
@@ -37,8 +37,6 @@ pub struct Concatenation<T> {
     pub sigma: T,
     /// Norms of the output shifts, `LT x 1 x 1`.
     pub norms: T,
-    /// Of the subspaces, for [`converged`], `LT x 1 x 1`.
-    pub residuals: T,
 }
 
 /// Merges layers of one shape: `deltas` is `LT x d_out x d_in`, with the `tasks` of the first layer first, and `rank` the
@@ -116,22 +114,16 @@ pub fn join_factors<B: Backend>(
     parts: Vec<TaskFactors<B::Tensor>>,
 ) -> Result<TaskFactors<B::Tensor>> {
     let (mut bases, mut projections, mut task_norms) = (vec![], vec![], vec![]);
-    let (mut sigma, mut norms, mut residuals) = (vec![], vec![], vec![]);
+    let (mut sigma, mut norms) = (vec![], vec![]);
     for part in parts {
         bases.push(part.subspace.basis);
         sigma.push(part.subspace.sigma);
         norms.push(part.subspace.norms);
-        residuals.push(part.subspace.residuals);
         projections.push(part.projected);
         task_norms.push(part.task_norms);
     }
     let join = |parts| join_batches(backend, parts);
-    let subspace = PendingEigenpairs {
-        basis: join(bases)?,
-        sigma: join(sigma)?,
-        norms: join(norms)?,
-        residuals: join(residuals)?,
-    };
+    let subspace = PendingEigenpairs { basis: join(bases)?, sigma: join(sigma)?, norms: join(norms)? };
     Ok(TaskFactors { subspace, projected: join(projections)?, task_norms: join(task_norms)? })
 }
 
@@ -158,8 +150,8 @@ pub async fn merge_factors<B: Backend>(
     };
     let mut fused = concatenations.fuse(backend).await?;
     let [left, right] = &fused.checks;
-    let facts = [left, right, &cat.sigma, &cat.norms, &cat.residuals, &cat.task_norms, &cat.task_scales];
-    let [left, right, sigma, norms, residuals, task_norms, task_scales] = backend.download_all(facts).await?;
+    let facts = [left, right, &cat.sigma, &cat.norms, &cat.task_norms, &cat.task_scales];
+    let [left, right, sigma, norms, task_norms, task_scales] = backend.download_all(facts).await?;
     let deficient = concatenations.mend(backend, &mut fused.deltas, [&left, &right]).await?;
 
     let energy_retention = energy_retention(&sigma, &norms, rank);
@@ -171,7 +163,6 @@ pub async fn merge_factors<B: Backend>(
             task_scales: wide(&task_scales[own.clone()]),
             energy_retention: energy_retention[own.clone()].to_vec(),
             rank_deficient,
-            converged: converged(&residuals[own]),
         }
     };
     let layers = deficient.into_iter().enumerate().map(layer).collect();
@@ -216,7 +207,7 @@ pub fn concatenate<B: Backend>(
     options: &EsmOptions,
 ) -> Result<Concatenation<B::Tensor>> {
     let TaskFactors { subspace, mut projected, task_norms } = factors;
-    let PendingEigenpairs { mut basis, sigma, norms, residuals } = subspace;
+    let PendingEigenpairs { mut basis, sigma, norms } = subspace;
     let Shape { batch, rows: found, cols: d_out } = basis.shape();
     let d_in = projected.shape().cols;
     let weights = eigenvalue_weights(backend, &sigma, options.eigen_weight_power)?;
@@ -234,17 +225,7 @@ pub fn concatenate<B: Backend>(
         Some(scale) => Some(inter_dimension_scaling(backend, &mut a_cat, scale)?),
         None => None,
     };
-    Ok(Concatenation {
-        e_cat,
-        a_cat,
-        weights,
-        task_scales,
-        column_scales,
-        task_norms,
-        sigma,
-        norms,
-        residuals,
-    })
+    Ok(Concatenation { e_cat, a_cat, weights, task_scales, column_scales, task_norms, sigma, norms })
 }
 
 /// `A_cat <- A_cat diag(c)`, `c_j = (||A_cat[:, j]|| / mean_j ||A_cat[:, j]||)^2`; returns `c`.

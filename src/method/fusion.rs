@@ -24,9 +24,6 @@ pub struct MergedLayer {
     pub energy_retention: Vec<f64>,
     /// Whether a concatenation was rank-deficient, so that its polar factor came from the host in f64.
     pub rank_deficient: bool,
-    /// Whether the subspaces of all tasks were found. Else, with [`Convergence::Deferred`](crate::linalg::Convergence), the
-    /// layer has to be merged again, checked.
-    pub converged: bool,
 }
 
 /// The concatenations of L layers of one shape, and how they are fused.

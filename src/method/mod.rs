@@ -18,7 +18,7 @@ pub use fusion::{MergedLayer, MergedLayers};
 pub use options::{AlphaScope, Decomposition, EsmOptions, Fusion, Preset, Scale, TaskNorm};
 
 use crate::backend::{Backend, Result, Shape, Tensor};
-use crate::linalg::{Accuracy, Convergence};
+use crate::linalg::Accuracy;
 
 /// What every method needs to know about how to compute.
 #[derive(Clone, Copy, Debug, Default)]
@@ -27,8 +27,6 @@ pub struct Solver {
     pub accuracy: Accuracy,
     /// Seed of the random starts.
     pub seed: u64,
-    /// When the host looks at whether subspaces have converged.
-    pub convergence: Convergence,
 }
 
 /// One tensor of all batches, in order; where one has fewer rows than another, rows of zeros follow.

@@ -3,7 +3,7 @@
 use super::fusion::Concatenations;
 use super::{Fusion, MergedLayer, MergedLayers, Solver, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use crate::linalg::{SymmetricProduct, converged, energy_retention, pending_eigenpairs};
+use crate::linalg::{SymmetricProduct, energy_retention, pending_eigenpairs};
 
 /// The k leading singular triples of T tasks in L layers.
 pub struct TaskTriples<T> {
@@ -15,8 +15,6 @@ pub struct TaskTriples<T> {
     pub sigma: T,
     /// `||dW_t||_F`, `LT x 1 x 1`.
     pub norms: T,
-    /// Of the subspaces, for [`converged`], `LT x 1 x 1`.
-    pub residuals: T,
 }
 
 /// TSV-M of layers of one shape; `deltas` is `LT x d_out x d_in`, with the `tasks` of the first layer first. The product is
@@ -49,11 +47,10 @@ pub async fn task_triples<B: Backend>(
     let Shape { batch, rows: d_out, cols: d_in } = deltas.shape();
     let ranks = vec![d_out.min(d_in); batch];
     let c = SymmetricProduct::Factor { x: deltas, op: Op::None };
-    let Solver { accuracy, seed, convergence } = solver;
-    let left = pending_eigenpairs(backend, c, k, &ranks, accuracy, seed, convergence).await?;
+    let left = pending_eigenpairs(backend, c, k, &ranks, solver.accuracy, solver.seed).await?;
     let mut v = backend.matmul(&left.basis, Op::None, deltas, Op::None)?;
     backend.divide_rows(&mut v, &backend.duplicate(&left.sigma)?.reshape(Shape::new(batch, k, 1))?)?;
-    Ok(TaskTriples { u: left.basis, v, sigma: left.sigma, norms: left.norms, residuals: left.residuals })
+    Ok(TaskTriples { u: left.basis, v, sigma: left.sigma, norms: left.norms })
 }
 
 /// The second half: `dW = polar(U_cat) diag(S_cat) polar(V_cat)`, over the `tasks` of each layer in order. The host waits once,
@@ -65,17 +62,15 @@ pub async fn merge_triples<B: Backend>(
     mean_sigma: bool,
     solver: Solver,
 ) -> Result<MergedLayers<B::Tensor>> {
-    let (mut us, mut vs, mut sigma, mut norms, mut residuals) = (vec![], vec![], vec![], vec![], vec![]);
+    let (mut us, mut vs, mut sigma, mut norms) = (vec![], vec![], vec![], vec![]);
     for part in parts {
         us.push(part.u);
         vs.push(part.v);
         sigma.push(part.sigma);
         norms.push(part.norms);
-        residuals.push(part.residuals);
     }
     let join = |parts| join_batches(backend, parts);
-    let (u, v, sigma, norms, residuals) =
-        (join(us)?, join(vs)?, join(sigma)?, join(norms)?, join(residuals)?);
+    let (u, v, sigma, norms) = (join(us)?, join(vs)?, join(sigma)?, join(norms)?);
     let Shape { batch, rows: k, cols: d_out } = u.shape();
     let (d_in, layers, directions) = (v.shape().cols, batch / tasks.max(1), tasks * k);
     let concatenations = Concatenations {
@@ -90,17 +85,15 @@ pub async fn merge_triples<B: Backend>(
     };
     let mut fused = concatenations.fuse(backend).await?;
     let [left, right] = &fused.checks;
-    let facts = [left, right, &sigma, &norms, &residuals];
-    let [left, right, sigma, norms, residuals] = backend.download_all(facts).await?;
+    let [left, right, sigma, norms] = backend.download_all([left, right, &sigma, &norms]).await?;
     let deficient = concatenations.mend(backend, &mut fused.deltas, [&left, &right]).await?;
 
     let energy_retention = energy_retention(&sigma, &norms, k);
     let layer = |(l, rank_deficient): (usize, bool)| {
         let own = l * tasks..(l + 1) * tasks;
         MergedLayer {
-            energy_retention: energy_retention[own.clone()].to_vec(),
+            energy_retention: energy_retention[own].to_vec(),
             rank_deficient,
-            converged: converged(&residuals[own]),
             ..MergedLayer::default()
         }
     };

@@ -8,7 +8,6 @@ use super::{Error, Job, not_finite};
 use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
 use crate::checkpoint::first_not_finite;
-use crate::linalg::Convergence;
 use crate::method::{EsmOptions, MergedLayer, MergedLayers, Solver, esm, join_batches, tsv};
 use crate::plan::{Expert, Layer, Role};
 
@@ -57,7 +56,7 @@ pub(super) async fn merge_layers<B: Backend>(
         let elements = layers.iter().map(|layer| layer.elements()).sum();
         return Ok(OnHost { values: vec![0.0; elements], outcomes: vec![Outcome::default(); layers.len()] });
     }
-    let merged = merge_batch(job, layers, captured, reader).await;
+    let merged = Batch { job, layers, captured }.merge(reader).await;
     match merged {
         Ok(merged) => all_finite(job, layers, merged).await,
         Err(error) => Err(not_finite::explained(job, layers, error).await),
@@ -78,26 +77,6 @@ pub(super) fn requests<B: Backend>(job: &Job<'_, B>, layers: &[&Layer]) -> Vec<R
     };
     let groups = cut(&members, experts, &captured, job.backend.max_tensor_bytes());
     groups.into_iter().flat_map(of_group).collect()
-}
-
-/// Layers whose subspaces were not found are merged again, alone.
-async fn merge_batch<B: Backend>(
-    job: &Job<'_, B>,
-    layers: &[&Layer],
-    captured: &[Vec<Captured>],
-    reader: &mut Reader<'_>,
-) -> Result<OnHost, Error> {
-    let batch = Batch { job, layers, captured, convergence: Convergence::Deferred };
-    let (mut merged, converged) = batch.merge(reader).await?;
-    for l in (0..layers.len()).filter(|&l| !converged[l]) {
-        let mut again = Reader::at_once(reader.rounding.len()); // these weights were counted
-        let alone = Batch { layers: &layers[l..=l], convergence: Convergence::Checked, ..batch };
-        let (again, _) = alone.merge(&mut again).await?;
-        let size = merged.size();
-        merged.values[l * size..(l + 1) * size].copy_from_slice(&again.values);
-        merged.outcomes.splice(l..=l, again.outcomes);
-    }
-    Ok(merged)
 }
 
 async fn all_finite<B: Backend>(
@@ -128,12 +107,11 @@ struct Batch<'a, B> {
     job: &'a Job<'a, B>,
     layers: &'a [&'a Layer],
     captured: &'a [Vec<Captured>],
-    convergence: Convergence,
 }
 
 impl<B: Backend> Batch<'_, B> {
-    /// Merges, reads back, and says of every layer whether its subspaces were found.
-    async fn merge(&self, reader: &mut Reader<'_>) -> Result<(OnHost, Vec<bool>), Error> {
+    /// Merges, and reads back.
+    async fn merge(&self, reader: &mut Reader<'_>) -> Result<OnHost, Error> {
         let backend = self.job.backend;
         let tasks = self.job.family.experts.len();
         let (merged, expert_norms) =
@@ -147,7 +125,6 @@ impl<B: Backend> Batch<'_, B> {
         for (i, &norm) in expert_norms.iter().enumerate() {
             reader.rounding[i % tasks].delta(norm.into());
         }
-        let converged = merged.layers.iter().map(|layer| layer.converged).collect();
         let of_experts = expert_norms.chunks(tasks.max(1));
         let outcome = |((layer, norm), of_experts): ((MergedLayer, f32), &[f32])| Outcome {
             norm: norm.into(),
@@ -157,7 +134,7 @@ impl<B: Backend> Batch<'_, B> {
             rank_deficient: layer.rank_deficient,
         };
         let outcomes = merged.layers.into_iter().zip(norms).zip(of_experts).map(outcome).collect();
-        Ok((OnHost { values, outcomes }, converged))
+        Ok(OnHost { values, outcomes })
     }
 
     /// ESM.
@@ -213,7 +190,7 @@ impl<B: Backend> Batch<'_, B> {
 
     fn solver(&self) -> Solver {
         let recipe = self.job.recipe;
-        Solver { accuracy: recipe.accuracy, seed: recipe.seed, convergence: self.convergence }
+        Solver { accuracy: recipe.accuracy, seed: recipe.seed }
     }
 
     /// An error of the device, with the layers it was at work on.

@@ -86,7 +86,7 @@ async fn layer_experts<B: Backend>(
     layer: &Layer,
 ) -> Result<Factors, Error> {
     let device = || Error::device(&layer.name);
-    let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed, ..Solver::default() };
+    let solver = Solver { accuracy: job.recipe.accuracy, seed: job.recipe.seed };
     let decomposition = job.recipe.method.experts().map_or(Decomposition::Esd, |e| e.decomposition);
     let captured = files_only(job);
     let mut factors = Factors::default();

@@ -3,13 +3,13 @@
 use crate::case::{Case, Run};
 use crate::compare::Actual;
 use esmerge::backend::{Backend, Op, Result, Shape, Tensor};
-use esmerge::linalg::{Accuracy, Convergence, polar, singular_values};
+use esmerge::linalg::{Accuracy, polar, singular_values};
 use esmerge::method::esd::{Inputs, essential_subspace, rank_budget};
 use esmerge::method::esm::{Concatenation, concatenate, merge_factors, task_factors};
 use esmerge::method::{EsmOptions, Fusion, Preset, Scale, Solver, TaskNorm, arithmetic, assembly, tsv};
 use serde_json::Value;
 
-const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0, convergence: Convergence::Checked };
+const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0 };
 
 pub async fn compute<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
     let options = options(run);
