@@ -2,7 +2,7 @@ use super::library::shaders::params::{SymmetricEigen as Params, SymmetricEigenBl
 use super::library::shaders::{SYMMETRIC_EIGEN, SYMMETRIC_EIGEN_BLOCKS};
 use super::recorder::{Dispatch, Window, require};
 use super::view::scratch;
-use super::{Recorder, Result, Terms, View, axpby, gemm, reduce_rows, syrk};
+use super::{Kernels, Products, Recorder, Result, Terms, View, axpby, gemm, reduce_rows, syrk};
 use crate::matrix::{Op, Shape};
 
 const NAME: &str = "symmetric_eigen";
@@ -11,7 +11,14 @@ const NAME: &str = "symmetric_eigen";
 pub const LARGEST_EIGENPROBLEM: usize = 4096;
 
 /// The largest order for which a workgroup has a matrix to itself. Larger ones are turned block by block by many workgroups.
-const ONE_WORKGROUP: usize = 128;
+/// A GPU's are faster together from the order on where the scratch holds the rotations of all pairs of blocks, `n^2 >= SIDE^2
+/// ceil(n / SIDE)`; the threads of a software adapter have enough to do with a matrix each.
+fn one_workgroup(products: Products) -> usize {
+    match products {
+        Products::Tiled => 48,
+        Products::Direct | Products::Only(_) => 128,
+    }
+}
 
 /// Sweeps encoded. Matrices that need fewer (most stop after 6 to 8) skip the rest.
 const SWEEPS: usize = 12;
@@ -69,7 +76,7 @@ pub fn symmetric_eigen(
     values: &View<'_>,
     vectors: &View<'_>,
 ) -> Result<()> {
-    for step in eigen_steps(a.shape.rows) {
+    for step in eigen_steps(recorder.kernels(), a.shape.rows) {
         symmetric_eigen_step(recorder, step, a, scratch, values, vectors)?;
     }
     Ok(())
@@ -104,9 +111,9 @@ impl EigenStep {
 }
 
 /// The steps of [`symmetric_eigen`], which can be submitted apart.
-pub(crate) fn eigen_steps(n: usize) -> impl Iterator<Item = EigenStep> {
-    let sweeps = if n <= ONE_WORKGROUP { SWEEPS } else { 0 };
-    let rounds = if n <= ONE_WORKGROUP { 0 } else { 2 * n.div_ceil(SIDE) - 1 };
+pub(crate) fn eigen_steps(kernels: &Kernels, n: usize) -> impl Iterator<Item = EigenStep> + use<> {
+    let alone = n <= one_workgroup(kernels.products());
+    let (sweeps, rounds) = if alone { (SWEEPS, 0) } else { (0, 2 * n.div_ceil(SIDE) - 1) };
     let by_block = (0..BLOCK_SWEEPS)
         .flat_map(move |sweep| (0..rounds).map(move |round| EigenStep::Round { sweep, round }));
     let by_matrix = std::iter::repeat_n(EigenStep::Sweep, sweeps);

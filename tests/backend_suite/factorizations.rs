@@ -122,7 +122,7 @@ claims! {
     }
 
     async fn eigenpairs_reproduce_their_matrix(backend) {
-        for n in SIZES.into_iter().chain([2, 31]) {
+        for n in SIZES.into_iter().chain([2, 31, 49]) {
             let a: Vec<_> = (0..2).map(|b| {
                 let spectrum: Vec<f64> = (0..n).map(|i| if b == 0 { 0.9f64.powi(i as i32) } else { ((i * 37) % n) as f64 - n as f64 / 3.0 }).collect();
                 symmetric(&spectrum, 60 + b)
@@ -158,7 +158,7 @@ claims! {
     }
 
     async fn degenerate_matrices_have_eigenpairs_too(backend) {
-        for n in [48, 144] {
+        for n in [48, 49, 144] {
             let low_rank = {
                 let y = Matrix::random(n, 5, 1);
                 y.times(&y.transposed())
