@@ -100,8 +100,9 @@ async fn layers<B: Layers>(device: &B, found: &mut Found) -> Result<()> {
     let right =
         host.rows(|row| row.iter().map(|v| 0.5 * v * libm::erfc(-v / std::f64::consts::SQRT_2)).collect());
     found.push(("activate, GELU of standard normals: max |error|", activated.minus(&right).largest()));
-    let attention = Attention { heads: 1, key_heads: 1, causal: false, window: None, scale: 0.003 };
-    let attended = device.attention(&x, &x, &x, &device.segments(&[n])?, attention)?;
+    let attention =
+        Attention { heads: 1, key_heads: 1, causal: false, window: None, scale: 0.003, cap: None };
+    let attended = device.attention(&x, &x, &x, &device.segments(&[n])?, attention, None)?;
     let attended = Host::of(device, &attended).await?;
     let weights = host.times(&host.transposed()).rows(|row| {
         let scores: Vec<f64> = row.iter().map(|s| f64::from(0.003f32) * s).collect();

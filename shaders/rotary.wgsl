@@ -5,6 +5,7 @@ struct Params {
     count: u32, // pairs in all
     pairs: u32, // of a row
     half: u32, // pairs of a head
+    head_dim: u32, // columns of a head
     x_offset: u32,
     x_row_stride: u32,
     cos_offset: u32,
@@ -33,7 +34,7 @@ fn rotary(
     let row = i / params.pairs;
     let pair = i % params.pairs;
     let j = pair % params.half;
-    let left = params.x_offset + row * params.x_row_stride + pair / params.half * 2u * params.half + j;
+    let left = params.x_offset + row * params.x_row_stride + pair / params.half * params.head_dim + j;
     let right = left + params.half;
     let c = cosines[params.cos_offset + row * params.cos_row_stride + j];
     let s = sines[params.sin_offset + row * params.sin_row_stride + j];

@@ -51,14 +51,12 @@ fn all<B: Layers>(backend: &B) {
     gather_copies_rows(backend);
     patches_are_the_im2col_of_a_convolution(backend);
     rotary_turns_pairs(backend);
-    for (causal, window) in [(false, None), (true, None), (true, Some(5))] {
+    for (causal, window) in [(false, None), (true, None), (true, Some(5)), (false, Some(9))] {
         for (heads, key_heads, head_dim) in [(3, 3, 7), (6, 2, 16), (4, 1, 5), (2, 2, 64), (2, 1, 128)] {
-            attention_is_softmax_attention(
-                backend,
-                &[1, 67, 13, 130],
-                head_dim,
-                Attention { heads, key_heads, causal, window, scale: 0.37 },
-            );
+            for (cap, reach) in [(None, None), (Some(0.8), None), (None, Some(130)), (None, Some(141))] {
+                let kind = Attention { heads, key_heads, causal, window, scale: 0.37, cap };
+                attention_is_softmax_attention(backend, &[1, 67, 13, 130], head_dim, kind, reach);
+            }
         }
     }
     pooling_averages_segments(backend);
@@ -180,25 +178,38 @@ fn patches_are_the_im2col_of_a_convolution<B: Layers>(backend: &B) {
 }
 
 fn rotary_turns_pairs<B: Layers>(backend: &B) {
-    let (n, heads, half) = (19, 3, 5);
-    let (mut x, x64) = upload(backend, Shape::matrix(n, heads * 2 * half), 10);
-    let (cos, cos64) = upload(backend, Shape::matrix(n, half), 11);
-    let (sin, sin64) = upload(backend, Shape::matrix(n, half), 12);
-    let mut expected = x64.clone();
-    for i in 0..n {
-        for h in 0..heads {
-            for j in 0..half {
-                let (a, b) = (i * heads * 2 * half + h * 2 * half + j, i * half + j);
-                expected[a] = x64[a] * cos64[b] - x64[a + half] * sin64[b];
-                expected[a + half] = x64[a + half] * cos64[b] + x64[a] * sin64[b];
+    for (n, heads, half, head_dim) in [(19, 3, 5, 10), (19, 3, 5, 17), (4, 1, 1, 2)] {
+        let (mut x, x64) = upload(backend, Shape::matrix(n, heads * head_dim), 10);
+        let (cos, cos64) = upload(backend, Shape::matrix(n, half), 11);
+        let (sin, sin64) = upload(backend, Shape::matrix(n, half), 12);
+        let mut expected = x64.clone();
+        for i in 0..n {
+            for h in 0..heads {
+                for j in 0..half {
+                    let (a, b) = ((i * heads + h) * head_dim + j, i * half + j);
+                    expected[a] = x64[a] * cos64[b] - x64[a + half] * sin64[b];
+                    expected[a + half] = x64[a + half] * cos64[b] + x64[a] * sin64[b];
+                }
             }
         }
+        backend.rotary(&mut x, &cos, &sin, head_dim).unwrap();
+        close(&read(backend, &x), &expected, 1e-6);
+        assert!(backend.rotary(&mut x, &cos, &sin, 2 * half - 1).is_err());
     }
-    backend.rotary(&mut x, &cos, &sin).unwrap();
-    close(&read(backend, &x), &expected, 1e-6);
 }
 
-fn attention_is_softmax_attention<B: Layers>(backend: &B, lengths: &[usize], head_dim: usize, a: Attention) {
+/// With `reach`, a number is added to each score for how far its key is from the query: of a table for samples of up to so many tokens.
+fn attention_is_softmax_attention<B: Layers>(
+    backend: &B,
+    lengths: &[usize],
+    head_dim: usize,
+    a: Attention,
+    reach: Option<usize>,
+) {
+    let table = reach.map(|reach| (reach, upload(backend, Shape::new(a.heads, 1, 2 * reach - 1), 16)));
+    let added = |h: usize, i: usize, j: usize| {
+        table.as_ref().map_or(0.0, |(reach, (_, p))| p[h * (2 * reach - 1) + reach - 1 + j - i])
+    };
     let n = lengths.iter().sum();
     let (q, q64) = upload(backend, Shape::matrix(n, a.heads * head_dim), 13);
     let (k, k64) = upload(backend, Shape::matrix(n, a.key_heads * head_dim), 14);
@@ -208,7 +219,7 @@ fn attention_is_softmax_attention<B: Layers>(backend: &B, lengths: &[usize], hea
     for length in lengths {
         for (i, h) in (start..start + length).flat_map(|i| (0..a.heads).map(move |h| (i, h))) {
             let key_head = h / (a.heads / a.key_heads);
-            let seen = |j: usize| !a.causal || (j <= i && a.window.is_none_or(|w| i - j < w));
+            let seen = |j: usize| (!a.causal || j <= i) && a.window.is_none_or(|w| i.abs_diff(j) < w);
             let keys: Vec<usize> = (start..start + length).filter(|&j| seen(j)).collect();
             let at = |x: &[f64], row: usize, heads: usize, head: usize, c: usize| {
                 x[(row * heads + head) * head_dim + c]
@@ -217,7 +228,9 @@ fn attention_is_softmax_attention<B: Layers>(backend: &B, lengths: &[usize], hea
                 let dot: f64 = (0..head_dim)
                     .map(|c| at(&q64, i, a.heads, h, c) * at(&k64, j, a.key_heads, key_head, c))
                     .sum();
-                (dot * f64::from(a.scale)).exp()
+                let scaled = dot * f64::from(a.scale);
+                let capped = a.cap.map_or(scaled, |cap| f64::from(cap) * (scaled / f64::from(cap)).tanh());
+                (capped + added(h, i, j)).exp()
             };
             let weights: Vec<f64> = keys.iter().map(|&j| score(j)).collect();
             let total: f64 = weights.iter().sum();
@@ -230,10 +243,13 @@ fn attention_is_softmax_attention<B: Layers>(backend: &B, lengths: &[usize], hea
         start += length;
     }
     let segments = backend.segments(lengths).unwrap();
-    let out = backend.attention(&q, &k, &v, &segments, a).unwrap();
+    let positions = table.as_ref().map(|(_, (positions, _))| positions);
+    let out = backend.attention(&q, &k, &v, &segments, a, positions).unwrap();
     close(&read(backend, &out), &expected, 5e-6);
-    assert!(backend.attention(&q, &q, &v, &segments, Attention { key_heads: 0, ..a }).is_err());
-    assert!(backend.attention(&q, &k, &v, &backend.segments(&[n + 1]).unwrap(), a).is_err());
+    assert!(backend.attention(&q, &q, &v, &segments, Attention { key_heads: 0, ..a }, positions).is_err());
+    assert!(backend.attention(&q, &k, &v, &backend.segments(&[n + 1]).unwrap(), a, positions).is_err());
+    let (short, _) = upload(backend, Shape::new(a.heads, 1, 2 * 129 - 1), 17);
+    assert!(backend.attention(&q, &k, &v, &segments, a, Some(&short)).is_err());
 }
 
 fn pooling_averages_segments<B: Layers>(backend: &B) {

@@ -4,7 +4,7 @@
 //! padding, and [`Layers::Segments`] says which rows belong to which sample. A linear layer is then one product, its
 //! input is exactly what calibration wants, and only attention and pooling need to know the samples.
 
-use super::{Backend, Result, Tensor};
+use super::{Backend, Result, Shape, Tensor};
 pub use crate::kernels::Activation;
 
 /// What kind of attention is computed.
@@ -16,10 +16,28 @@ pub struct Attention {
     pub key_heads: usize,
     /// Whether a token sees only itself and those before it in its sample.
     pub causal: bool,
-    /// The most tokens that a causal token sees, itself included; `None` for all.
+    /// The most tokens that a token sees in one direction, itself included; `None` for all.
     pub window: Option<usize>,
     /// Factor of the scores, as a rule `1 / sqrt(head_dim)`.
     pub scale: f32,
+    /// `cap tanh(s / cap)` in place of every score `s` (Gemma 2); `None` leaves them.
+    pub cap: Option<f32>,
+}
+
+impl Attention {
+    /// Whether queries, keys, values and positions fit it, for samples of at most `longest` tokens.
+    pub(super) fn fits(&self, [q, k, v]: [Shape; 3], positions: Option<Shape>, longest: usize) -> bool {
+        let Attention { heads, key_heads, .. } = *self;
+        let grouped = key_heads > 0 && heads > 0 && heads.is_multiple_of(key_heads);
+        grouped
+            && q.batch == 1
+            && q.cols.is_multiple_of(heads)
+            && k == Shape::matrix(q.rows, key_heads * (q.cols / heads))
+            && v == k
+            && positions.is_none_or(|p| {
+                p == Shape::new(heads, 1, p.cols) && p.cols % 2 == 1 && p.cols / 2 + 1 >= longest
+            })
+    }
 }
 
 /// The layers of a transformer's forward pass. Shapes that do not fit give [`Error::Shape`](super::Error::Shape).
@@ -64,13 +82,21 @@ pub trait Layers: Backend {
         activation: Activation,
     ) -> Result<()>;
 
-    /// Rotary position embedding in the Llama layout: in every head of row `i`, with `h = head_dim / 2`, the pair
-    /// `(x_j, x_(j+h))` is turned by the angle whose cosine and sine are `cos[i, j]` and `sin[i, j]`. The tables are
-    /// `1 x n x h`; the columns of `x` are a multiple of `2 h`.
-    fn rotary(&self, x: &mut Self::Tensor, cos: &Self::Tensor, sin: &Self::Tensor) -> Result<()>;
+    /// Rotary position embedding in the Llama layout: in every head of row `i` the pair `(x_j, x_(j+h))` is turned by the
+    /// angle whose cosine and sine are `cos[i, j]` and `sin[i, j]`. The tables are `1 x n x h`; what a head has beyond its
+    /// first `2 h` columns stays. The columns of `x` are a multiple of `head_dim`.
+    fn rotary(
+        &self,
+        x: &mut Self::Tensor,
+        cos: &Self::Tensor,
+        sin: &Self::Tensor,
+        head_dim: usize,
+    ) -> Result<()>;
 
-    /// `softmax(scale q k^T) v` in every sample and head, without ever holding all scores: `q` is
+    /// `softmax(scale q k^T + p) v` in every sample and head, without ever holding all scores: `q` is
     /// `1 x n x (heads * head_dim)`, `k` and `v` are `1 x n x (key_heads * head_dim)`, the result has the shape of `q`.
+    /// Where there are `positions`, `heads x 1 x (2 m - 1)` with `m` at least as long as every sample, `p_ij` is column
+    /// `m - 1 + j - i` of the head's row; else 0.
     fn attention(
         &self,
         q: &Self::Tensor,
@@ -78,6 +104,7 @@ pub trait Layers: Backend {
         v: &Self::Tensor,
         segments: &Self::Segments,
         attention: Attention,
+        positions: Option<&Self::Tensor>,
     ) -> Result<Self::Tensor>;
 
     /// The mean row of every segment, `1 x samples x d`.
@@ -107,7 +134,7 @@ pub trait Layers: Backend {
     fn stack_rows(&self, parts: &[&Self::Tensor]) -> Result<Self::Tensor> {
         let rows = parts.iter().map(|p| p.shape().rows).sum();
         let cols = parts.first().map_or(0, |p| p.shape().cols);
-        let mut out = self.zeros(super::Shape::matrix(rows, cols))?;
+        let mut out = self.zeros(Shape::matrix(rows, cols))?;
         let mut at = 0;
         for part in parts {
             let s = part.shape();

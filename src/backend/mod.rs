@@ -128,6 +128,9 @@ pub trait Backend {
         extent: [usize; 3],
     ) -> Result<()>;
 
+    /// `x^T`, member by member: `batch x cols x rows`.
+    fn transpose(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
     /// A copy of the whole tensor.
     fn duplicate(&self, x: &Self::Tensor) -> Result<Self::Tensor> {
         let s = x.shape();

@@ -13,8 +13,8 @@ pub(super) async fn run<B: Layers>(backend: &B, case: &Case, x: &B::Tensor) -> b
         Kernel::Attention => {
             let segments = backend.segments(&vec![rows; batch])?;
             let (heads, scale) = (cols / HEAD, 1.0 / (HEAD as f32).sqrt());
-            let kind = Attention { heads, key_heads: heads, causal: false, window: None, scale };
-            backend.attention(x, x, x, &segments, kind).map(drop)
+            let kind = Attention { heads, key_heads: heads, causal: false, window: None, scale, cap: None };
+            backend.attention(x, x, x, &segments, kind, None).map(drop)
         }
         Kernel::OrthonormalizeRows => orthonormalize_rows(backend, backend.duplicate(x)?, 2).map(drop),
         Kernel::LeadingEigenpairs => {

@@ -1,62 +1,89 @@
 use super::library::shaders::params::Softmax as Params;
-use super::library::shaders::{SOFTMAX, SOFTMAX_VEC4};
-use super::recorder::Dispatch;
+use super::library::shaders::{SOFTMAX, SOFTMAX_POSITIONS, SOFTMAX_VEC4};
+use super::recorder::{Dispatch, require};
 use super::{Recorder, Result, View};
+use crate::matrix::Shape;
 
-/// Which keys a query sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mask {
-    /// All of them.
-    Full,
-    /// Its own and those before it.
-    Causal {
-        /// Position of the query in row 0.
-        query: usize,
-        /// Position of the key in column 0.
-        key: usize,
-        /// The most keys seen, its own included.
-        window: Option<usize>,
-    },
+/// Which keys a query sees; unless said otherwise, all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Mask {
+    /// Position of the query in row 0.
+    pub query: usize,
+    /// Position of the key in column 0.
+    pub key: usize,
+    /// Whether keys after the query's own are hidden.
+    pub causal: bool,
+    /// The most keys seen in one direction, the query's own included.
+    pub window: Option<usize>,
 }
 
-/// Attention weights from scores, in place and row by row: `exp(s - max) / sum` over the keys seen, 0 at the others.
+/// Attention weights from scores, in place and row by row: `exp(s - max) / sum` over the keys seen, 0 at the others. Before
+/// that a score `s` becomes `cap tanh(s / cap)`, where there is a cap, and gets column `m - 1 + j - i` of `positions` added,
+/// where there are any: `batch x 1 x (2 m - 1)`, for a query at position `i` and a key at `j`, both below `m`.
 ///
 /// # Errors
-/// If the view does not fit its buffer or the device's bindings.
-pub fn softmax(recorder: &mut Recorder<'_>, scores: &View<'_>, mask: Mask) -> Result<()> {
+/// If the shapes do not fit, or a view does not fit its buffer or the device's bindings.
+pub fn softmax(
+    recorder: &mut Recorder<'_>,
+    scores: &View<'_>,
+    mask: Mask,
+    cap: Option<f32>,
+    positions: Option<&View<'_>>,
+) -> Result<()> {
     const NAME: &str = "softmax";
     if scores.shape.is_empty() {
         return Ok(());
     }
-    let (query, key, window) = match mask {
-        Mask::Full => (0, 0, 0),
-        Mask::Causal { query, key, window } => (query, key, window.unwrap_or(0)),
-    };
-    let workgroup = if scores.shape.cols > 1024 { 256 } else { 64 };
+    let Shape { batch, rows, cols } = scores.shape;
+    let Mask { query, key, causal, window } = mask;
+    let fits = positions.is_none_or(|p| {
+        let reach = p.shape.cols / 2 + 1;
+        p.shape == Shape::new(batch, 1, 2 * reach - 1) && query + rows <= reach && key + cols <= reach
+    });
+    require(fits, NAME, || {
+        let positions = positions.map_or(Shape::matrix(0, 0), |p| p.shape);
+        format!("scores are {}, positions are {positions}", scores.shape)
+    })?;
+    let workgroup = if cols > 1024 { 256 } else { 64 };
     let at = recorder.window(NAME, scores)?;
-    let (shader, step) = if scores.is_in_fours() { (&SOFTMAX_VEC4, 4) } else { (&SOFTMAX, 1) };
+    let of_positions = positions.map(|p| recorder.window(NAME, p)).transpose()?;
+    let (shader, step) = match positions {
+        Some(_) => (&SOFTMAX_POSITIONS, 1),
+        None if scores.is_in_fours() => (&SOFTMAX_VEC4, 4),
+        None => (&SOFTMAX, 1),
+    };
     let [offset, row_stride, batch_stride] = at.places(scores, step);
-    let count = scores.shape.batch * scores.shape.rows;
+    let count = batch * rows;
     let groups = recorder.grid(NAME, count as u64, 1)?;
+    let mut windows = vec![(1, &at)];
+    windows.extend(of_positions.as_ref().map(|window| (2, window)));
+    // of the first row's query and the first column's key
+    let first = |window: &super::recorder::Window<'_>, p: &View<'_>| {
+        window.first + (p.shape.cols / 2 + key - query) as u32
+    };
     recorder.dispatch(Dispatch {
         shader,
         entry: NAME,
         constants: &[
             ("WORKGROUP", f64::from(workgroup)),
-            ("CAUSAL", f64::from(u8::from(mask != Mask::Full))),
+            ("CAUSAL", f64::from(u8::from(causal))),
+            ("CAPPED", f64::from(u8::from(cap.is_some()))),
         ],
         params: Params {
-            rows: scores.shape.rows as u32,
-            cols: scores.shape.cols as u32,
+            rows: rows as u32,
+            cols: cols as u32,
             groups: count as u32,
             offset,
             row_stride,
             batch_stride,
             query: query as u32,
             key: key as u32,
-            window: window as u32,
+            window: window.unwrap_or(0) as u32,
+            cap: cap.unwrap_or(0.0),
+            positions_offset: of_positions.as_ref().zip(positions).map_or(0, |(window, p)| first(window, p)),
+            positions_stride: positions.map_or(0, |p| p.batch_stride as u32),
         },
-        windows: &[(1, &at)],
+        windows: &windows,
         groups,
     });
     Ok(())

@@ -1,15 +1,18 @@
 //! The parts transformers are made of.
 
-use super::{Part, Result, Tap};
+use super::{Error, Mixture, Part, Result, Tap};
 use crate::backend::layers::{Activation, Attention, Layers};
 use crate::backend::{Backend, Op, Shape, Tensor};
+use std::rc::Rc;
 
 /// `y = x W^T + b`.
 pub struct Linear<B: Backend> {
     /// The weight's full name.
     pub name: String,
-    /// `W`, `1 x d_out x d_in`.
+    /// `W`, `1 x d_out x d_in`; or `W^T`.
     pub weight: B::Tensor,
+    /// What makes `W^T` of the weight: [`Op::None`] where it is stored so (GPT-2's `Conv1D`).
+    pub op: Op,
     /// `b`, `1 x 1 x d_out`.
     pub bias: Option<B::Tensor>,
 }
@@ -17,12 +20,17 @@ pub struct Linear<B: Backend> {
 impl<B: Layers> Linear<B> {
     /// Applied to every row of `x`, and shown to the tap.
     pub fn apply(&self, backend: &B, x: &B::Tensor, tap: &mut impl Tap<B>) -> Result<B::Tensor> {
-        let mut y = backend.linear(x, &self.weight, Op::Transpose)?;
+        let mut y = backend.linear(x, &self.weight, self.op)?;
         if let Some(bias) = &self.bias {
             backend.add_bias(&mut y, bias)?;
         }
         tap.output(&self.name, &mut y)?;
         Ok(y)
+    }
+
+    /// `d_in`
+    fn inputs(&self) -> usize {
+        self.op.apply(self.weight.shape()).0
     }
 }
 
@@ -44,6 +52,8 @@ pub enum Norm<B: Backend> {
         /// Added to the mean square.
         epsilon: f32,
     },
+    /// None: tokens pass as they are.
+    Identity,
 }
 
 impl<B: Layers> Norm<B> {
@@ -52,7 +62,17 @@ impl<B: Layers> Norm<B> {
         Ok(match self {
             Norm::Layer { weight, bias, epsilon } => backend.layer_norm(x, weight, bias, *epsilon)?,
             Norm::Rms { weight, epsilon } => backend.rms_norm(x, weight, *epsilon)?,
+            Norm::Identity => backend.duplicate(x)?,
         })
+    }
+
+    /// Applied to every head of every row of `x`: the columns are `heads x d`.
+    fn apply_to_heads(&self, backend: &B, x: B::Tensor) -> Result<B::Tensor> {
+        let shape = x.shape();
+        let (Norm::Layer { weight, .. } | Norm::Rms { weight, .. }) = self else { return Ok(x) };
+        let d = weight.shape().cols;
+        let heads = x.reshape(Shape::matrix(shape.len() / d.max(1), d))?;
+        Ok(self.apply(backend, &heads)?.reshape(shape)?)
     }
 }
 
@@ -60,8 +80,10 @@ impl<B: Layers> Norm<B> {
 pub enum Qkv<B: Backend> {
     /// Three layers with one input.
     Separate([Linear<B>; 3]),
-    /// One layer whose output is queries, keys and values side by side.
-    Fused(Linear<B>),
+    /// One layer whose output is queries, keys and values side by side, so many columns each.
+    Fused(Linear<B>, [usize; 3]),
+    /// One layer whose output is the queries, keys and values of the first head, then those of the next.
+    ByHead(Linear<B>, usize),
 }
 
 impl<B: Layers> Qkv<B> {
@@ -78,21 +100,47 @@ impl<B: Layers> Qkv<B> {
                 let [q, k, v] = layers;
                 Ok([q.apply(backend, x, tap)?, k.apply(backend, x, tap)?, v.apply(backend, x, tap)?])
             }
-            Qkv::Fused(layer) => {
+            Qkv::Fused(layer, [q, k, v]) => {
+                tap.input(&[&layer.name], x, part).await?;
+                columns(backend, &layer.apply(backend, x, tap)?, [*q, *k, *v])
+            }
+            Qkv::ByHead(layer, heads) => {
                 tap.input(&[&layer.name], x, part).await?;
                 let y = layer.apply(backend, x, tap)?;
                 let Shape { rows, cols, .. } = y.shape();
-                let third = |i: usize| backend.slice(&y, 0..1, 0..rows, i * cols / 3..(i + 1) * cols / 3);
-                Ok([third(0)?, third(1)?, third(2)?])
+                let head = cols / heads / 3;
+                let by_head = y.reshape(Shape::matrix(rows * heads, 3 * head))?;
+                let [q, k, v] = columns(backend, &by_head, [head; 3])?;
+                let whole = Shape::matrix(rows, heads * head);
+                Ok([q.reshape(whole)?, k.reshape(whole)?, v.reshape(whole)?])
             }
         }
     }
+}
+
+/// `x` cut into parts of so many columns.
+fn columns<B: Layers, const N: usize>(
+    backend: &B,
+    x: &B::Tensor,
+    widths: [usize; N],
+) -> Result<[B::Tensor; N]> {
+    let mut parts = Vec::with_capacity(N);
+    let mut at = 0;
+    for width in widths {
+        parts.push(backend.slice(x, 0..1, 0..x.shape().rows, at..at + width)?);
+        at += width;
+    }
+    parts.try_into().map_err(|_| Error::Config("a layer's columns".into()))
 }
 
 /// Multi-head self-attention with its projections.
 pub struct SelfAttention<B: Backend> {
     /// To queries, keys and values.
     pub qkv: Qkv<B>,
+    /// Norms of every head of the queries and of the keys.
+    pub head_norms: Option<[Norm<B>; 2]>,
+    /// Which of the part's tables of rotary positions turns queries and keys.
+    pub rotary: Option<usize>,
     /// From the heads back to the hidden state.
     pub out: Linear<B>,
     /// Heads, mask and scale.
@@ -108,11 +156,17 @@ impl<B: Layers> SelfAttention<B> {
         tap: &mut impl Tap<B>,
     ) -> Result<B::Tensor> {
         let [mut q, mut k, v] = self.qkv.apply(backend, x, part, tap).await?;
-        if let Some([cos, sin]) = part.rotary.as_deref() {
-            backend.rotary(&mut q, cos, sin)?;
-            backend.rotary(&mut k, cos, sin)?;
+        if let Some([of_queries, of_keys]) = &self.head_norms {
+            q = of_queries.apply_to_heads(backend, q)?;
+            k = of_keys.apply_to_heads(backend, k)?;
         }
-        let heads = backend.attention(&q, &k, &v, &part.segments, self.attention)?;
+        if let Some([cos, sin]) = self.rotary.and_then(|table| part.rotary.get(table)).map(Rc::as_ref) {
+            let head_dim = q.shape().cols / self.attention.heads.max(1);
+            backend.rotary(&mut q, cos, sin, head_dim)?;
+            backend.rotary(&mut k, cos, sin, head_dim)?;
+        }
+        let positions = part.positions.as_deref();
+        let heads = backend.attention(&q, &k, &v, &part.segments, self.attention, positions)?;
         drop((q, k, v));
         tap.input(&[&self.out.name], &heads, part).await?;
         self.out.apply(backend, &heads, tap)
@@ -141,6 +195,17 @@ pub enum FeedForward<B: Backend> {
         /// Of the gate.
         activation: Activation,
     },
+    /// The same with gate and what is gated side by side in one layer.
+    FusedGated {
+        /// To the gate, then to what is gated.
+        gate_up: Linear<B>,
+        /// Back.
+        down: Linear<B>,
+        /// Of the gate.
+        activation: Activation,
+    },
+    /// A mixture of experts.
+    Mixture(Mixture<B>),
 }
 
 impl<B: Layers> FeedForward<B> {
@@ -164,6 +229,15 @@ impl<B: Layers> FeedForward<B> {
                 backend.activate_gated(&mut wide, &up.apply(backend, x, tap)?, *activation)?;
                 (wide, down)
             }
+            FeedForward::FusedGated { gate_up, down, activation } => {
+                tap.input(&[&gate_up.name], x, part).await?;
+                let both = gate_up.apply(backend, x, tap)?;
+                let half = both.shape().cols / 2;
+                let [mut wide, up] = columns(backend, &both, [half; 2])?;
+                backend.activate_gated(&mut wide, &up, *activation)?;
+                (wide, down)
+            }
+            FeedForward::Mixture(mixture) => return mixture.apply(backend, x, part, tap).await,
         };
         tap.input(&[&down.name], &wide, part).await?;
         down.apply(backend, &wide, tap)
@@ -177,6 +251,29 @@ pub enum Order {
     NormFirst,
     /// `norm(x + f(x))`
     NormLast,
+    /// `x + f(norm(x)) + g(other_norm(x))`: both halves read what the block is given.
+    Parallel,
+}
+
+/// What a half's result passes before it is added to the hidden state.
+pub enum After<B: Backend> {
+    /// Nothing.
+    Nothing,
+    /// One more norm (Gemma 2 and 3).
+    Norm(Norm<B>),
+    /// A factor for each column, `1 x 1 x d` (DINOv2).
+    Scale(B::Tensor),
+}
+
+impl<B: Layers> After<B> {
+    fn apply(&self, backend: &B, mut y: B::Tensor) -> Result<B::Tensor> {
+        match self {
+            After::Nothing => {}
+            After::Norm(norm) => return norm.apply(backend, &y),
+            After::Scale(factors) => backend.scale_columns(&mut y, factors)?,
+        }
+        Ok(y)
+    }
 }
 
 /// One transformer block: attention, then feed-forward, each with a residual connection.
@@ -187,25 +284,31 @@ pub struct Block<B: Backend> {
     pub attention: SelfAttention<B>,
     /// Its norm.
     pub attention_norm: Norm<B>,
+    /// What follows it.
+    pub after_attention: After<B>,
     /// The second half.
     pub feed_forward: FeedForward<B>,
     /// Its norm.
     pub feed_forward_norm: Norm<B>,
+    /// What follows it.
+    pub after_feed_forward: After<B>,
 }
 
 impl<B: Layers> Block<B> {
-    /// The weight by which each input of a linear layer is known, and its dimensions, in the order the tap sees them.
+    /// The weight by which each input of a linear layer is known, and its dimensions, in the order the tap sees them. Experts of
+    /// a mixture see a part of the tokens each.
     pub fn inputs(&self) -> Vec<(&str, usize)> {
-        let first = |layer: &'_ Linear<B>| -> usize { layer.weight.shape().cols };
         let qkv = match &self.attention.qkv {
-            Qkv::Separate([q, ..]) => q,
-            Qkv::Fused(qkv) => qkv,
+            Qkv::Separate([layer, ..]) | Qkv::Fused(layer, _) | Qkv::ByHead(layer, _) => layer,
         };
-        let (up, down) = match &self.feed_forward {
-            FeedForward::Plain { up, down, .. } => (up, down),
-            FeedForward::Gated { gate, down, .. } => (gate, down),
-        };
-        [qkv, &self.attention.out, up, down].map(|l| (l.name.as_str(), first(l))).to_vec()
+        let mut layers = vec![qkv, &self.attention.out];
+        match &self.feed_forward {
+            FeedForward::Plain { up, down, .. } => layers.extend([up, down]),
+            FeedForward::Gated { gate, down, .. } => layers.extend([gate, down]),
+            FeedForward::FusedGated { gate_up, down, .. } => layers.extend([gate_up, down]),
+            FeedForward::Mixture(mixture) => layers.extend(mixture.layers()),
+        }
+        layers.into_iter().map(|layer| (layer.name.as_str(), layer.inputs())).collect()
     }
 
     /// The hidden state after the block. `tap` sees the input of every linear layer.
@@ -218,11 +321,8 @@ impl<B: Layers> Block<B> {
     ) -> Result<B::Tensor> {
         match self.order {
             Order::NormFirst => {
-                let normed = self.attention_norm.apply(backend, hidden)?;
-                let mut x = self.attention.apply(backend, &normed, part, tap).await?;
-                backend.add(hidden, &mut x)?;
-                let normed = self.feed_forward_norm.apply(backend, &x)?;
-                let mut y = self.feed_forward.apply(backend, &normed, part, tap).await?;
+                let x = self.attended(backend, hidden, part, tap).await?;
+                let mut y = self.fed_forward(backend, &x, part, tap).await?;
                 backend.add(&x, &mut y)?;
                 Ok(y)
             }
@@ -234,6 +334,40 @@ impl<B: Layers> Block<B> {
                 backend.add(&x, &mut y)?;
                 self.feed_forward_norm.apply(backend, &y)
             }
+            Order::Parallel => {
+                let x = self.attended(backend, hidden, part, tap).await?;
+                let mut y = self.fed_forward(backend, hidden, part, tap).await?;
+                backend.add(&x, &mut y)?;
+                Ok(y)
+            }
         }
+    }
+
+    /// `x + after(attention(norm(x)))`
+    async fn attended(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        part: &Part<B>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<B::Tensor> {
+        let normed = self.attention_norm.apply(backend, x)?;
+        let y = self.attention.apply(backend, &normed, part, tap).await?;
+        let mut y = self.after_attention.apply(backend, y)?;
+        backend.add(x, &mut y)?;
+        Ok(y)
+    }
+
+    /// `after(feed_forward(norm(x)))`
+    async fn fed_forward(
+        &self,
+        backend: &B,
+        x: &B::Tensor,
+        part: &Part<B>,
+        tap: &mut impl Tap<B>,
+    ) -> Result<B::Tensor> {
+        let normed = self.feed_forward_norm.apply(backend, x)?;
+        let y = self.feed_forward.apply(backend, &normed, part, tap).await?;
+        self.after_feed_forward.apply(backend, y)
     }
 }

@@ -99,7 +99,15 @@ impl<'a> Config<'a> {
 
     /// Heads, and the width of one.
     pub fn heads(&self, hidden: usize) -> Result<(usize, usize)> {
-        let heads = self.size("num_attention_heads")?;
+        self.heads_of(hidden, self.size("num_attention_heads")?)
+    }
+
+    /// The same where the number of heads has a default.
+    pub fn heads_or(&self, hidden: usize, default: usize) -> Result<(usize, usize)> {
+        self.heads_of(hidden, self.size_or("num_attention_heads", default)?)
+    }
+
+    fn heads_of(&self, hidden: usize, heads: usize) -> Result<(usize, usize)> {
         if !hidden.is_multiple_of(heads) {
             return Err(Error::Config(format!("hidden_size {hidden} is no multiple of {heads} heads")));
         }

@@ -41,8 +41,10 @@ pub struct Part<B: Layers> {
     pub lengths: Vec<usize>,
     /// The same, on the device.
     pub segments: Rc<B::Segments>,
-    /// Cosines and sines of rotary positions, one row a token, where the model has them.
-    pub rotary: Option<Rc<[B::Tensor; 2]>>,
+    /// Tables of cosines and sines of rotary positions, one row a token, where the model has them.
+    pub rotary: Vec<Rc<[B::Tensor; 2]>>,
+    /// What scores get for relative positions, `heads x 1 x (2 longest - 1)`, where the model adds it.
+    pub positions: Option<Rc<B::Tensor>>,
     /// `1 x tokens x d`.
     pub hidden: B::Tensor,
 }
@@ -70,22 +72,22 @@ impl<'a, B: Layers> Model<'a, B> {
 
     /// How many blocks it has.
     pub fn blocks(&self) -> usize {
-        self.architecture.blocks()
+        self.architecture.sizes().blocks
     }
 
     /// The kind of samples it takes and their limits.
     pub fn inputs(&self) -> InputKind {
-        self.architecture.inputs()
+        self.architecture.sizes().inputs
     }
 
     /// Width of the hidden state.
     pub fn hidden_size(&self) -> usize {
-        self.architecture.hidden_size()
+        self.architecture.sizes().hidden
     }
 
     /// Width of a feature vector.
     pub fn feature_size(&self) -> usize {
-        self.architecture.feature_size()
+        self.architecture.sizes().features
     }
 
     /// Embeds the samples: the hidden state before the first block.
@@ -170,6 +172,7 @@ impl<'a, B: Layers> Model<'a, B> {
                 lengths: part.lengths.clone(),
                 segments: Rc::clone(&part.segments),
                 rotary: part.rotary.clone(),
+                positions: part.positions.clone(),
                 hidden: self.backend.duplicate(&part.hidden)?,
             })
         };
@@ -213,7 +216,7 @@ impl<'a, B: Layers> Model<'a, B> {
     /// Ranges of samples, each within the budget of a part unless it is a single sample.
     fn cut(&self, samples: &Samples) -> Result<Vec<Range<usize>>> {
         let limit = usize::try_from(self.backend.max_tensor_bytes() / 4).unwrap_or(usize::MAX);
-        let budget = (limit.min(PART_ELEMENTS) / self.architecture.widest().max(1)).max(1);
+        let budget = (limit.min(PART_ELEMENTS) / self.architecture.sizes().widest.max(1)).max(1);
         let (mut ranges, mut start, mut rows) = (Vec::new(), 0, 0);
         for (i, tokens) in self.tokens(samples)?.into_iter().enumerate() {
             if tokens == 0 {

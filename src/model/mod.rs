@@ -12,15 +12,17 @@ mod error;
 mod finite;
 mod forward;
 mod inputs;
+mod mixture;
 mod samples;
 mod weights;
 
 pub use architectures::{Architecture, Grid, SUPPORTED};
-pub use block::{Block, FeedForward, Linear, Norm, Order, Qkv, SelfAttention};
+pub use block::{After, Block, FeedForward, Linear, Norm, Order, Qkv, SelfAttention};
 pub use config::Config;
 pub use error::{Error, Result};
 pub(crate) use finite::not_finite;
 pub use forward::{Hidden, Model, NoTap, Part, Tap};
 pub use inputs::InputKind;
+pub use mixture::{Expert, Mixture};
 pub use samples::{Images, Pooling, Samples, Tokens};
 pub use weights::{Loader, Stored, Weights, WeightsError, prefix_of};

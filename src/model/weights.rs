@@ -2,7 +2,7 @@
 
 use super::{Error, Linear, Norm, Result};
 use crate::backend::layers::Layers;
-use crate::backend::{Backend, Dtype, Shape};
+use crate::backend::{Backend, Dtype, Op, Shape};
 use std::ops::Range;
 
 /// Why weights could not be read: whatever the source says.
@@ -149,7 +149,15 @@ impl<'a, B: Layers> Loader<'a, B> {
     /// A linear layer whose weight and bias have names of their own.
     pub fn linear_named(&self, weight: &str, bias: &str, d_in: usize, d_out: usize) -> Result<Linear<B>> {
         let bias = if self.has(bias) { Some(self.vector(bias, d_out)?) } else { None };
-        Ok(Linear { name: self.full(weight), weight: self.matrix(weight, d_out, d_in)?, bias })
+        let matrix = self.matrix(weight, d_out, d_in)?;
+        Ok(Linear { name: self.full(weight), weight: matrix, bias, op: Op::Transpose })
+    }
+
+    /// The linear layer `name.weight`, whose weight is stored as `d_in x d_out` (`Conv1D`).
+    pub fn linear_across(&self, name: &str, d_in: usize, d_out: usize) -> Result<Linear<B>> {
+        let (weight, bias) = (format!("{name}.weight"), self.vector(&format!("{name}.bias"), d_out)?);
+        let matrix = self.matrix(&weight, d_in, d_out)?;
+        Ok(Linear { name: self.full(&weight), weight: matrix, bias: Some(bias), op: Op::None })
     }
 
     /// The layer norm `name.weight`, `name.bias`.
@@ -158,9 +166,25 @@ impl<'a, B: Layers> Loader<'a, B> {
         Ok(Norm::Layer { weight: self.vector(&weight, d)?, bias: self.vector(&bias, d)?, epsilon })
     }
 
+    /// The layer norm `name.weight`, and `name.bias` where there is one.
+    pub fn layer_norm_without_bias(&self, name: &str, d: usize, epsilon: f32) -> Result<Norm<B>> {
+        if self.has(&format!("{name}.bias")) {
+            return self.layer_norm(name, d, epsilon);
+        }
+        let bias = self.backend.zeros(Shape::matrix(1, d))?;
+        Ok(Norm::Layer { weight: self.vector(&format!("{name}.weight"), d)?, bias, epsilon })
+    }
+
     /// The RMS norm `name.weight`.
     pub fn rms_norm(&self, name: &str, d: usize, epsilon: f32) -> Result<Norm<B>> {
         Ok(Norm::Rms { weight: self.vector(&format!("{name}.weight"), d)?, epsilon })
+    }
+
+    /// The RMS norm whose weight is `1 + name.weight` (Gemma).
+    pub fn rms_norm_from_one(&self, name: &str, d: usize, epsilon: f32) -> Result<Norm<B>> {
+        let mut weight = self.backend.upload(Shape::matrix(1, d), &vec![1.0; d])?;
+        self.backend.axpby(1.0, &self.vector(&format!("{name}.weight"), d)?, 1.0, &mut weight)?;
+        Ok(Norm::Rms { weight, epsilon })
     }
 }
 

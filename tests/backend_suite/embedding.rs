@@ -249,6 +249,16 @@ fn elementwise(rig: &Rig) {
         assert_eq!(rig.checked(&to, "copy_block"), x);
         rig.unchanged(&from);
 
+        let across = Shape::new(shape.batch, shape.cols, shape.rows);
+        let to = place(rig, across, None);
+        rig.run(|r| kernels::transpose(r, &from.view(), &to.view()));
+        let got = rig.checked(&to, "transpose");
+        let (rows, cols) = (shape.rows, shape.cols);
+        let expected = |b: usize, j: usize, i: usize| x[(b * rows + i) * cols + j];
+        let places =
+            (0..shape.batch).flat_map(|b| (0..cols).flat_map(move |j| (0..rows).map(move |i| (b, j, i))));
+        assert_eq!(got, places.map(|(b, j, i)| expected(b, j, i)).collect::<Vec<_>>());
+
         let factors = [
             Shape { cols: 1, ..shape },
             Shape { cols: 1, ..shape },
@@ -416,7 +426,7 @@ fn inverse_cholesky(rig: &Rig) {
 }
 
 fn symmetric_eigen(rig: &Rig) {
-    for (batch, n) in [(3, 1), (2, 17), (1, 64)] {
+    for (batch, n) in [(3, 1), (2, 17), (2, 49), (1, 64)] {
         let y = Matrix::random(n, n, 3);
         let a = y.times(&y.transposed()).values.repeat(batch);
         let shape = Shape::new(batch, n, n);
@@ -463,14 +473,20 @@ fn layers(rig: &Rig) {
         rig.checked(&low, "add_exactly");
 
         let scores = operand(8);
-        rig.run(|r| kernels::softmax(r, &scores.view(), Mask::Causal { query: 3, key: 0, window: Some(4) }));
+        let mask = Mask { query: 3, causal: true, window: Some(4), ..Mask::default() };
+        rig.run(|r| kernels::softmax(r, &scores.view(), mask, Some(0.5), None));
         rig.checked(&scores, "softmax");
+        let reach = Shape::matrix(1, 2 * (cols + rows) + 1);
+        let positions = rig.operand(reach, Some(&random(reach, 13)));
+        rig.run(|r| kernels::softmax(r, &scores.view(), Mask::default(), None, Some(&positions.view())));
+        rig.checked(&scores, "softmax");
+        rig.unchanged(&positions);
 
         let table = Shape::matrix(rows, cols / 2);
         let (cos, sin) =
             (rig.operand(table, Some(&random(table, 9))), rig.operand(table, Some(&random(table, 10))));
         let turned = operand(11);
-        rig.run(|r| kernels::rotary(r, &turned.view(), &cos.view(), &sin.view()));
+        rig.run(|r| kernels::rotary(r, &turned.view(), &cos.view(), &sin.view(), cols / 2 * 2));
         rig.checked(&turned, "rotary");
         rig.unchanged(&cos);
 

@@ -164,6 +164,25 @@ claims! {
         Ok(())
     }
 
+    async fn transposed_matrices_have_the_same_bits_across(backend) {
+        for shape in [Shape::new(3, 17, 33), Shape::new(1, 1, 70), Shape::new(2, 64, 32), Shape::new(2, 300, 129), Shape::new(2, 0, 4)] {
+            let mut values: Vec<f32> = (0..shape.len()).map(|i| i as f32).collect();
+            if let Some(first) = values.first_mut() {
+                *first = f32::from_bits(0x7fc1_2345); // a NaN with a payload
+            }
+            let across = backend.transpose(&backend.upload(shape, &values)?)?;
+            assert_eq!(across.shape(), Shape::new(shape.batch, shape.cols, shape.rows));
+            let mut expected = vec![0.0; shape.len()];
+            for (at, value) in values.iter().enumerate() {
+                let (b, i, j) = (at / shape.cols / shape.rows, at / shape.cols % shape.rows, at % shape.cols);
+                expected[(b * shape.cols + j) * shape.rows + i] = *value;
+            }
+            let bits = |x: Vec<f32>| x.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            assert_eq!(bits(backend.download(&across).await?), bits(expected));
+        }
+        Ok(())
+    }
+
     async fn a_block_outside_its_matrix_is_an_error(backend) {
         let x = backend.zeros(Shape::new(2, 3, 4))?;
         let mut y = backend.zeros(Shape::new(2, 3, 4))?;

@@ -1,17 +1,19 @@
 """Makes the model goldens in this folder: one tiny random model per architecture, run by Hugging Face transformers.
 
-    pip install torch transformers safetensors && python generate.py
+    pip install torch transformers safetensors && python generate.py [NAME...]
 
 Each folder has `config.json` and `model.safetensors` as transformers writes them; the file of its name beside it has the inputs,
 `features` (as the architecture pools them by default), and `<weight>.input`, what enters some linear layers (padding
-removed). `open_clip` is the CLIP tower under OpenCLIP's names. Made once with torch 2.15 and transformers 5.23; the files
+removed). `open_clip` is the CLIP tower under OpenCLIP's names. Made once with torch 2.15 and transformers 5.23 and 5.24; the files
 are what counts.
 """
 
 import json
 import pathlib
+import sys
 
 import torch
+import transformers as T
 from safetensors.torch import load_file, save_file
 from transformers import (
     BertConfig, BertModel, CLIPVisionConfig, CLIPVisionModelWithProjection, LlamaConfig, LlamaModel, MistralConfig,
@@ -76,9 +78,9 @@ def text_inputs(pad):
     return ids, mask
 
 
-def encoder(folder, model, pad):
+def encoder(folder, model, pad, layers=("encoder.layer.1.attention.self.query", "encoder.layer.1.output.dense")):
     ids, mask = text_inputs(pad)
-    names = {n: f"{n}.weight" for n in ["encoder.layer.1.attention.self.query", "encoder.layer.1.output.dense"]}
+    names = {n: f"{n}.weight" for n in layers}
     model = randomised(model)
     out, inputs = captured(model, names, mask, lambda: model(input_ids=ids, attention_mask=mask))
     weights = mask.unsqueeze(-1).float()
@@ -86,9 +88,9 @@ def encoder(folder, model, pad):
     save(folder, model, dict(inputs, input_ids=ids, attention_mask=mask, features=features))
 
 
-def decoder(folder, model):
+def decoder(folder, model, layers=("layers.1.self_attn.q_proj", "layers.1.mlp.down_proj")):
     ids, mask = text_inputs(0)
-    names = {n: f"{n}.weight" for n in ["layers.1.self_attn.q_proj", "layers.1.mlp.down_proj"]}
+    names = {n: f"{n}.weight" for n in layers}
     model = randomised(model)
     out, inputs = captured(model, names, mask, lambda: model(input_ids=ids, attention_mask=mask))
     last = mask.sum(1) - 1
@@ -148,14 +150,107 @@ def vit():
     save("vit", model, dict(pixel_values=pixels, features=out.last_hidden_state[:, 0]))
 
 
+def mixture(folder, model, experts, layers):
+    """A decoder whose experts' inputs are told from the routing: `experts` names the module, `layers` a block's weights."""
+    ids, mask = text_inputs(0)
+    model = randomised(model)
+    router = dict(model.named_modules())[experts].gate
+    seen = {}
+    router.register_forward_hook(lambda module, args, out: seen.update(x=args[0].detach(), chosen=out[2]))
+    with torch.no_grad():
+        out = model(input_ids=ids, attention_mask=mask)
+    keep = mask.reshape(-1).bool()
+    x, chosen = seen["x"].reshape(-1, seen["x"].shape[-1])[keep], seen["chosen"][keep]
+    inputs = {f"{name}.input": x[(chosen == e).any(-1)] for e, name in layers.items()}
+    inputs[f"{experts}.gate.weight.input".replace("mlp.gate", ROUTERS[folder])] = x
+    features = out.last_hidden_state[torch.arange(3), mask.sum(1) - 1]
+    save(folder, model, dict(inputs, input_ids=ids, attention_mask=mask, features=features))
+
+
+ROUTERS = {"mixtral": "block_sparse_moe.gate", "qwen3_moe": "mlp.gate"}
+
+
+def t5(folder, config):
+    model = randomised(T.T5ForConditionalGeneration(config))
+    ids, mask = text_inputs(0)
+    names = {n: f"{n}.weight" for n in ["encoder.block.1.layer.0.SelfAttention.q", "encoder.block.1.layer.1.DenseReluDense.wo"]}
+    run = lambda: model.encoder(input_ids=ids, attention_mask=mask)
+    out, inputs = captured(model, names, mask, run)
+    weights = mask.unsqueeze(-1).float()
+    features = (out.last_hidden_state * weights).sum(1) / weights.sum(1)
+    save(folder, model, dict(inputs, input_ids=ids, attention_mask=mask, features=features))
+
+
+def tower(folder, model, layers, features):
+    model = randomised(model)
+    pixels = torch.randn(2, 3, 12, 12)
+    out, inputs = captured(model, layers, None, lambda: model(pixel_values=pixels))
+    save(folder, model, dict(inputs, pixel_values=pixels, features=features(out)))
+
+
+SCALING = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
+               original_max_position_embeddings=16)
+YARN = dict(rope_type="yarn", rope_theta=10000.0, factor=4.0, original_max_position_embeddings=8, beta_fast=2, beta_slow=1)
+LONG = dict(rope_type="longrope", rope_theta=10000.0, short_factor=[1.0, 1.5], long_factor=[2.0, 3.0],
+            original_max_position_embeddings=16)
+GROUPED = dict(TEXT, num_key_value_heads=2)
+GEMMA = dict(GROUPED, head_dim=6, query_pre_attn_scalar=9, sliding_window=3)
+KINDS = ["sliding_attention", "full_attention"]
+T5 = dict(d_model=16, d_kv=3, d_ff=24, num_layers=2, num_heads=4, vocab_size=40, relative_attention_num_buckets=8,
+          relative_attention_max_distance=7)
+MODERN = dict(TEXT, num_hidden_layers=3, pad_token_id=0, global_attn_every_n_layers=2, local_attention=4,
+              cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2)
+
+MODELS = {
+    "clip": clip,  # and open_clip
+    "vit": vit,
+    "bert": lambda: encoder("bert", BertModel(BertConfig(**TEXT, pad_token_id=0), add_pooling_layer=False), 0),
+    "bert_decoder": lambda: encoder(
+        "bert_decoder", BertModel(BertConfig(**TEXT, pad_token_id=0, is_decoder=True), add_pooling_layer=False), 0),
+    "roberta": lambda: encoder(
+        "roberta", RobertaModel(RobertaConfig(**TEXT, pad_token_id=1, type_vocab_size=1), add_pooling_layer=False), 1),
+    "distilbert": lambda: encoder(
+        "distilbert",
+        T.DistilBertModel(T.DistilBertConfig(dim=16, n_layers=2, n_heads=4, hidden_dim=24, vocab_size=40,
+                                             max_position_embeddings=32)), 0,
+        ("transformer.layer.1.attention.q_lin", "transformer.layer.1.ffn.lin2")),
+    "modernbert": lambda: encoder("modernbert", T.ModernBertModel(T.ModernBertConfig(**MODERN)), 0,
+                                  ("layers.2.attn.Wqkv", "layers.1.mlp.Wo")),
+    "t5": lambda: t5("t5", T.T5Config(**T5)),
+    "t5_gated": lambda: t5("t5_gated", T.T5Config(**T5, feed_forward_proj="gated-gelu", tie_word_embeddings=False)),
+    "llama": lambda: decoder("llama", LlamaModel(LlamaConfig(**GROUPED, rope_parameters=SCALING))),
+    "mistral": lambda: decoder("mistral", MistralModel(MistralConfig(**GROUPED, sliding_window=4))),
+    "qwen2": lambda: decoder("qwen2", Qwen2Model(Qwen2Config(**GROUPED))),
+    "qwen2_window": lambda: decoder(
+        "qwen2_window", Qwen2Model(Qwen2Config(**GROUPED, use_sliding_window=True, sliding_window=3, max_window_layers=1))),
+    "qwen3": lambda: decoder("qwen3", T.Qwen3Model(T.Qwen3Config(**GROUPED, head_dim=6, rope_parameters=YARN))),
+    "gemma": lambda: decoder("gemma", T.GemmaModel(T.GemmaConfig(**GROUPED, head_dim=6))),
+    "gemma2": lambda: decoder("gemma2", T.Gemma2Model(T.Gemma2Config(**GEMMA, attn_logit_softcapping=2.0, layer_types=KINDS))),
+    "gemma3": lambda: decoder("gemma3", T.Gemma3TextModel(T.Gemma3TextConfig(**GEMMA, layer_types=KINDS))),
+    "phi3": lambda: decoder("phi3", T.Phi3Model(T.Phi3Config(**GROUPED, pad_token_id=0, rope_parameters=LONG,
+                                                             original_max_position_embeddings=16)),
+                            ("layers.1.self_attn.qkv_proj", "layers.1.mlp.down_proj")),
+    "gpt2": lambda: decoder("gpt2", T.GPT2Model(T.GPT2Config(n_embd=16, n_layer=2, n_head=4, vocab_size=40, n_positions=32,
+                                                             bos_token_id=1, eos_token_id=2)),
+                            ("h.1.attn.c_attn", "h.1.mlp.c_proj")),
+    "gpt_neox": lambda: decoder("gpt_neox", T.GPTNeoXModel(T.GPTNeoXConfig(**TEXT, rotary_pct=0.5, bos_token_id=1, eos_token_id=2)),
+                                ("layers.1.attention.query_key_value", "layers.1.mlp.dense_4h_to_h")),
+    "mixtral": lambda: mixture("mixtral", T.MixtralModel(T.MixtralConfig(**GROUPED, num_local_experts=4)), "layers.1.mlp",
+                               {2: "layers.1.block_sparse_moe.experts.2.w1.weight"}),
+    "qwen3_moe": lambda: mixture(
+        "qwen3_moe", T.Qwen3MoeModel(T.Qwen3MoeConfig(**GROUPED, head_dim=4, num_experts=5, num_experts_per_tok=2,
+                                                      moe_intermediate_size=12, decoder_sparse_step=2)),
+        "layers.1.mlp", {3: "layers.1.mlp.experts.3.gate_proj.weight"}),
+    "siglip": lambda: tower(
+        "siglip", T.SiglipVisionModel(T.SiglipVisionConfig(**SIZES, image_size=12, patch_size=4)),
+        {n: f"{n}.weight" for n in ["encoder.layers.1.self_attn.q_proj", "encoder.layers.1.mlp.fc2"]},
+        lambda out: out.pooler_output),
+    "dinov2": lambda: tower(
+        "dinov2", T.Dinov2Model(T.Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2,
+                                               image_size=12, patch_size=4)),
+        {}, lambda out: out.last_hidden_state[:, 0]),
+}
+
 if __name__ == "__main__":
-    clip()
-    vit()
-    encoder("bert", BertModel(BertConfig(**TEXT, pad_token_id=0), add_pooling_layer=False), 0)
-    encoder("bert_decoder", BertModel(BertConfig(**TEXT, pad_token_id=0, is_decoder=True), add_pooling_layer=False), 0)
-    encoder("roberta", RobertaModel(RobertaConfig(**TEXT, pad_token_id=1, type_vocab_size=1), add_pooling_layer=False), 1)
-    scaling = dict(rope_type="llama3", rope_theta=10000.0, factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0,
-                   original_max_position_embeddings=16)
-    decoder("llama", LlamaModel(LlamaConfig(**TEXT, num_key_value_heads=2, rope_parameters=scaling)))
-    decoder("mistral", MistralModel(MistralConfig(**TEXT, num_key_value_heads=2, sliding_window=4)))
-    decoder("qwen2", Qwen2Model(Qwen2Config(**TEXT, num_key_value_heads=2)))
+    for name in sys.argv[1:] or MODELS:
+        MODELS[name]()

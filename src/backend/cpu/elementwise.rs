@@ -1,7 +1,7 @@
-//! `copy_block`, `axpby`, the scalings, `polarize`, `power`, `unit_scale` and `clear_small`.
+//! `copy_block`, `transpose`, `axpby`, the scalings, `polarize`, `power`, `unit_scale` and `clear_small`.
 
 use super::parallel::for_each_piece;
-use super::{CpuTensor, Polarity};
+use super::{CpuTensor, Polarity, Shape};
 
 pub fn copy_block(
     src: &CpuTensor,
@@ -101,4 +101,29 @@ pub fn clear_small(x: &mut CpuTensor, fraction: f32) {
         let cut = fraction * values.iter().copied().fold(0.0, f32::max);
         values.iter_mut().filter(|v| **v <= cut).for_each(|v| *v = 0.0);
     }
+}
+
+/// Tile by tile, so that lines of the source stay in the cache while columns are written.
+pub fn transpose(x: &CpuTensor) -> CpuTensor {
+    const SIDE: usize = 32;
+    let Shape { batch, rows, cols } = x.shape;
+    let mut out = vec![0f32; x.values.len()];
+    if !x.shape.is_empty() {
+        // a piece is some whole rows of the result
+        for_each_piece(&mut out, rows, |first, piece| {
+            let first = first / rows;
+            for (tile, lines) in piece.chunks_mut(SIDE * rows).enumerate() {
+                for start in (0..rows).step_by(SIDE) {
+                    for (line, into) in lines.chunks_mut(rows).enumerate() {
+                        let (b, j) =
+                            ((first + tile * SIDE + line) / cols, (first + tile * SIDE + line) % cols);
+                        for i in start..rows.min(start + SIDE) {
+                            into[i] = x.values[(b * rows + i) * cols + j];
+                        }
+                    }
+                }
+            }
+        });
+    }
+    CpuTensor::new(Shape::new(batch, cols, rows), out)
 }

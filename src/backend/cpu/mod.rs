@@ -127,6 +127,10 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn transpose(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        Ok(elementwise::transpose(x))
+    }
+
     fn random_normal(&self, shape: Shape, seed: u64, stream: u32) -> Result<CpuTensor> {
         Ok(CpuTensor::new(shape, random::normal(shape.len(), seed, stream)))
     }

@@ -21,18 +21,25 @@ struct Tile {
     keys: Range<usize>,
 }
 
+/// What attention reads.
+#[derive(Clone, Copy)]
+pub(super) struct Operands<'a> {
+    pub q: &'a GpuTensor,
+    pub k: &'a GpuTensor,
+    pub v: &'a GpuTensor,
+    pub positions: Option<&'a GpuTensor>,
+}
+
 impl Gpu {
-    /// `softmax(scale q k^T) v` in every segment and head. Shapes have been checked.
+    /// `softmax(scale q k^T + p) v` in every segment and head. Shapes have been checked.
     pub(super) fn attend(
         &self,
-        q: &GpuTensor,
-        k: &GpuTensor,
-        v: &GpuTensor,
+        operands: Operands<'_>,
         segments: &GpuSegments,
         attention: Attention,
     ) -> Result<GpuTensor> {
-        let out = self.allocate("attention", q.shape)?;
-        if q.shape.is_empty() {
+        let out = self.allocate("attention", operands.q.shape)?;
+        if out.shape.is_empty() {
             return Ok(out);
         }
         let limit = usize::try_from(self.bindings().limit / 4).unwrap_or(usize::MAX).min(SCORES);
@@ -43,7 +50,7 @@ impl Gpu {
                 let queries = first..segment[1].min(first + queries);
                 let tile = Tile { start: segment[0], keys: attention.keys(segment, &queries), queries };
                 for member in 0..attention.heads / attention.key_heads {
-                    self.attend_tile(q, k, v, &out, &tile, attention, member)?;
+                    self.attend_tile(operands, &out, &tile, attention, member)?;
                 }
             }
         }
@@ -53,9 +60,7 @@ impl Gpu {
     /// The query heads `member`, `group + member`, ..., one of each key head's group.
     fn attend_tile(
         &self,
-        q: &GpuTensor,
-        k: &GpuTensor,
-        v: &GpuTensor,
+        Operands { q, k, v, positions }: Operands<'_>,
         out: &GpuTensor,
         tile: &Tile,
         attention: Attention,
@@ -80,15 +85,24 @@ impl Gpu {
             c: scores.view(),
         };
         self.product(&product)?;
-        let mask = if attention.causal {
-            let position = |row: usize| row - tile.start;
-            let (query, key) = (position(tile.queries.start), position(tile.keys.start));
-            Mask::Causal { query, key, window: attention.window.map(|w| w.max(1)) }
-        } else {
-            Mask::Full
+        let position = |row: usize| row - tile.start;
+        let mask = Mask {
+            query: position(tile.queries.start),
+            key: position(tile.keys.start),
+            causal: attention.causal,
+            window: attention.window.map(|w| w.max(1)),
         };
+        let positions = positions.map(|p| View {
+            buffer: p.buffer(),
+            offset: (member * p.shape.cols) as u64,
+            shape: Shape::new(key_heads, 1, p.shape.cols),
+            row_stride: p.shape.cols,
+            batch_stride: group * p.shape.cols,
+        });
         let flops = FLOPS_PER_ELEMENT * shape.len() as u64;
-        self.live().queue.record(flops, |recorder| softmax(recorder, &scores.view(), mask))?;
+        self.live().queue.record(flops, |recorder| {
+            softmax(recorder, &scores.view(), mask, attention.cap, positions.as_ref())
+        })?;
         self.product(&Product {
             alpha: 1.0,
             a: scores.view(),
@@ -104,11 +118,10 @@ impl Gpu {
 impl Attention {
     /// The keys of a segment that any of the queries sees.
     fn keys(&self, segment: &[usize], queries: &Range<usize>) -> Range<usize> {
-        if !self.causal {
-            return segment[0]..segment[1];
-        }
-        let oldest = self.window.map_or(0, |w| (queries.start + 1).saturating_sub(w.max(1)));
-        segment[0].max(oldest)..queries.end
+        let window = self.window.unwrap_or(usize::MAX).max(1);
+        let oldest = (queries.start + 1).saturating_sub(window);
+        let end = if self.causal { queries.end } else { (queries.end - 1).saturating_add(window) };
+        segment[0].max(oldest)..segment[1].min(end)
     }
 }
 

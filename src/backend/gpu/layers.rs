@@ -1,5 +1,6 @@
 //! [`Gpu`] as [`Layers`].
 
+use super::attention::Operands;
 use super::operations::{flat, require};
 use super::split::Block;
 use super::{Gpu, GpuTensor, Result};
@@ -16,6 +17,10 @@ pub struct GpuSegments {
 impl GpuSegments {
     pub(super) fn rows(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
+    }
+
+    fn longest(&self) -> usize {
+        self.starts.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0)
     }
 }
 
@@ -158,17 +163,17 @@ impl Layers for Gpu {
         })
     }
 
-    fn rotary(&self, x: &mut GpuTensor, cos: &GpuTensor, sin: &GpuTensor) -> Result<()> {
+    fn rotary(&self, x: &mut GpuTensor, cos: &GpuTensor, sin: &GpuTensor, head_dim: usize) -> Result<()> {
         let table = cos.shape;
         let fits = table == sin.shape && x.shape.batch == 1 && table.batch == 1 && table.rows == x.shape.rows;
-        let heads = table.cols > 0 && x.shape.cols.is_multiple_of(2 * table.cols);
+        let heads = table.cols > 0 && head_dim >= 2 * table.cols && x.shape.cols.is_multiple_of(head_dim);
         require(fits && heads, "rotary", &[x.shape, cos.shape, sin.shape])?;
         let (to, cos, sin, bindings) = (x.view(), cos.view(), sin.view(), self.bindings());
         // rows are not cut: a pair lies in one
         let whole = |block: &Block| block.shape().rows <= 1 || bindings.hold(&block.of(&to));
         self.for_each_part(to.shape, &whole, |recorder, block| {
             let (cos, sin) = (cos.rows(block.rows.clone()), sin.rows(block.rows.clone()));
-            kernels::rotary(recorder, &block.of(&to), &cos, &sin)
+            kernels::rotary(recorder, &block.of(&to), &cos, &sin, head_dim)
         })
     }
 
@@ -179,16 +184,12 @@ impl Layers for Gpu {
         v: &GpuTensor,
         segments: &GpuSegments,
         attention: Attention,
+        positions: Option<&GpuTensor>,
     ) -> Result<GpuTensor> {
-        let Attention { heads, key_heads, .. } = attention;
-        let grouped = key_heads > 0 && heads > 0 && heads.is_multiple_of(key_heads);
-        let columns = grouped && q.shape.cols.is_multiple_of(heads) && {
-            let head_dim = q.shape.cols / heads;
-            k.shape == Shape::matrix(q.shape.rows, key_heads * head_dim) && v.shape == k.shape
-        };
-        let rows = q.shape.batch == 1 && segments.rows() == q.shape.rows;
-        require(columns && rows, "attention", &[q.shape, k.shape, v.shape])?;
-        self.attend(q, k, v, segments, attention)
+        let shapes = [q.shape, k.shape, v.shape];
+        let fits = attention.fits(shapes, positions.map(|p| p.shape), segments.longest());
+        require(fits && segments.rows() == q.shape.rows, "attention", &shapes)?;
+        self.attend(Operands { q, k, v, positions }, segments, attention)
     }
 
     fn mean_rows(&self, x: &GpuTensor, segments: &GpuSegments) -> Result<GpuTensor> {

@@ -248,6 +248,20 @@ impl Backend for Gpu {
         })
     }
 
+    fn transpose(&self, x: &GpuTensor) -> Result<GpuTensor> {
+        let Shape { batch, rows, cols } = x.shape;
+        let out = self.allocate("a transposed matrix", Shape::new(batch, cols, rows))?;
+        let (from, to, bindings) = (x.view(), out.view(), self.bindings());
+        let target = |block: &Block| {
+            to.batches(block.batches.clone()).rows(block.cols.clone()).cols(block.rows.clone())
+        };
+        let fits = |block: &Block| bindings.hold(&block.of(&from)) && bindings.hold(&target(block));
+        self.for_each_part(x.shape, &fits, |recorder, block| {
+            kernels::transpose(recorder, &block.of(&from), &target(block))
+        })?;
+        Ok(out)
+    }
+
     fn random_normal(&self, shape: Shape, seed: u64, stream: u32) -> Result<GpuTensor> {
         let out = self.allocate("random numbers", shape)?;
         let (to, bindings) = (flat(&out), self.bindings());
@@ -450,7 +464,7 @@ impl Backend for Gpu {
                 values.batches(batches.clone()),
                 vectors.batches(batches.clone()),
             );
-            for step in eigen_steps(n) {
+            for step in eigen_steps(&self.live().context.kernels, n) {
                 let flops = batches.len() as u64 * step.flops(n);
                 self.live().queue.record(flops, |recorder| {
                     symmetric_eigen_step(recorder, step, &a, &scratch, &values, &vectors)

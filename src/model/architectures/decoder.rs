@@ -1,34 +1,81 @@
-//! Decoders in the manner of Llama: Llama, Mistral, Qwen2.
+//! Decoders in the manner of Llama: RMS norms, rotary positions, grouped queries, gated feed-forward layers. A family is a
+//! [`Decoder`] with a few fields of its own.
 
 use super::super::{
-    Block, Config, Error, FeedForward, InputKind, Linear, Loader, Order, Part, Pooling, Qkv, Result, Samples,
-    SelfAttention, Weights, prefix_of,
+    After, Block, Config, Error, Expert, FeedForward, InputKind, Linear, Loader, Mixture, Norm, Order, Part,
+    Pooling, Qkv, Result, Samples, SelfAttention, Weights, prefix_of,
 };
-use super::{Architecture, counted, pool, rope};
-use crate::backend::Shape;
+use super::rope::{self, Rope};
+use super::text::Packed;
+use super::{Architecture, Sizes, pool};
 use crate::backend::layers::{Activation, Attention, Layers};
-use std::rc::Rc;
 
-/// Sizes of a decoder.
+/// Sizes and kinds of parts of a decoder.
 pub struct Decoder {
-    prefix: &'static str,
-    blocks: usize,
-    hidden: usize,
-    wide: usize,
-    heads: usize,
-    key_heads: usize,
-    head_dim: usize,
-    window: Option<usize>,
-    frequencies: Vec<f64>,
-    vocabulary: usize,
-    longest: Option<usize>,
-    activation: Activation,
-    epsilon: f32,
+    pub prefix: &'static str,
+    pub hidden: usize,
+    pub wide: usize,
+    pub heads: usize,
+    pub key_heads: usize,
+    pub head_dim: usize,
+    pub vocabulary: usize,
+    pub longest: Option<usize>,
+    pub activation: Activation,
+    pub epsilon: f32,
+    /// Tables of rotary positions.
+    pub ropes: Vec<Rope>,
+    /// What kind every block is.
+    pub blocks: Vec<Kind>,
+    /// Factor of the scores.
+    pub scale: f32,
+    /// Of the scores ([`Attention::cap`]).
+    pub cap: Option<f32>,
+    /// Factor of the embedding.
+    pub embedding_scale: f32,
+    /// Norms have `1 + w` for a weight.
+    pub norms_from_one: bool,
+    /// Every head of queries and keys is normed.
+    pub head_norms: bool,
+    /// The halves of a block are normed before and after.
+    pub sandwiched: bool,
+    /// Queries, keys and values are one layer, and so are gate and what is gated.
+    pub fused: bool,
+    pub mixture: Option<MixtureKind>,
+}
+
+/// A kind of block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kind {
+    /// The most tokens seen.
+    pub window: Option<usize>,
+    /// Which rope turns queries and keys.
+    pub rope: usize,
+    /// Whether its second half is a mixture.
+    pub mixture: bool,
+}
+
+/// Mixtures of experts, and what their tensors are called.
+pub struct MixtureKind {
+    pub experts: usize,
+    pub chosen: usize,
+    pub wide: usize,
+    pub normalized: bool,
+    pub router: &'static str,
+    /// What stands before an expert's number.
+    pub expert: &'static str,
+    /// Gate, what is gated, and back.
+    pub layers: [&'static str; 3],
 }
 
 impl Decoder {
-    pub fn new(config: Config<'_>, weights: &dyn Weights) -> Result<Decoder> {
-        let prefix = prefix_of(weights, &["model.", ""], "embed_tokens.weight")
+    /// As Llama has it.
+    pub fn plain(config: Config<'_>, weights: &dyn Weights) -> Result<Decoder> {
+        Decoder::found_at(config, weights, &["model.", ""])
+    }
+
+    /// The same under one of some prefixes.
+    pub fn found_at(config: Config<'_>, weights: &dyn Weights, prefixes: &[&'static str]) -> Result<Decoder> {
+        let prefix = prefix_of(weights, prefixes, "embed_tokens.weight")
             .ok_or_else(|| Error::MissingTensor("model.embed_tokens.weight".into()))?;
         let hidden = config.size("hidden_size")?;
         let heads = config.size("num_attention_heads")?;
@@ -42,105 +89,181 @@ impl Decoder {
                 "{heads} heads of {head_dim} columns cannot share {key_heads} key heads"
             )));
         }
+        let kind = Kind { window: None, rope: 0, mixture: false };
         Ok(Decoder {
             prefix,
-            blocks: config.size("num_hidden_layers")?,
             hidden,
             wide: config.size("intermediate_size")?,
             heads,
             key_heads,
             head_dim,
-            window: window(config)?,
-            frequencies: rope::frequencies(config, head_dim)?,
             vocabulary: config.size("vocab_size")?,
-            longest: config.optional_size("max_position_embeddings")?,
+            longest: rope::longest(config)?,
             activation: config.activation("hidden_act", "silu")?,
             epsilon: config.number_or("rms_norm_eps", 1e-6)? as f32,
+            ropes: vec![Rope::of(config, head_dim)?],
+            blocks: vec![kind; config.size("num_hidden_layers")?],
+            scale: (head_dim as f32).sqrt().recip(),
+            cap: None,
+            embedding_scale: 1.0,
+            norms_from_one: false,
+            head_norms: false,
+            sandwiched: false,
+            fused: false,
+            mixture: None,
+        })
+    }
+
+    /// With a sliding window in the blocks that do not see all tokens.
+    pub fn windowed(mut self, config: Config<'_>, full: impl Fn(usize) -> bool) -> Result<Decoder> {
+        let window = config.optional_size("sliding_window")?;
+        let full = rope::full_attention(config, self.blocks.len(), full)?;
+        for (block, full) in self.blocks.iter_mut().zip(full) {
+            block.window = window.filter(|_| !full);
+        }
+        Ok(self)
+    }
+}
+
+/// A decoder's tensors of one block on their way to the device.
+struct Of<'a, B: Layers> {
+    decoder: &'a Decoder,
+    load: Loader<'a, B>,
+    at: String,
+}
+
+impl<B: Layers> Of<'_, B> {
+    fn linear(&self, name: &str, d_in: usize, d_out: usize) -> Result<Linear<B>> {
+        self.load.linear(&format!("{}.{name}", self.at), d_in, d_out)
+    }
+
+    fn norm(&self, name: &str, d: usize) -> Result<Norm<B>> {
+        self.decoder.norm(&self.load, &format!("{}.{name}", self.at), d)
+    }
+
+    fn attention(&self, kind: Kind) -> Result<SelfAttention<B>> {
+        let of = self.decoder;
+        let (d, queries, keys) = (of.hidden, of.heads * of.head_dim, of.key_heads * of.head_dim);
+        let qkv = if of.fused {
+            let layer = self.linear("self_attn.qkv_proj", d, queries + 2 * keys)?;
+            Qkv::Fused(layer, [queries, keys, keys])
+        } else {
+            Qkv::Separate([
+                self.linear("self_attn.q_proj", d, queries)?,
+                self.linear("self_attn.k_proj", d, keys)?,
+                self.linear("self_attn.v_proj", d, keys)?,
+            ])
+        };
+        let head_norm = |name| self.norm(name, of.head_dim);
+        let head_norms = match of.head_norms {
+            true => Some([head_norm("self_attn.q_norm")?, head_norm("self_attn.k_norm")?]),
+            false => None,
+        };
+        Ok(SelfAttention {
+            qkv,
+            head_norms,
+            rotary: Some(kind.rope),
+            out: self.linear("self_attn.o_proj", queries, d)?,
+            attention: Attention {
+                heads: of.heads,
+                key_heads: of.key_heads,
+                causal: true,
+                window: kind.window,
+                scale: of.scale,
+                cap: of.cap,
+            },
+        })
+    }
+
+    fn feed_forward(&self, kind: Kind) -> Result<FeedForward<B>> {
+        let Decoder { hidden: d, wide, activation, .. } = *self.decoder;
+        if let Some(mixture) = self.decoder.mixture.as_ref().filter(|_| kind.mixture) {
+            return Ok(FeedForward::Mixture(self.mixture(mixture)?));
+        }
+        let down = self.linear("mlp.down_proj", wide, d)?;
+        if self.decoder.fused {
+            let gate_up = self.linear("mlp.gate_up_proj", d, 2 * wide)?;
+            return Ok(FeedForward::FusedGated { gate_up, down, activation });
+        }
+        let gate = self.linear("mlp.gate_proj", d, wide)?;
+        Ok(FeedForward::Gated { gate, up: self.linear("mlp.up_proj", d, wide)?, down, activation })
+    }
+
+    fn mixture(&self, kind: &MixtureKind) -> Result<Mixture<B>> {
+        let (d, wide) = (self.decoder.hidden, kind.wide);
+        let expert = |index: usize| -> Result<Expert<B>> {
+            let layer = |name: &str, d_in, d_out| {
+                self.linear(&format!("{}.{index}.{name}", kind.expert), d_in, d_out)
+            };
+            let [gate, up, down] = kind.layers;
+            Ok(Expert { gate: layer(gate, d, wide)?, up: layer(up, d, wide)?, down: layer(down, wide, d)? })
+        };
+        Ok(Mixture {
+            router: self.linear(kind.router, d, kind.experts)?,
+            chosen: kind.chosen,
+            normalized: kind.normalized,
+            experts: (0..kind.experts).map(expert).collect::<Result<_>>()?,
+            activation: self.decoder.activation,
         })
     }
 }
 
-/// The sliding window of attention, where all blocks have one.
-fn window(config: Config<'_>) -> Result<Option<usize>> {
-    let used = match config.text("model_type") {
-        Some("mistral") => true,
-        Some("qwen2") => config.flag("use_sliding_window"),
-        _ => false,
-    };
-    let window = if used { config.optional_size("sliding_window")? } else { None };
-    if window.is_some() && config.text("model_type") == Some("qwen2") {
-        return Err(Error::Unsupported {
-            found: "a Qwen2 with `use_sliding_window: true` cannot be run".into(),
-        });
+impl Decoder {
+    fn norm<B: Layers>(&self, load: &Loader<'_, B>, name: &str, d: usize) -> Result<Norm<B>> {
+        match self.norms_from_one {
+            true => load.rms_norm_from_one(name, d, self.epsilon),
+            false => load.rms_norm(name, d, self.epsilon),
+        }
     }
-    Ok(window)
 }
 
 impl<B: Layers> Architecture<B> for Decoder {
-    fn blocks(&self) -> usize {
-        self.blocks
-    }
-
-    fn hidden_size(&self) -> usize {
-        self.hidden
-    }
-
-    fn widest(&self) -> usize {
-        self.wide.max(self.heads * self.head_dim)
-    }
-
-    fn inputs(&self) -> InputKind {
-        InputKind::Text { vocabulary: self.vocabulary, longest: self.longest, types: None }
+    fn sizes(&self) -> Sizes {
+        let (hidden, longest) = (self.hidden, self.longest);
+        let inputs = InputKind::Text { vocabulary: self.vocabulary, longest, types: None };
+        let (queries, keys) = (self.heads * self.head_dim, self.key_heads * self.head_dim);
+        let widest = match self.fused {
+            true => (2 * self.wide).max(queries + 2 * keys),
+            false => self.wide.max(queries),
+        };
+        let chosen = self.mixture.as_ref().map_or(0, |m| m.chosen * hidden.max(m.wide));
+        Sizes { blocks: self.blocks.len(), hidden, features: hidden, widest: widest.max(chosen), inputs }
     }
 
     fn embed(&self, backend: &B, weights: &dyn Weights, samples: &Samples) -> Result<Part<B>> {
         let load = Loader::new(backend, weights, self.prefix);
-        let texts = samples.texts()?;
-        let lengths: Vec<usize> = texts.iter().map(|t| t.ids.len()).collect();
-        super::check_lengths(&lengths, self.longest.unwrap_or(usize::MAX), &counted)?;
-        let ids: Vec<u32> = texts.iter().flat_map(|t| t.ids.iter().copied()).collect();
-        let [cos, sin] = rope::tables(&self.frequencies, &lengths);
-        let shape = Shape::matrix(ids.len(), self.frequencies.len());
-        Ok(Part {
-            segments: Rc::new(backend.segments(&lengths)?),
-            rotary: Some(Rc::new([backend.upload(shape, &cos)?, backend.upload(shape, &sin)?])),
-            hidden: load.embedding("embed_tokens.weight", self.hidden, &ids)?,
-            lengths,
-        })
+        let packed = Packed::new(samples, self.longest)?;
+        let ropes = self.ropes.iter();
+        let rotary = ropes.map(|rope| packed.rotary(backend, rope)).collect::<Result<_>>()?;
+        let mut hidden = load.embedding("embed_tokens.weight", self.hidden, &packed.ids)?;
+        if self.embedding_scale != 1.0 {
+            let plain = backend.duplicate(&hidden)?;
+            backend.axpby(self.embedding_scale, &plain, 0.0, &mut hidden)?;
+        }
+        Ok(Part { rotary, ..packed.embedded(backend, hidden)? })
     }
 
     fn block(&self, backend: &B, weights: &dyn Weights, index: usize) -> Result<Block<B>> {
-        let (load, d) = (Loader::new(backend, weights, self.prefix), self.hidden);
-        let at = format!("layers.{index}");
-        let linear = |name: &str, d_in, d_out| -> Result<Linear<B>> {
-            load.linear(&format!("{at}.{name}"), d_in, d_out)
+        let load = Loader::new(backend, weights, self.prefix);
+        let (of, d, kind) =
+            (Of { decoder: self, load, at: format!("layers.{index}") }, self.hidden, self.blocks[index]);
+        let norm = |name| of.norm(name, d);
+        // of four norms Gemma's second one stands after the attention
+        let [second, third] = match self.sandwiched {
+            true => ["pre_feedforward_layernorm", "post_feedforward_layernorm"],
+            false => ["post_attention_layernorm"; 2],
         };
-        let (queries, keys) = (self.heads * self.head_dim, self.key_heads * self.head_dim);
+        let after = |name| -> Result<After<B>> {
+            Ok(if self.sandwiched { After::Norm(norm(name)?) } else { After::Nothing })
+        };
         Ok(Block {
             order: Order::NormFirst,
-            attention: SelfAttention {
-                qkv: Qkv::Separate([
-                    linear("self_attn.q_proj", d, queries)?,
-                    linear("self_attn.k_proj", d, keys)?,
-                    linear("self_attn.v_proj", d, keys)?,
-                ]),
-                out: linear("self_attn.o_proj", queries, d)?,
-                attention: Attention {
-                    heads: self.heads,
-                    key_heads: self.key_heads,
-                    causal: true,
-                    window: self.window,
-                    scale: (self.head_dim as f32).sqrt().recip(),
-                },
-            },
-            attention_norm: load.rms_norm(&format!("{at}.input_layernorm"), d, self.epsilon)?,
-            feed_forward: FeedForward::Gated {
-                gate: linear("mlp.gate_proj", d, self.wide)?,
-                up: linear("mlp.up_proj", d, self.wide)?,
-                down: linear("mlp.down_proj", self.wide, d)?,
-                activation: self.activation,
-            },
-            feed_forward_norm: load.rms_norm(&format!("{at}.post_attention_layernorm"), d, self.epsilon)?,
+            attention: of.attention(kind)?,
+            attention_norm: norm("input_layernorm")?,
+            after_attention: after("post_attention_layernorm")?,
+            feed_forward: of.feed_forward(kind)?,
+            feed_forward_norm: norm(second)?,
+            after_feed_forward: after(third)?,
         })
     }
 
@@ -153,7 +276,7 @@ impl<B: Layers> Architecture<B> for Decoder {
         pooling: Option<Pooling>,
     ) -> Result<B::Tensor> {
         let load = Loader::new(backend, weights, self.prefix);
-        let normed = load.rms_norm("norm", self.hidden, self.epsilon)?.apply(backend, &part.hidden)?;
+        let normed = self.norm(&load, "norm", self.hidden)?.apply(backend, &part.hidden)?;
         pool(backend, &normed, part, pooling.unwrap_or(Pooling::Last))
     }
 }

@@ -27,6 +27,12 @@ impl Grid {
         Grid::checked(channels, config.size("image_size")?, config.size("patch_size")?)
     }
 
+    /// The same where a configuration leaves out what its library takes for granted.
+    pub(super) fn with_defaults(config: Config<'_>, image: usize, patch: usize) -> Result<Grid> {
+        let channels = config.size_or("num_channels", 3)?;
+        Grid::checked(channels, config.size_or("image_size", image)?, config.size_or("patch_size", patch)?)
+    }
+
     /// Sizes that a model may have.
     pub(super) fn checked(channels: usize, image: usize, patch: usize) -> Result<Grid> {
         let unfit = |reason: String| Err(Error::Config(reason));
@@ -78,13 +84,13 @@ pub struct ImageEmbedding<T> {
     pub patches: T,
     /// Of the patches, `1 x 1 x d`.
     pub bias: Option<T>,
-    /// The class token, `1 x 1 x d`.
-    pub class: T,
+    /// The class token, `1 x 1 x d`, where there is one.
+    pub class: Option<T>,
     /// `1 x tokens x d`.
     pub positions: T,
 }
 
-/// Class token and patches of every image, each with its position.
+/// Class token, where there is one, and patches of every image, each with its position.
 pub fn embed<B: Layers>(
     backend: &B,
     grid: Grid,
@@ -102,21 +108,27 @@ pub fn embed<B: Layers>(
         backend.add_bias(&mut embedded, bias)?;
     }
 
-    // row 0 of the table is the class token, the patches of all images follow
-    let table = backend.stack_rows(&[&embedding.class, &embedded])?;
-    let tokens = patches + 1;
-    let rows: Vec<u32> = (0..count)
-        .flat_map(|i| std::iter::once(0).chain((0..patches).map(move |p| (1 + i * patches + p) as u32)))
-        .collect();
-    let d = table.shape().cols;
-    let mut hidden = backend.gather_rows(&table, &rows)?.reshape(Shape::new(count, tokens, d))?;
+    let d = embedded.shape().cols;
+    let tokens = patches + usize::from(embedding.class.is_some());
+    let hidden = match &embedding.class {
+        None => embedded,
+        Some(class) => {
+            // row 0 of the table is the class token, the patches of all images follow
+            let table = backend.stack_rows(&[class, &embedded])?;
+            let of_image = |i: usize| (0..patches).map(move |p| (1 + i * patches + p) as u32);
+            let rows: Vec<u32> = (0..count).flat_map(|i| std::iter::once(0).chain(of_image(i))).collect();
+            backend.gather_rows(&table, &rows)?
+        }
+    };
+    let mut hidden = hidden.reshape(Shape::new(count, tokens, d))?;
     backend.axpby(1.0, &embedding.positions, 1.0, &mut hidden)?;
 
     let lengths = vec![tokens; count];
     Ok(Part {
         segments: Rc::new(backend.segments(&lengths)?),
         hidden: hidden.reshape(Shape::matrix(count * tokens, d))?,
-        rotary: None,
+        rotary: Vec::new(),
+        positions: None,
         lengths,
     })
 }

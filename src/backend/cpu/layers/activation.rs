@@ -69,8 +69,9 @@ fn gelu_tanh(x: f32) -> f32 {
     0.5 * x * (1.0 + tanh((2.0 / PI).sqrt() * (x + 0.044_715 * x * x * x)))
 }
 
+/// Without overflow, however large `x` is.
 #[inline]
-fn tanh(x: f32) -> f32 {
+pub fn tanh(x: f32) -> f32 {
     let e = exp(-2.0 * x.abs());
     ((1.0 - e) / (1.0 + e)).copysign(x)
 }

@@ -1,5 +1,6 @@
 //! `attention`: softmax attention by tiles of queries, so that no more than `TILE x keys` scores exist a thread.
 
+use super::activation::tanh;
 use super::exp::exp;
 use super::{Attention, CpuSegments, CpuTensor};
 use faer::linalg::matmul::matmul;
@@ -16,12 +17,14 @@ pub fn attention(
     v: &CpuTensor,
     segments: &CpuSegments,
     attention: Attention,
+    positions: Option<&CpuTensor>,
 ) -> CpuTensor {
     let mut out = CpuTensor::new(q.shape, vec![0f32; q.values.len()]);
     tiles(&mut out, segments).into_par_iter().for_each(|(rows, segment, out)| {
         let mut scores = Vec::new();
         for head in 0..attention.heads {
-            attend(q, k, v, &attention, head, rows.clone(), segment.clone(), &mut scores, out);
+            let positions = positions.map(|p| &p.values[head * p.shape.cols..(head + 1) * p.shape.cols]);
+            attend(q, k, v, &attention, positions, head, rows.clone(), segment.clone(), &mut scores, out);
         }
     });
     out
@@ -51,6 +54,7 @@ fn attend(
     k: &CpuTensor,
     v: &CpuTensor,
     attention: &Attention,
+    positions: Option<&[f32]>,
     head: usize,
     rows: Range<usize>,
     segment: Range<usize>,
@@ -70,7 +74,15 @@ fn attend(
 
     for (row, scores) in rows.clone().zip(scores.chunks_mut(keys.len())) {
         let seen = first_key(attention, row, &segment)..last_key(attention, row, &segment);
-        softmax(scores, seen.start - keys.start..seen.end - keys.start);
+        let seen = seen.start - keys.start..seen.end - keys.start;
+        if let Some(cap) = attention.cap {
+            scores[seen.clone()].iter_mut().for_each(|s| *s = cap * tanh(*s / cap));
+        }
+        if let Some(positions) = positions {
+            let first = positions.len() / 2 + keys.start - row; // of the tile's first key
+            scores.iter_mut().zip(&positions[first..]).for_each(|(s, p)| *s += p);
+        }
+        softmax(scores, seen);
     }
 
     let weights = MatRef::from_row_major_slice(&scores[..], rows.len(), keys.len());
@@ -85,14 +97,18 @@ fn attend(
 /// The first key that the query in `row` sees.
 fn first_key(attention: &Attention, row: usize, segment: &Range<usize>) -> usize {
     match attention.window {
-        Some(window) if attention.causal => segment.start.max((row + 1).saturating_sub(window.max(1))),
-        _ => segment.start,
+        Some(window) => segment.start.max((row + 1).saturating_sub(window.max(1))),
+        None => segment.start,
     }
 }
 
 /// The end of the keys that the query in `row` sees.
 fn last_key(attention: &Attention, row: usize, segment: &Range<usize>) -> usize {
-    if attention.causal { row + 1 } else { segment.end }
+    match attention.window {
+        _ if attention.causal => row + 1,
+        Some(window) => segment.end.min(row.saturating_add(window.max(1))),
+        None => segment.end,
+    }
 }
 
 /// Rows `rows` and the columns of one head.

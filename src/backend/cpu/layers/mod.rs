@@ -26,6 +26,10 @@ impl CpuSegments {
     fn samples(&self) -> usize {
         self.starts.len() - 1
     }
+
+    fn longest(&self) -> usize {
+        self.starts.windows(2).map(|s| s[1] - s[0]).max().unwrap_or(0)
+    }
 }
 
 impl Layers for Cpu {
@@ -90,12 +94,12 @@ impl Layers for Cpu {
         Ok(())
     }
 
-    fn rotary(&self, x: &mut CpuTensor, cos: &CpuTensor, sin: &CpuTensor) -> Result<()> {
+    fn rotary(&self, x: &mut CpuTensor, cos: &CpuTensor, sin: &CpuTensor, head_dim: usize) -> Result<()> {
         let table = cos.shape;
         let fits = table == sin.shape && (table.batch, table.rows) == (x.shape.batch, x.shape.rows);
-        let heads = table.cols > 0 && x.shape.cols.is_multiple_of(2 * table.cols);
+        let heads = table.cols > 0 && head_dim >= 2 * table.cols && x.shape.cols.is_multiple_of(head_dim);
         require(fits && heads, "rotary", &[x.shape, cos.shape, sin.shape])?;
-        rotary::rotary(x, cos, sin);
+        rotary::rotary(x, cos, sin, head_dim);
         Ok(())
     }
 
@@ -106,16 +110,12 @@ impl Layers for Cpu {
         v: &CpuTensor,
         segments: &CpuSegments,
         attention: Attention,
+        positions: Option<&CpuTensor>,
     ) -> Result<CpuTensor> {
-        let Attention { heads, key_heads, .. } = attention;
-        let grouped = key_heads > 0 && heads > 0 && heads.is_multiple_of(key_heads);
-        let columns = grouped && q.shape.cols.is_multiple_of(heads) && {
-            let head_dim = q.shape.cols / heads;
-            k.shape == Shape::matrix(q.shape.rows, key_heads * head_dim) && v.shape == k.shape
-        };
-        let rows = q.shape.batch == 1 && segments.rows() == q.shape.rows;
-        require(columns && rows, "attention", &[q.shape, k.shape, v.shape])?;
-        Ok(attention::attention(q, k, v, segments, attention))
+        let shapes = [q.shape, k.shape, v.shape];
+        let fits = attention.fits(shapes, positions.map(|p| p.shape), segments.longest());
+        require(fits && segments.rows() == q.shape.rows, "attention", &shapes)?;
+        Ok(attention::attention(q, k, v, segments, attention, positions))
     }
 
     fn mean_rows(&self, x: &CpuTensor, segments: &CpuSegments) -> Result<CpuTensor> {
