@@ -110,6 +110,25 @@ fn the_text_tower_of_a_clip_follows_the_rule_for_other_matrices() {
 }
 
 #[test]
+fn of_a_model_with_an_encoder_and_a_decoder_the_encoder_is_esms() {
+    let tensors: [(&str, &[usize]); 4] = [
+        ("encoder.block.0.layer.0.SelfAttention.q.weight", &[8, 8]),
+        ("decoder.block.0.layer.0.SelfAttention.q.weight", &[8, 8]),
+        ("decoder.block.0.layer.1.EncDecAttention.q.weight", &[8, 8]),
+        ("shared.weight", &[20, 8]),
+    ];
+    assert_roles(
+        &plan_of(Some("t5"), &tensors, ""),
+        &[
+            (tensors[0].0, Role::Esm),
+            (tensors[1].0, Role::TsvM),
+            (tensors[2].0, Role::TsvM),
+            (tensors[3].0, Role::Sum),
+        ],
+    );
+}
+
+#[test]
 fn hugging_face_vit_names() {
     let block = |rest: &str| format!("vit.encoder.layer.3.{rest}.weight");
     let [q, k, v, out, fc1, fc2] = [

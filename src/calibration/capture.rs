@@ -74,7 +74,7 @@ impl<'a, B: Layers> Capture<'a, B> {
         self.next += 1;
         let mut captured = Vec::new();
         for layer in tap.layers {
-            captured.push(layer.finish(self.backend, self.tokens).await?);
+            captured.push(layer.finish(self.backend).await?);
         }
         Ok(captured)
     }
@@ -119,6 +119,8 @@ struct Collector<'a, B: Backend> {
 struct Layer<B: Backend> {
     names: Vec<String>,
     d_in: usize,
+    /// So far: fewer than the samples have, where an expert of a mixture sees some of them.
+    tokens: usize,
     statistic: Statistic<B>,
     /// Of all tokens so far.
     sum: Vec<f64>,
@@ -143,6 +145,7 @@ impl<B: Layers> Tap<B> for Collector<'_, B> {
                 self.layers.len() - 1
             }
         };
+        self.layers[at].tokens += x.shape().rows;
         match &mut self.layers[at].statistic {
             Statistic::Tokens(parts) => parts.push(self.backend.duplicate(x)?),
             Statistic::Gram { high, low, sums } => {
@@ -165,13 +168,14 @@ impl<B: Layers> Collector<'_, B> {
             Statistic::Tokens(Vec::new())
         };
         let names = weights.iter().map(|&w| w.to_owned()).collect();
-        Ok(Layer { names, d_in, statistic, sum: vec![0.0; d_in] })
+        Ok(Layer { names, d_in, tokens: 0, statistic, sum: vec![0.0; d_in] })
     }
 }
 
 impl<B: Layers> Layer<B> {
     /// Reads everything back; the prototype is summed in f64.
-    async fn finish(mut self, backend: &B, tokens: usize) -> Result<Captured> {
+    async fn finish(mut self, backend: &B) -> Result<Captured> {
+        let tokens = self.tokens;
         let mut entry = Entry { tokens, d_in: self.d_in, ..Entry::default() };
         match self.statistic {
             Statistic::Tokens(parts) => {

@@ -14,14 +14,16 @@ struct Kind {
     role: Role,
     d_out: usize,
     d_in: usize,
+    transposed: bool,
     rank: usize,
     mean_sigma: bool,
 }
 
 impl Kind {
     fn of(layer: &Layer) -> Option<Kind> {
-        let &Layer { role, d_out, d_in, rank, mean_sigma, .. } = layer;
-        matches!(role, Role::Esm | Role::TsvM).then_some(Kind { role, d_out, d_in, rank, mean_sigma })
+        let &Layer { role, d_out, d_in, transposed, rank, mean_sigma, .. } = layer;
+        let kind = Kind { role, d_out, d_in, transposed, rank, mean_sigma };
+        matches!(role, Role::Esm | Role::TsvM).then_some(kind)
     }
 }
 

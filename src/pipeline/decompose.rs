@@ -1,6 +1,6 @@
 //! How layers are decomposed and merged, a batch of one shape at a time.
 
-use super::inputs::{input_requests, member_inputs};
+use super::inputs::{input_requests, member_inputs, statistic};
 use super::members::{Member, cut, members};
 use super::reader::{Reader, Request};
 use super::weights::{member_deltas, member_requests};
@@ -8,7 +8,7 @@ use super::{Error, Job, not_finite};
 use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
 use crate::checkpoint::first_not_finite;
-use crate::method::{EsmOptions, MergedLayer, MergedLayers, Solver, esm, join_batches, tsv};
+use crate::method::{EsmOptions, MergedLayer, MergedLayers, Preset, Solver, esm, join_batches, tsv};
 use crate::plan::{Expert, Layer, Role};
 
 /// What is known of a layer once it is merged.
@@ -24,7 +24,13 @@ pub(super) struct Outcome {
     pub energy_retention: Vec<f64>,
     /// Whether a concatenation was rank-deficient.
     pub rank_deficient: bool,
+    /// Whether it was merged by TSV-M, because an expert of a mixture saw fewer than [`FEWEST_TOKENS`].
+    pub too_few_tokens: bool,
 }
+
+/// Tokens that an expert of a mixture must have seen, in every model, for its weights to be merged by ESM: what a handful of tokens
+/// shows is no subspace of the task's. The name of the rule is "few tokens".
+pub(super) const FEWEST_TOKENS: usize = 16;
 
 /// Merged layers on the host.
 pub(super) struct OnHost {
@@ -43,6 +49,17 @@ impl OnHost {
     fn size(&self) -> usize {
         (self.values.len() / self.outcomes.len().max(1)).max(1)
     }
+
+    /// Puts layers in their places among so many.
+    fn take(&mut self, places: &[usize], layers: usize, some: OnHost) {
+        let size = some.size();
+        self.values.resize(layers * size, 0.0);
+        self.outcomes.resize(layers, Outcome::default());
+        for ((&place, delta), outcome) in places.iter().zip(some.values.chunks(size)).zip(some.outcomes) {
+            self.values[place * size..][..size].copy_from_slice(delta);
+            self.outcomes[place] = outcome;
+        }
+    }
 }
 
 /// Merges layers of one shape by ESM or TSV-M, in one batch.
@@ -56,11 +73,34 @@ pub(super) async fn merge_layers<B: Backend>(
         let elements = layers.iter().map(|layer| layer.elements()).sum();
         return Ok(OnHost { values: vec![0.0; elements], outcomes: vec![Outcome::default(); layers.len()] });
     }
-    let merged = Batch { job, layers, captured }.merge(reader).await;
-    match merged {
-        Ok(merged) => all_finite(job, layers, merged).await,
-        Err(error) => Err(not_finite::explained(job, layers, error).await),
+    let (few, enough) = (0..layers.len()).partition(|&i| saw_too_few(job, layers[i], captured));
+    let mut whole = OnHost { values: Vec::new(), outcomes: Vec::new() };
+    for (places, role) in [(enough, None), (few, Some(Role::TsvM))] {
+        let places: Vec<usize> = places;
+        if places.is_empty() {
+            continue;
+        }
+        let some: Vec<&Layer> = places.iter().map(|&i| layers[i]).collect();
+        let role = role.unwrap_or(some[0].role);
+        let merged = match (Batch { job, layers: &some, captured, role }).merge(reader).await {
+            Ok(merged) => all_finite(job, &some, merged).await?,
+            Err(error) => return Err(not_finite::explained(job, &some, error).await),
+        };
+        if places.len() == layers.len() {
+            return Ok(merged);
+        }
+        whole.take(&places, layers.len(), merged);
     }
+    Ok(whole)
+}
+
+/// Whether a layer is of an expert in a mixture that saw too few tokens in one of the models that are calibrated.
+fn saw_too_few<B>(job: &Job<'_, B>, layer: &Layer, captured: &[Vec<Captured>]) -> bool {
+    let few = |(expert, captured): (&Expert, &Vec<Captured>)| {
+        let calibrated = expert.calibration.is_some() || expert.proxies.is_some();
+        calibrated && statistic(expert, captured, layer).is_none_or(|(_, tokens)| tokens < FEWEST_TOKENS)
+    };
+    layer.role == Role::Esm && layer.is_of_expert() && job.family.experts.iter().zip(captured).any(few)
 }
 
 /// What [`merge_layers`] will read, as far as it is known before experts have run.
@@ -107,6 +147,8 @@ struct Batch<'a, B> {
     job: &'a Job<'a, B>,
     layers: &'a [&'a Layer],
     captured: &'a [Vec<Captured>],
+    /// By which method; the layers' own, but where too little is known for it.
+    role: Role,
 }
 
 impl<B: Backend> Batch<'_, B> {
@@ -114,13 +156,16 @@ impl<B: Backend> Batch<'_, B> {
     async fn merge(&self, reader: &mut Reader<'_>) -> Result<OnHost, Error> {
         let backend = self.job.backend;
         let tasks = self.job.family.experts.len();
-        let (merged, expert_norms) =
-            match (self.layers.first().map(|layer| layer.role), self.job.esm_options()) {
-                (Some(Role::Esm), Some(options)) => self.by_esm(options, reader).await?,
-                _ => self.by_tsv(reader).await?,
-            };
+        let (merged, expert_norms) = match (self.role, self.job.esm_options()) {
+            (Role::Esm, Some(options)) => self.by_esm(options, reader).await?,
+            _ => self.by_tsv(reader).await?,
+        };
         let norms = backend.frobenius_norms(&merged.deltas).map_err(self.failed())?;
-        let all = backend.download_all([&merged.deltas, &norms, &expert_norms]).await;
+        let deltas = match self.layers.first().is_some_and(|layer| layer.transposed) {
+            true => backend.transpose(&merged.deltas).map_err(self.failed())?,
+            false => merged.deltas,
+        };
+        let all = backend.download_all([&deltas, &norms, &expert_norms]).await;
         let [values, norms, expert_norms] = all.map_err(self.failed())?;
         for (i, &norm) in expert_norms.iter().enumerate() {
             reader.rounding[i % tasks].delta(norm.into());
@@ -132,6 +177,7 @@ impl<B: Backend> Batch<'_, B> {
             task_scales: layer.task_scales,
             energy_retention: layer.energy_retention,
             rank_deficient: layer.rank_deficient,
+            too_few_tokens: self.layers.first().is_some_and(|layer| layer.role != self.role),
         };
         let outcomes = merged.layers.into_iter().zip(norms).zip(of_experts).map(outcome).collect();
         Ok(OnHost { values, outcomes })
@@ -160,7 +206,10 @@ impl<B: Backend> Batch<'_, B> {
             triples.map_err(self.failed())
         };
         let (parts, norms) = self.first_half(reader, half).await?;
-        let mean_sigma = self.layers.first().is_some_and(|layer| layer.mean_sigma);
+        let mean_sigma = self.layers.first().is_some_and(|layer| match layer.role {
+            Role::TsvM => layer.mean_sigma,
+            _ => self.job.esm_preset().is_some_and(Preset::tsv_mean_sigma),
+        });
         let merged =
             tsv::merge_triples(backend, parts, family.experts.len(), mean_sigma, self.solver()).await;
         Ok((merged.map_err(self.failed())?, norms))
@@ -185,7 +234,11 @@ impl<B: Backend> Batch<'_, B> {
     }
 
     fn rank(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.rank)
+        let tasks = self.job.family.experts.len();
+        self.layers.first().map_or(0, |layer| match layer.role == self.role {
+            true => layer.rank,
+            false => tsv::rank_budget(layer.d_out, layer.d_in, tasks),
+        })
     }
 
     fn solver(&self) -> Solver {

@@ -39,7 +39,7 @@ pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
 pub use spill::delta_bytes;
 
-use crate::method::EsmOptions;
+use crate::method::{EsmOptions, Preset};
 use crate::plan::{Family, Plan};
 use crate::recipe::{Method, Recipe};
 
@@ -55,6 +55,13 @@ impl<B> Job<'_, B> {
     fn esm_options(&self) -> Option<&EsmOptions> {
         match &self.recipe.method {
             Method::Esm(esm) => Some(&esm.options),
+            _ => None,
+        }
+    }
+
+    fn esm_preset(&self) -> Option<Preset> {
+        match &self.recipe.method {
+            Method::Esm(esm) => Some(esm.preset),
             _ => None,
         }
     }

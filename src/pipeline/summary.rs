@@ -1,9 +1,9 @@
 //! What a merge has to tell: outcomes, layer by layer and group by group.
 
-use super::decompose::Outcome;
+use super::decompose::{FEWEST_TOKENS, Outcome};
 use super::{Error, Job, Options};
 use crate::backend::Backend;
-use crate::method::{AlphaScope, Preset};
+use crate::method::{AlphaScope, Preset, tsv};
 use crate::plan::{Experts, Layer, Role};
 use crate::recipe::{Calibration, Method};
 use crate::report::{ExpertsReport, Group, Input, LayerReport, Report, RoutedReport, library};
@@ -68,13 +68,25 @@ fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64
         job.family.experts.iter().map(|e| e.name.clone()).zip(values.iter().copied()).collect()
     };
     let decomposed = matches!(layer.role, Role::Esm | Role::TsvM);
+    let planned = LayerReport::planned(job.plan, layer);
+    let planned = match outcome.too_few_tokens {
+        false => planned,
+        true => LayerReport {
+            role: Role::TsvM.name().to_owned(),
+            reason: Some(format!(
+                "few tokens: an expert of a mixture that saw fewer than {FEWEST_TOKENS} in one of the models"
+            )),
+            rank: Some(tsv::rank_budget(layer.d_out, layer.d_in, job.family.experts.len())),
+            ..planned
+        },
+    };
     LayerReport {
         norm: decomposed.then_some(outcome.norm),
         beta: layer.group.as_ref().map(|_| beta),
         energy_retention: by_task(&outcome.energy_retention),
         task_scale: by_task(&outcome.task_scales),
         rank_deficient: outcome.rank_deficient,
-        ..LayerReport::planned(job.plan, layer)
+        ..planned
     }
 }
 

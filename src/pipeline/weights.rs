@@ -3,7 +3,7 @@
 use super::Error;
 use super::members::Member;
 use super::reader::{Reader, Request, Stored};
-use crate::backend::{Backend, Shape};
+use crate::backend::{Backend, Shape, Tensor};
 use crate::checkpoint::Checkpoint;
 use crate::plan::{Expert, Family, Layer};
 use std::ops::Range;
@@ -168,14 +168,17 @@ fn layer_deltas<B: Backend>(
     let device = || Error::device(&layer.name);
     let mut row = 0;
     for part in &layer.parts {
-        let matrix = Shape::matrix(part.rows, layer.d_in);
+        let matrix = Shape::matrix(part.rows, part.elements() / part.rows.max(1));
         let values = 0..part.elements();
         let base = base_values(backend, reader, &family.base, &part.name, values.clone(), matrix)?;
         for (place, member) in (first..).zip(members) {
             let expert = (member.task, &family.experts[member.task]);
             let part_delta = delta(backend, reader, expert, &part.name, values.clone(), matrix, &base)?;
-            if let Some(d) = part_delta {
-                let extent = [1, part.rows, layer.d_in];
+            if let Some(mut d) = part_delta {
+                if layer.transposed {
+                    d = backend.transpose(&d).map_err(device())?;
+                }
+                let extent = [1, d.shape().rows, layer.d_in];
                 backend.copy_block(&d, [0, 0, 0], deltas, [place, row, 0], extent).map_err(device())?;
             }
         }

@@ -4,7 +4,7 @@ use super::account::account;
 use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
 use super::identical::identical;
-use super::names::{kind_of_layer, projection};
+use super::names::{is_of_expert, kind_of_layer, projection};
 use super::roles::{Architecture, Rules, Ruling, is_transposed};
 use super::samples::{alpha_search, check_proxies};
 use super::settings::used_otherwise;
@@ -24,7 +24,7 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let rules = Rules::new(&recipe.method, &architecture, family, identical);
     tensors_fit(family, |name, meta| rules.of(name, meta).role)?;
     let mut warnings = notes_on_files(family);
-    let mut planner = Planner { recipe, family, fuse: false };
+    let mut planner = Planner { recipe, family, fuse: false, transposed: is_transposed(family) };
     if let Method::Esm(esm) = &recipe.method {
         check_esm(recipe, family, esm)?;
         planner.fuse = esm.fuse_qkv.unwrap_or(matches!(architecture, Architecture::Vit { .. }));
@@ -87,12 +87,11 @@ fn sum(recipe: &Recipe) -> Sum {
 }
 
 fn check_esm(recipe: &Recipe, family: &Family, esm: &Esm) -> Result<(), Error> {
-    if is_transposed(family) {
+    if is_transposed(family) && esm.experts.is_some() {
         return Err(Error::Unsupported {
             path: family.base.path().to_path_buf(),
-            reason: "this architecture stores its linear weights transposed (d_in x d_out), and ESM, which decomposes \
-                     the output side, does not support that in this version; use merge_method linear or \
-                     task_arithmetic"
+            reason: "this architecture stores its linear weights transposed (d_in x d_out), for which ESM++ makes no low-rank \
+                     experts in this version; use merge_method esm"
                 .to_owned(),
         });
     }
@@ -110,6 +109,8 @@ pub(super) struct Planner<'a> {
     pub family: &'a Family,
     /// Whether q, k and v become one layer.
     fuse: bool,
+    /// Whether linear weights are stored as `d_in x d_out`.
+    transposed: bool,
 }
 
 /// A tensor, or several that are one matrix, under the name of either.
@@ -171,10 +172,12 @@ impl Planner<'_> {
         let Ruling { role, reason, kept } = ruling;
         let tasks = self.family.experts.len();
         let elements: usize = parts.iter().map(Part::elements).sum();
+        let transposed = role == Role::Esm && self.transposed;
         let (d_out, d_in) = match role {
             Role::Esm | Role::TsvM | Role::Experts => {
-                let d_out: usize = parts.iter().map(|p| p.rows).sum();
-                (d_out, elements.checked_div(d_out).unwrap_or(0))
+                let rows: usize = parts.iter().map(|p| p.rows).sum();
+                let columns = elements.checked_div(rows).unwrap_or(0);
+                if transposed { (columns, rows) } else { (rows, columns) }
             }
             Role::Sum | Role::Base | Role::Pretrained => (1, elements),
         };
@@ -205,6 +208,7 @@ impl Planner<'_> {
             parts,
             d_out,
             d_in,
+            transposed,
             role,
             rank,
             reason,
@@ -216,7 +220,8 @@ impl Planner<'_> {
     fn check_calibration(&self, parts: &[Part], d_in: usize, key: &'static str) -> Result<(), Error> {
         for expert in &self.family.experts {
             let Some(calibration) = &expert.calibration else { continue };
-            let mut covered = false;
+            // an expert of a mixture may have seen no token
+            let mut covered = parts.iter().any(|part| is_of_expert(&part.name));
             for part in parts {
                 covered |= calibration.covers(&part.name, d_in, expert.weights.path())?;
             }

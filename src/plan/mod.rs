@@ -25,7 +25,7 @@ pub use error::Error;
 pub use family::{Expert, Family};
 pub use layers::plan;
 pub use matching::{Matching, Prefix};
-pub use names::kind_of_layer;
+pub use names::{is_of_expert, kind_of_layer};
 pub use roles::Role;
 pub use routed::{Experts, Routed};
 pub use rule::Rule;
@@ -78,6 +78,8 @@ pub struct Layer {
     pub d_out: usize,
     /// Its columns.
     pub d_in: usize,
+    /// Whether its tensor is stored as `d_in x d_out` (GPT-2's `Conv1D`).
+    pub transposed: bool,
     /// What is done.
     pub role: Role,
     /// Directions of a task where it is decomposed.
@@ -129,6 +131,11 @@ impl Layer {
     /// The name with its block index replaced by `*`: the same for the same kind of layer in every block.
     pub fn kind(&self) -> String {
         names::kind_of_layer(&self.name)
+    }
+
+    /// Whether it is of an expert in a mixture, which sees only the tokens that are sent to it.
+    pub fn is_of_expert(&self) -> bool {
+        self.parts.iter().any(|part| is_of_expert(&part.name))
     }
 
     /// The index of its block, if it is in one.

@@ -22,12 +22,28 @@ pub fn block_index(name: &str) -> Option<usize> {
     block(name)?.1.parse().ok()
 }
 
-/// The name with its block index replaced by `*`: layers of the same name are the same kind of layer.
+/// The name with its block index, and the number of an expert in a mixture, replaced by `*`: layers of the same name are the
+/// same kind of layer.
 pub fn kind_of_layer(name: &str) -> String {
-    match block(name) {
-        Some((before, _, after)) => format!("{before}.*.{after}"),
-        None => name.to_owned(),
+    let Some((before, _, after)) = block(name) else { return name.to_owned() };
+    match expert(after) {
+        Some((mixture, _, weight)) => format!("{before}.*.{mixture}.*.{weight}"),
+        None => format!("{before}.*.{after}"),
     }
+}
+
+/// In the name of a weight of an expert in a mixture: what stands before the expert's number, the number, and what follows.
+fn expert(name: &str) -> Option<(&str, &str, &str)> {
+    const EXPERTS: &str = ".experts.";
+    let end = name.find(EXPERTS)? + EXPERTS.len();
+    let (number, weight) = name[end..].split_once('.')?;
+    let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
+    is_number.then_some((&name[..end - 1], number, weight))
+}
+
+/// Whether a tensor belongs to one expert of a mixture, which sees only the tokens that are sent to it.
+pub fn is_of_expert(name: &str) -> bool {
+    expert(name).is_some()
 }
 
 /// The linear weights of a CLIP-like vision transformer's block.
@@ -247,7 +263,7 @@ mod tests {
             block("vision_model.encoder.layers.11.mlp.fc1.weight"),
             Some(("vision_model.encoder.layers", "11", "mlp.fc1.weight"))
         );
-        assert_eq!(kind_of_layer("model.layers.3.experts.5.w1.weight"), "model.layers.*.experts.5.w1.weight");
+        assert_eq!(kind_of_layer("model.layers.3.experts.5.w1.weight"), "model.layers.*.experts.*.w1.weight");
         assert_eq!(block("embeddings.word_embeddings.weight"), None);
         assert_eq!(block("0.weight"), None);
         assert_eq!(block("layer.0"), None);

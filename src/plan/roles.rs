@@ -3,7 +3,8 @@
 
 use super::Family;
 use super::names::{
-    VitWeight, block, is_head, is_layer_weight, is_recomputed, is_router_gate, is_vocabulary, vit_weight,
+    VitWeight, block, is_head, is_layer_weight, is_of_expert, is_recomputed, is_router_gate, is_vocabulary,
+    vit_weight,
 };
 use super::rule::Rule;
 use crate::checkpoint::{Kind, TensorMeta, kind};
@@ -51,12 +52,13 @@ impl Role {
 pub(super) enum Architecture {
     /// CLIP-like vision transformers. In a model with two towers, only names with this part are the vision tower.
     Vit { tower: Option<&'static str> },
-    /// Everything else: ESM on every linear weight of a block.
-    Blocks,
+    /// Everything else: ESM on every linear weight of a block; of a model with an encoder and a decoder where only the encoder's
+    /// inputs can be known, on those of names with this part.
+    Blocks { part: Option<&'static str> },
 }
 
 /// Transformers whose names are known to follow the rule for blocks; others follow it with a warning.
-const KNOWN_BLOCKS: [&str; 22] = [
+const KNOWN_BLOCKS: [&str; 27] = [
     "bert",
     "roberta",
     "xlm-roberta",
@@ -71,13 +73,18 @@ const KNOWN_BLOCKS: [&str; 22] = [
     "mixtral",
     "qwen2",
     "qwen3",
+    "qwen3_moe",
     "gemma",
     "gemma2",
+    "gemma3",
     "gemma3_text",
     "phi",
     "phi3",
     "t5",
+    "mt5",
     "opt",
+    "gpt2",
+    "openai-gpt",
     "gpt_neox",
 ];
 
@@ -92,7 +99,8 @@ impl Architecture {
     ) -> (Architecture, Option<String>) {
         let has = |part: &str| names.clone().any(|n| block(n).is_some() && has_part(n, part));
         let tower = ["vision_model", "visual"].into_iter().find(|part| has(part));
-        let clip = model_type.is_some_and(|t| t.starts_with("clip") || t == "vit");
+        let vision = ["clip", "clip_vision_model", "siglip", "siglip_vision_model", "vit", "dinov2"];
+        let clip = model_type.is_some_and(|t| t.starts_with("clip") || vision.contains(&t));
         if clip || (model_type.is_none() && tower.is_some()) {
             return (Architecture::Vit { tower }, None);
         }
@@ -101,7 +109,8 @@ impl Architecture {
             Some(other) => Some(format!("the architecture `{other}` is not known by name")),
             None => Some("the base has no config.json with a model_type".to_owned()),
         };
-        (Architecture::Blocks, note)
+        let t5 = model_type.is_some_and(|t| ["t5", "mt5"].contains(&t));
+        (Architecture::Blocks { part: t5.then_some("encoder") }, note)
     }
 }
 
@@ -235,6 +244,10 @@ impl<'a> Rules<'a> {
         if let Some(patterns) = &self.routed_patterns {
             return patterns.iter().any(|p| p.matches(name));
         }
+        // a prototype is the mean of what all tokens show
+        if is_of_expert(name) {
+            return false;
+        }
         !matches!(self.linear_of_block(name), None | Some(BlockWeight::Vit(VitWeight::Fc2)))
     }
 
@@ -260,7 +273,8 @@ impl<'a> Rules<'a> {
         match self.architecture {
             Architecture::Vit { tower } if tower.is_some_and(|part| !has_part(name, part)) => None,
             Architecture::Vit { .. } => vit_weight(after).map(BlockWeight::Vit),
-            Architecture::Blocks => (!is_vocabulary(name)).then_some(BlockWeight::Any),
+            Architecture::Blocks { part } if part.is_some_and(|part| !has_part(name, part)) => None,
+            Architecture::Blocks { .. } => (!is_vocabulary(name)).then_some(BlockWeight::Any),
         }
     }
 }
