@@ -39,6 +39,14 @@ pub enum Error {
         /// What is wrong in it and what to do.
         reason: String,
     },
+    /// A file that breaks the GGUF format, or holds what is not read of it.
+    #[error("{} cannot be read as GGUF: {reason}", path.display())]
+    BadGguf {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        reason: String,
+    },
     /// Another file, or other contents, than when the header was read.
     #[error(
         "{} changed while it was being read (something saved or downloaded it again), so that its values would be a mixture; \

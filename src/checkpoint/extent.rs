@@ -1,11 +1,13 @@
 //! Where bytes lie in a file: all that is needed to read them later, and on another thread.
 
 use super::Error;
+use super::codes::Codes;
 use super::scan::first_not_finite;
 use crate::backend::Dtype;
 use crate::files::{self, Identity};
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -78,6 +80,8 @@ pub struct Extent {
     offset: u64,
     len: usize,
     values: Option<Values>,
+    /// How the bytes, values in float32, are coded in the file; `offset` is then where the tensor's codes begin.
+    codes: Option<Arc<Codes>>,
 }
 
 /// What the bytes are, where they are checked to be finite.
@@ -91,7 +95,19 @@ struct Values {
 
 impl Extent {
     pub(super) fn new(source: &Arc<Source>, offset: u64, len: usize) -> Self {
-        Extent { source: Arc::clone(source), offset, len, values: None }
+        Extent { source: Arc::clone(source), offset, len, values: None, codes: None }
+    }
+
+    /// The values `range` of a tensor whose codes begin here, in float32.
+    pub(super) fn decoded(self, tensor: &str, codes: &Arc<Codes>, range: Range<usize>) -> Self {
+        let values = Values { tensor: tensor.to_owned(), dtype: Dtype::F32, first: range.start };
+        Extent { len: 4 * range.len(), values: Some(values), codes: Some(Arc::clone(codes)), ..self }
+    }
+
+    #[cfg(test)]
+    pub(super) fn empty() -> Self {
+        let file = tempfile::tempfile().unwrap();
+        Extent::new(&Arc::new(Source::own(PathBuf::new(), file)), 0, 0)
     }
 
     /// The same as values of a tensor from `first` on, to be checked to be finite.
@@ -112,7 +128,9 @@ impl Extent {
     /// Whether these are the same bytes.
     pub fn is(&self, other: &Extent) -> bool {
         let same = Arc::ptr_eq(&self.source, &other.source) || self.source.path == other.source.path;
-        same && (self.offset, self.len) == (other.offset, other.len)
+        let first =
+            |extent: &Extent| extent.values.as_ref().filter(|_| extent.codes.is_some()).map(|v| v.first);
+        same && (self.offset, self.len) == (other.offset, other.len) && first(self) == first(other)
     }
 
     /// Reads the bytes.
@@ -124,6 +142,9 @@ impl Extent {
 
     /// Reads the bytes into a slice of their length. Values are looked at piece by piece as they come.
     pub fn read_into(&self, bytes: &mut [u8]) -> Result<(), Error> {
+        if let (Some(codes), Some(values)) = (&self.codes, &self.values) {
+            return self.decode_into(bytes, codes, values);
+        }
         let mut bad = None;
         let mut at = 0;
         let read = self.source.with_file(|file| {
@@ -137,6 +158,26 @@ impl Extent {
         read.map_err(Error::io("read", &self.source.path))?;
         let (Some((index, value)), Some(Values { tensor, .. })) = (bad, &self.values) else { return Ok(()) };
         Err(Error::NotFinite { path: self.source.path.clone(), tensor: tensor.clone(), index, value })
+    }
+
+    /// The same where the file has codes of them.
+    fn decode_into(&self, bytes: &mut [u8], codes: &Codes, values: &Values) -> Result<(), Error> {
+        let mut bad = None;
+        let read = self.source.with_file(|file| {
+            let range = values.first..values.first + bytes.len() / 4;
+            let read = |codes: &mut [u8], at: u64| {
+                read_exact_at(file, codes, self.offset + at).map_err(Error::io("read", &self.source.path))
+            };
+            codes.read(range, read, |at, piece| {
+                let into = bytes[4 * (at - values.first)..].chunks_exact_mut(4);
+                into.zip(piece).for_each(|(into, value)| into.copy_from_slice(&value.to_le_bytes()));
+                let found = piece.iter().position(|value| !value.is_finite());
+                bad = bad.or(found.map(|i| (at + i, if piece[i].is_nan() { "NaN" } else { "an infinity" })));
+            })
+        })?;
+        read?;
+        let Some((index, value)) = bad else { return Ok(()) };
+        Err(Error::NotFinite { path: self.source.path.clone(), tensor: values.tensor.clone(), index, value })
     }
 
     /// Place in the tensor, and kind, of the first value of a piece that is none.

@@ -1,12 +1,13 @@
 //! One safetensors file: its header, checked and owned, and reads of byte ranges.
 
+use super::codes::Codes;
 use super::extent::{Extent, Source, open, read_exact_at};
 use super::header::{self, Header};
-use super::{Error, TensorMeta, magic};
+use super::{Error, Stored, TensorMeta, magic};
 use crate::files::{self, Identity};
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
@@ -28,6 +29,8 @@ pub struct TensorFile {
     header_bytes: u64,
     tensors: IndexMap<String, TensorMeta>,
     metadata: BTreeMap<String, String>,
+    /// How tensors are coded whose entry says float32.
+    codes: HashMap<String, Arc<Codes>>,
 }
 
 impl TensorFile {
@@ -51,7 +54,32 @@ impl TensorFile {
             header_bytes,
             tensors,
             metadata,
+            codes: HashMap::new(),
         })
+    }
+
+    /// A file of another format, all of whose tensors are coded.
+    pub(super) fn of_codes(
+        source: Arc<Source>,
+        length: u64,
+        header_bytes: u64,
+        tensors: IndexMap<String, TensorMeta>,
+        codes: HashMap<String, Arc<Codes>>,
+    ) -> TensorFile {
+        TensorFile { source, length, header_bytes, tensors, metadata: BTreeMap::new(), codes }
+    }
+
+    /// Sees a tensor as the floats that its codes stand for.
+    pub(super) fn decode(&mut self, name: &str, codes: Codes) {
+        if let Some(meta) = self.tensors.get_mut(name) {
+            (meta.dtype, meta.bytes) = (Stored::F32, 4 * meta.elements() as u64);
+            self.codes.insert(name.to_owned(), Arc::new(codes));
+        }
+    }
+
+    /// Whether a tensor is coded.
+    pub(super) fn is_coded(&self, name: &str) -> bool {
+        self.codes.contains_key(name)
     }
 
     /// Where the file lies.
@@ -84,6 +112,10 @@ impl TensorFile {
     /// Where these bytes lie.
     pub fn bytes(&self, name: &str, range: Range<u64>) -> Result<Extent, Error> {
         let meta = self.meta(name)?;
+        if let Some(codes) = self.codes.get(name) {
+            let values = (range.start / 4) as usize..(range.end.min(meta.bytes) / 4) as usize;
+            return Ok(Extent::new(&self.source, meta.offset, 0).decoded(name, codes, values));
+        }
         let wanted = range.end.min(meta.bytes).saturating_sub(range.start);
         Ok(Extent::new(&self.source, meta.offset + range.start, wanted as usize))
     }
@@ -113,6 +145,9 @@ impl TensorFile {
         };
         let size = dtype.size() as u64;
         let bytes = self.bytes(name, range.start as u64 * size..range.end as u64 * size)?;
+        if self.is_coded(name) {
+            return Ok(bytes);
+        }
         Ok(bytes.of_values(name, dtype, range.start))
     }
 }

@@ -9,7 +9,10 @@ const KINDS: [(&[u8], &str); 9] = [
         b"version https://git-lfs",
         "it is a Git LFS pointer, not the weights: run `git lfs pull` in the model's repository, or download the file again",
     ),
-    (b"GGUF", "it is a GGUF file, which this version does not read: use the model it was converted from"),
+    (
+        b"GGUF",
+        "it is a GGUF file, which is read as a model alone: by its path, or as the only weights of a folder",
+    ),
     (b"PK\x03\x04", PICKLE),
     (b"\x80\x02", PICKLE),
     (b"\x80\x03", PICKLE),

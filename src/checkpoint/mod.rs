@@ -2,11 +2,13 @@
 //!
 //! This module knows bytes, names and shapes; what they mean is for others.
 
+mod codes;
 mod delta;
 mod error;
 mod extent;
 mod file;
 mod fingerprint;
+mod gguf;
 mod header;
 mod lora;
 mod magic;
@@ -14,6 +16,7 @@ mod meta;
 mod model;
 mod modules;
 mod output;
+mod quantised;
 mod router;
 mod scan;
 pub(crate) mod settings;

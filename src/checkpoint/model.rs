@@ -1,10 +1,14 @@
 //! A model on disk: one safetensors file, or a folder of them.
 
-use super::{Error, Extent, TensorFile, TensorMeta};
+use super::codes::Codes;
+use super::quantised::as_floats;
+use super::{Error, Extent, TensorFile, TensorMeta, gguf};
+use crate::backend::Dtype;
 use crate::files;
 use indexmap::IndexMap;
 use serde::Deserialize;
 use std::ffi::OsStr;
+use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -58,10 +62,12 @@ impl Checkpoint {
     }
 
     fn single(path: &Path, file: &Path, folder: Option<&Path>) -> Result<Checkpoint, Error> {
-        let file = TensorFile::open(file)?;
+        let file = if is_gguf(file) { gguf::open(file)? } else { TensorFile::open(file)? };
         let tensors = file.tensors().keys().map(|name| (name.clone(), Place::of_file(0))).collect();
         let folder = folder.map(Path::to_path_buf);
-        Ok(Checkpoint { path: path.to_path_buf(), folder, files: vec![file], tensors, notes: Vec::new() })
+        let model =
+            Checkpoint { path: path.to_path_buf(), folder, files: vec![file], tensors, notes: Vec::new() };
+        Ok(as_floats(model))
     }
 
     /// The single file of a folder; its shards, where there are some beside it that hold more.
@@ -110,7 +116,37 @@ impl Checkpoint {
         }
         let notes = omitted_from_index(index, &omitted).into_iter().collect();
         let path = path.to_path_buf();
-        Ok(Checkpoint { folder: Some(path.clone()), path, files, tensors, notes })
+        Ok(as_floats(Checkpoint { folder: Some(path.clone()), path, files, tensors, notes }))
+    }
+
+    /// Sees a tensor as the floats that its codes stand for.
+    pub(super) fn decode(&mut self, name: &str, codes: Codes) {
+        let Some(Place { file, stored }) = self.tensors.get(name) else { return };
+        let stored = stored.as_deref().unwrap_or(name).to_owned();
+        if let Some(file) = self.files.get_mut(*file) {
+            file.decode(&stored, codes);
+        }
+    }
+
+    /// Leaves tensors out of the model.
+    pub(super) fn forget<'n>(&mut self, names: impl IntoIterator<Item = &'n String>) {
+        names.into_iter().for_each(|name| drop(self.tensors.shift_remove(name)));
+    }
+
+    /// Adds to what a reader of the log should know.
+    pub(super) fn note(&mut self, note: String) {
+        self.notes.push(note);
+    }
+
+    /// Whether a tensor's values are stored as codes, and seen as float32.
+    pub fn is_coded(&self, name: &str) -> bool {
+        self.place(name).is_some_and(|(file, stored)| file.is_coded(stored))
+    }
+
+    /// The type that a tensor is written in again: its own, bfloat16 for one that was stored as codes.
+    pub fn written_as(&self, name: &str) -> Option<Dtype> {
+        let own = self.get(name)?.float()?;
+        Some(if self.is_coded(name) { Dtype::Bf16 } else { own })
     }
 
     /// The path the model was opened by.
@@ -206,6 +242,12 @@ impl Checkpoint {
     }
 }
 
+/// Whether a file begins as GGUF does.
+fn is_gguf(path: &Path) -> bool {
+    let mut start = [0; gguf::MAGIC.len()];
+    files::open(path).is_ok_and(|mut file| file.read_exact(&mut start).is_ok()) && &start == gguf::MAGIC
+}
+
 /// The file of a model's weights, or their index, with all links resolved: two spellings of a path are one model if it is the
 /// same. `None` where there is nothing.
 pub fn weights_file(path: &Path) -> Option<PathBuf> {
@@ -237,6 +279,7 @@ fn weights_in(folder: &Path) -> Result<Weights, Error> {
     match (&ending(".safetensors.index.json")[..], &ending(".safetensors")[..]) {
         ([index], _) => Ok(Weights::Sharded(folder.join(index))),
         ([], [file]) if *file != "adapter_model.safetensors" => Ok(Weights::Single(folder.join(file))),
+        ([], []) if ending(".gguf").len() == 1 => Ok(Weights::Single(folder.join(ending(".gguf")[0]))),
         (_, files) => Err(Error::NotAModel { path: folder.to_path_buf(), reason: no_weights(&names, files) }),
     }
 }

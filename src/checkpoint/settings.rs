@@ -94,6 +94,18 @@ pub(super) fn with_dtype(text: &[u8], dtype: Dtype) -> Vec<u8> {
     changed
 }
 
+/// The text without what it says of quantisation; untouched if it says nothing of it.
+pub(super) fn without_quantisation(text: Vec<u8>) -> Vec<u8> {
+    let Ok(mut value) = parse::<serde_json::Value>(&text) else { return text };
+    let Some(object) = value.as_object_mut() else { return text };
+    let before = object.len();
+    object.retain(|key, _| !["quantization_config", "compression_config"].contains(&key.as_str()));
+    if object.len() == before {
+        return text;
+    }
+    serde_json::to_vec_pretty(&value).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

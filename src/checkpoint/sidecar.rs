@@ -24,6 +24,7 @@ pub struct Sidecars {
     /// The same of the weights of modules.
     weights: Vec<String>,
     skipped: Vec<String>,
+    for_floats: bool,
 }
 
 impl Sidecars {
@@ -51,8 +52,15 @@ impl Sidecars {
         &self.skipped
     }
 
+    /// The same files for a model whose weights are floats where the source's were codes: `config.json` speaks of no quantisation
+    /// any more.
+    pub fn for_floats(self) -> Sidecars {
+        Sidecars { for_floats: true, ..self }
+    }
+
     /// Copies the files; with `dtype`, `config.json` tells that type wherever it tells one.
     pub fn copy(&self, to: &Path, dtype: Option<Dtype>) -> Result<(), Error> {
+        let dtype = dtype.or(self.for_floats.then_some(Dtype::Bf16));
         self.files.iter().try_for_each(|name| self.copy_file(name, to, dtype))
     }
 
@@ -73,7 +81,10 @@ impl Sidecars {
         if let (CONFIG, Some(dtype)) = (name, dtype) {
             let mut text = Vec::new();
             files::read_at_most(source, files::SETTINGS, &mut text).map_err(Error::io("read", &from))?;
-            let text = settings::with_dtype(&text, dtype);
+            let mut text = settings::with_dtype(&text, dtype);
+            if self.for_floats {
+                text = settings::without_quantisation(text);
+            }
             return io::Write::write_all(&mut target, &text).map_err(Error::io("write", &to));
         }
         io::copy(&mut source, &mut target).map(drop).map_err(Error::io("write", &to))

@@ -139,7 +139,11 @@ async fn write<B: Layers>(
 
 /// The files beside the base's weights, and the modules with weights of their own.
 fn beside(family: &Family) -> Result<(Sidecars, Vec<Module>), Error> {
-    let sidecars = family.base.folder().map(Sidecars::find).transpose()?.unwrap_or_default();
+    let base = &family.base;
+    let mut sidecars = base.folder().map(Sidecars::find).transpose()?.unwrap_or_default();
+    if base.names().any(|name| base.is_coded(name)) {
+        sidecars = sidecars.for_floats();
+    }
     let modules = modules::find(family, &sidecars);
     Ok((sidecars, modules))
 }
@@ -167,7 +171,7 @@ fn steps<B>(job: &Job<'_, B>, betas: &[f64]) -> IndexMap<String, Step> {
     for (layer, &beta) in job.plan.layers.iter().zip(betas) {
         let alpha = if layer.scaled { job.plan.alpha } else { 1.0 };
         for part in &layer.parts {
-            let stored = job.family.base.get(&part.name).and_then(|m| m.float());
+            let stored = job.family.base.written_as(&part.name);
             let step = match (layer.role, stored) {
                 (Role::Base, _) | (_, None) => Step::Copy,
                 (Role::Pretrained, Some(stored)) => {

@@ -72,7 +72,7 @@ fn steps<B>(job: &Job<'_, B>) -> IndexMap<String, Step> {
         _ => job.plan.alpha,
     };
     let base = &job.family.base;
-    let step = |name: &str| match base.get(name).and_then(|meta| meta.float()) {
+    let step = |name: &str| match base.written_as(name) {
         Some(stored) => Step::Merge { alpha, beta: 1.0, dtype: job.recipe.out_dtype.unwrap_or(stored) },
         None => Step::Copy,
     };

@@ -122,7 +122,7 @@ fn check_base(deltas: &DeltaFile, base: &Checkpoint, request: &Rescale) -> Resul
 
 fn steps(deltas: &DeltaFile, base: &Checkpoint, alpha: f64) -> IndexMap<String, Step> {
     let step = |name: &str| {
-        let stored = base.get(name)?.float();
+        let stored = base.get(name).and_then(|_| base.written_as(name));
         let step = match (deltas.meta().tensors.get(name), stored) {
             (Some(entry), Some(stored)) => Step::Merge {
                 alpha: if entry.alpha { alpha } else { 1.0 },

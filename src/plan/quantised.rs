@@ -24,6 +24,14 @@ const MARKS: [(&str, &str); 12] = [
 /// Refuses a quantised model by the name of its scheme.
 pub(super) fn refuse_quantised(model: &Checkpoint, settings: &Settings) -> Result<(), Error> {
     let Some((scheme, sign)) = scheme(model, settings) else { return Ok(()) };
+    // weights of 8-bit floats are read as floats, if all of them are understood
+    let understood = model.names().any(|name| model.is_coded(name))
+        && model.names().all(|name| {
+            model.get(name).is_none_or(|meta| kind(meta.dtype) != Kind::Unsupported && !is_code(meta))
+        });
+    if understood {
+        return Ok(());
+    }
     let reason = format!(
         "this checkpoint is quantised ({scheme}: {sign}), and its codes cannot be merged; use the model it was made from, or \
          turn it back into floats first (in transformers: `model.dequantize()`, then `save_pretrained`)"
