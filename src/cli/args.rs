@@ -68,7 +68,8 @@ A recipe is a YAML file; its paths are relative to it:
   merge_method: esm        # or esm++, linear, task_arithmetic, tsv_m
   base_model: models/base
   models:
-    - model: models/cars   # a folder or .safetensors file, or {delta: FILE}
+    - model: models/cars   # a folder or .safetensors file, {delta: FILE}, or
+                           # an adapter: its folder, or MODEL+ADAPTER
       calibration: calib/cars.safetensors
     - model: models/mnist
       calibration: calib/mnist.safetensors
@@ -195,6 +196,7 @@ Examples:
   esmerge capture models/cars --data photos/cars -o calib/cars.safetensors
   esmerge capture models/base+delta:sst2.delta.safetensors \\
     --data reviews.txt -o sst2.safetensors
+  esmerge capture models/base+adapters/sst2 --data reviews.txt -o sst2.safetensors
   esmerge capture models/cars --synthetic -o calib/cars.safetensors";
 
 #[derive(Debug, Args)]

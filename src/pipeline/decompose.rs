@@ -134,7 +134,7 @@ async fn all_finite<B: Backend>(
 
 /// Whether no expert changes the layer: task vectors lack the tensors that fine-tuning left alone.
 pub(super) fn is_untouched<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
-    let lacks = |expert: &Expert| layer.parts.iter().all(|part| expert.weights.get(&part.name).is_none());
+    let lacks = |expert: &Expert| layer.parts.iter().all(|part| !expert.changes(&part.name));
     job.family.experts.iter().all(lacks)
 }
 

@@ -68,13 +68,20 @@ pub enum Source {
     Checkpoint(PathBuf),
     /// A task vector: what to add to the base.
     Delta(PathBuf),
+    /// A low-rank adapter.
+    Adapter {
+        /// The model it is added to; the base if `None`.
+        model: Option<PathBuf>,
+        /// The adapter.
+        adapter: PathBuf,
+    },
 }
 
 impl Source {
-    /// The path of either.
+    /// The path of what makes the expert differ from others.
     pub fn path(&self) -> &Path {
         match self {
-            Source::Checkpoint(path) | Source::Delta(path) => path,
+            Source::Checkpoint(path) | Source::Delta(path) | Source::Adapter { adapter: path, .. } => path,
         }
     }
 }
