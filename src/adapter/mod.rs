@@ -6,6 +6,7 @@
 mod base;
 mod formats;
 mod low_rank;
+mod mixtures;
 mod peft;
 mod settings;
 mod targets;

@@ -1,6 +1,7 @@
 //! Which tensor of the base a module's factors belong to, and how they lie in it.
 
-use super::low_rank::{Layout, LowRank};
+use super::low_rank::{Layout, LowRank, Window};
+use super::mixtures::{Mixture, mixtures};
 use super::{Adapter, Named, bad, flattened};
 use crate::checkpoint::{Checkpoint, Error, ModuleNames, Prefix, TensorMeta, module_of, stores_transposed};
 use indexmap::IndexMap;
@@ -41,6 +42,8 @@ pub(super) struct Targets<'a> {
     base: &'a Checkpoint,
     /// Module -> the tensor that is its weight.
     weights: HashMap<String, &'a str>,
+    /// Experts that the base keeps apart and modules have as one, by module.
+    mixtures: HashMap<String, Mixture>,
     /// Names that need no prefix: modules, and tensors.
     known: HashSet<String>,
     /// Whether square weights are stored as `d_in x d_out`.
@@ -63,10 +66,12 @@ impl<'a> Targets<'a> {
             }
         }
         let parents = base.names().filter_map(|tensor| Some(tensor.rsplit_once('.')?.0.to_owned()));
-        let known = weights.keys().cloned().chain(parents).chain(base.names().map(str::to_owned)).collect();
+        let mixtures = mixtures(base);
+        let modules = weights.keys().chain(mixtures.keys()).cloned();
+        let known = modules.chain(parents).chain(base.names().map(str::to_owned)).collect();
         let model_type = config.get("model_type").and_then(Value::as_str);
         let transposed = stores_transposed(model_type, base) || (config.is_null() && fan_in_fan_out);
-        Targets { base, weights, known, transposed }
+        Targets { base, weights, mixtures, known, transposed }
     }
 
     /// The adapter with these factors and whole tensors (name, key).
@@ -153,7 +158,10 @@ impl Finder<'_> {
             return self.place_parameters(module, &name, &parameters, factors);
         }
         match (self.targets.weights.get(&name), factors) {
-            (Some(&tensor), [one]) => Ok(vec![(tensor.to_owned(), self.low_rank(module, tensor, one)?)]),
+            (Some(&tensor), [one]) => {
+                let found = self.low_rank(module, (tensor, Window::default()), one)?;
+                Ok(vec![(tensor.to_owned(), found)])
+            }
             (Some(_), _) => {
                 Err(bad(self.file.path(), format!("it has factors of `{module}` twice; save it again")))
             }
@@ -171,16 +179,22 @@ impl Finder<'_> {
         )
     }
 
-    /// The targeted parameters of a module, in the order in which models register them.
-    fn parameters_of(&self, module: &str) -> Vec<String> {
-        let targeted = |tensor: &&str| {
-            self.parameters.iter().any(|p| *tensor == p || tensor.ends_with(&format!(".{p}")))
-        };
-        let own = |tensor: &&str| tensor.rsplit_once('.').is_some_and(|(parent, _)| parent == module);
-        let mut found: Vec<String> =
-            self.targets.base.names().filter(own).filter(targeted).map(str::to_owned).collect();
+    /// The targeted parameters of a module, in the order in which models register them: what they are called, and the tensors that
+    /// hold them.
+    fn parameters_of(&self, module: &str) -> Vec<(String, Vec<(String, Window)>)> {
+        let targeted =
+            |name: &str| self.parameters.iter().any(|p| name == p || name.ends_with(&format!(".{p}")));
+        let of_mixture = self.targets.mixtures.get(module).into_iter().flat_map(Mixture::parameters);
+        let of_mixture = of_mixture.map(|(parameter, tensors)| (format!("{module}.{parameter}"), tensors));
+        let own = self
+            .targets
+            .base
+            .names()
+            .filter(|tensor| tensor.rsplit_once('.').is_some_and(|(parent, _)| parent == module));
+        let own = own.map(|tensor| (tensor.to_owned(), vec![(tensor.to_owned(), Window::default())]));
+        let mut found: Vec<_> = of_mixture.chain(own).filter(|(name, _)| targeted(name)).collect();
         // files sort by name; the experts of mixtures have the way in before the way out
-        found.sort_by_key(|name| name.ends_with("down_proj"));
+        found.sort_by_key(|(name, _)| name.ends_with("down_proj"));
         found
     }
 
@@ -189,7 +203,7 @@ impl Finder<'_> {
         &self,
         module: &str,
         name: &str,
-        parameters: &[String],
+        parameters: &[(String, Vec<(String, Window)>)],
         factors: &[&Factors],
     ) -> Result<Vec<(String, LowRank)>, Error> {
         let mut factors = factors.to_vec();
@@ -201,7 +215,7 @@ impl Finder<'_> {
                     "it has factors of {} parameters of `{module}`, but `target_parameters` names {} there ({}); save it again",
                     factors.len(),
                     parameters.len(),
-                    parameters.join(", ")
+                    parameters.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
                 ),
             ));
         }
@@ -211,9 +225,12 @@ impl Finder<'_> {
         }
         let mut failure = None;
         for order in orders {
-            let placed = order.iter().zip(&factors).map(|(tensor, one)| {
-                let parameter = tensor.strip_prefix(name).unwrap_or_default();
-                Ok((tensor.clone(), self.low_rank(&format!("{module}{parameter}"), tensor, one)?))
+            let placed = order.iter().zip(&factors).flat_map(|((parameter, tensors), one)| {
+                let parameter = parameter.strip_prefix(name).unwrap_or_default();
+                tensors.iter().map(move |(tensor, window)| {
+                    let found = self.low_rank(&format!("{module}{parameter}"), (tensor, *window), one)?;
+                    Ok((tensor.clone(), found))
+                })
             });
             match placed.collect::<Result<Vec<_>, Error>>() {
                 Ok(placed) => return Ok(placed),
@@ -224,7 +241,12 @@ impl Finder<'_> {
     }
 
     /// A module's factors in a tensor.
-    fn low_rank(&self, module: &str, tensor: &str, factors: &Factors) -> Result<LowRank, Error> {
+    fn low_rank(
+        &self,
+        module: &str,
+        (tensor, window): (&str, Window),
+        factors: &Factors,
+    ) -> Result<LowRank, Error> {
         let shapes = [&factors.a, &factors.b].map(|key| self.file.get(key));
         let ([Some(a), Some(b)], Some(meta)) = (shapes, self.targets.base.get(tensor)) else {
             return Err(self.no_module(module));
@@ -244,7 +266,7 @@ impl Finder<'_> {
             );
             return Err(bad(self.file.path(), what));
         }
-        let Some(shape) = self.shape(factors.kind, a, b, meta) else {
+        let Some(shape) = self.shape(factors.kind, [a, b], meta, window) else {
             return Err(bad(
                 self.file.path(),
                 format!(
@@ -260,19 +282,33 @@ impl Finder<'_> {
     }
 
     /// How factors fit a tensor; none if they do not.
-    fn shape(&self, kind: Kind, a: &TensorMeta, b: &TensorMeta, meta: &TensorMeta) -> Option<LowRank> {
+    fn shape(
+        &self,
+        kind: Kind,
+        [a, b]: [&TensorMeta; 2],
+        meta: &TensorMeta,
+        window: Window,
+    ) -> Option<LowRank> {
         let ((rows_of_a, d_in), (d_out, columns_of_b)) = (flattened(a), flattened(b));
         let is_convolution = a.shape.len() > 2;
         let (experts, rows, columns) = match meta.shape[..] {
             [experts, rows, columns] if !is_convolution => (experts, rows, columns),
             _ => {
                 let (rows, columns) = flattened(meta);
-                (1, rows, columns)
+                (window.expert.map_or(1, |(_, of)| of), rows, columns)
             }
         };
-        let fits = rows_of_a == columns_of_b && rows_of_a > 0 && rows_of_a.is_multiple_of(experts.max(1));
-        let plain = (rows, columns) == (d_out, d_in) && kind == Kind::Linear;
-        let transposed = (rows, columns) == (d_in, d_out) && !is_convolution;
+        let holds = |height: usize| match window.rows {
+            Some((first, count)) => count == rows && first + count <= height,
+            None => height == rows,
+        };
+        let fits = rows_of_a == columns_of_b
+            && rows_of_a > 0
+            && d_in > 0
+            && d_out > 0
+            && rows_of_a.is_multiple_of(experts.max(1));
+        let plain = holds(d_out) && columns == d_in && kind == Kind::Linear;
+        let transposed = holds(d_in) && columns == d_out && !is_convolution;
         let layout = match (plain, transposed) {
             (true, true) if experts == 1 && self.targets.transposed => Layout::Transposed,
             (true, _) => Layout::Plain,
@@ -281,7 +317,7 @@ impl Finder<'_> {
         };
         let rank = rows_of_a.checked_div(experts)?;
         let (a, b) = (String::new(), String::new());
-        fits.then_some(LowRank { a, b, rank, d_out, d_in, scale: 1.0, layout, experts, alpha: None })
+        fits.then_some(LowRank { a, b, rank, d_out, d_in, scale: 1.0, layout, experts, window, alpha: None })
     }
 
     /// Finds the places of whole tensors.

@@ -36,7 +36,7 @@ const fn same(model_type: &'static str, bare: &'static str, prefix: &'static str
 }
 
 /// As of transformers 5. All others: the names are those of the files.
-const FAMILIES: [Family; 15] = [
+const FAMILIES: [Family; 16] = [
     Family {
         blocks: Some(("encoder.layer.", "layers.")),
         parts: VIT,
@@ -58,6 +58,10 @@ const FAMILIES: [Family; 15] = [
     same("mpnet", "MPNetModel", "mpnet.", true),
     same("llama", "LlamaModel", "model.", true),
     same("mistral", "MistralModel", "model.", true),
+    Family {
+        parts: &[("block_sparse_moe.gate", "mlp.gate")],
+        ..same("mixtral", "MixtralModel", "model.", true)
+    },
     same("qwen2", "Qwen2Model", "model.", true),
     same("qwen3", "Qwen3Model", "model.", true),
 ];
