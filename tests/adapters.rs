@@ -428,3 +428,111 @@ fn a_layer_that_no_adapter_has_needs_no_calibration_and_stays() {
         assert_eq!(merged[&tensor] == values, tensor != FC1, "{tensor}");
     }
 }
+
+#[test]
+fn apply_is_the_sum_of_what_adapters_add() {
+    let family = Family::new();
+    lora(1).write(&family.path("adapters/cars"));
+    lora(2).write(&family.path("adapters/birds"));
+    let flags = ["-q", "--device", "cpu", "-o", "applied"];
+    let output = family.esmerge(
+        &[&["apply", "base", "adapters/cars", "adapters/birds", "--scale", "0.5"], &flags[..]].concat(),
+    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let applied = read_tensors(&family.path("applied"));
+    for (tensor, values) in base(Dtype::F32) {
+        let module = tensor.strip_suffix(".weight").unwrap_or(&tensor);
+        if ![QUERY_MODULE, KEY_MODULE, FC1_MODULE, FC2_MODULE].contains(&module) {
+            assert!(applied[&tensor] == values, "{tensor}");
+            continue;
+        }
+        let both: Vec<f64> =
+            lora(1).product(module).iter().zip(lora(2).product(module)).map(|(a, b)| a + b).collect();
+        let error = relative(&applied[&tensor].values(), &sum(&values.values(), 1.0, &both));
+        assert!(error < 1e-7, "{tensor}: {error:e}");
+    }
+    let output = family.esmerge(&["apply", "base", "experts/cars", "-o", "other"]);
+    assert!(!output.status.success() && String::from_utf8_lossy(&output.stderr).contains("is no adapter"));
+}
+
+/// A full model of the base and an adapter.
+fn baked(family: &Family, seed: u64, folder: &str) {
+    let mut tensors = base(Dtype::F32);
+    for module in [QUERY_MODULE, KEY_MODULE, FC1_MODULE, FC2_MODULE] {
+        let tensor = &mut tensors[&format!("{module}.weight")];
+        let values: Vec<f32> =
+            sum(&tensor.values(), 2.0, &lora(seed).product(module)).into_iter().map(|v| v as f32).collect();
+        *tensor = Tensor::float(Dtype::F32, &tensor.shape, &values);
+    }
+    family.write_model(folder, &tensors);
+}
+
+#[test]
+fn an_adapter_is_extracted_from_the_model_it_was_baked_into() {
+    let family = Family::new();
+    baked(&family, 1, "tuned");
+    for more in [&[][..], &["--calibration", "calibration/cars.safetensors"], &["--accuracy", "exact"]] {
+        let _ = fs::remove_dir_all(family.path("adapter"));
+        let arguments = [
+            "extract", "tuned", "--base", "base", "--rank", "3", "-o", "adapter", "--device", "cpu", "--json",
+        ];
+        let output = family.esmerge(&[&arguments[..], more].concat());
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        for layer in report["layers"].as_array().unwrap() {
+            let kept = layer["energy_retention"].as_f64().unwrap();
+            assert!(layer["norm"] == 0.0 || kept > 1.0 - 1e-6, "{layer}");
+        }
+        assert_eq!(report["left_out"], json!([]));
+        let applied = one(&family, "adapter");
+        for (tensor, want) in read_tensors(&family.path("tuned")) {
+            if want.dtype == esmerge::checkpoint::Stored::F32 {
+                let want: Vec<f64> = want.values().into_iter().map(f64::from).collect();
+                let error = relative(&applied[&tensor].values(), &want);
+                assert!(error < 2e-6, "{more:?} {tensor}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
+fn extract_says_what_it_keeps_and_what_it_leaves_out() {
+    let family = Family::new();
+    let output = family.esmerge(&[
+        "extract",
+        "experts/cars",
+        "--base",
+        "base",
+        "--rank",
+        "2",
+        "-o",
+        "adapter",
+        "--device",
+        "cpu",
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let table = String::from_utf8(output.stdout).unwrap();
+    assert!(table.contains("energy kept") && table.contains("have no factors: 17."), "{table}");
+    let report: Value =
+        serde_json::from_slice(&fs::read(family.path("adapter/esmerge-report.json")).unwrap()).unwrap();
+    let tensors = |key: &str| report[key].as_array().unwrap().len();
+    assert_eq!(tensors("layers"), 12);
+    let floats = base(Dtype::F32).values().filter(|t| t.dtype != esmerge::checkpoint::Stored::I64).count();
+    assert_eq!(tensors("left_out"), floats - 12);
+    let output = family.esmerge(&["extract", "base", "--base", "base", "--rank", "2", "-o", "none"]);
+    assert!(!output.status.success());
+    let output = family.esmerge(&[
+        "extract",
+        "base+adapter",
+        "--base",
+        "base",
+        "--rank",
+        "1",
+        "-o",
+        "less",
+        "-q",
+        "--device",
+        "cpu",
+    ]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}

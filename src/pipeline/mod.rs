@@ -11,6 +11,7 @@ mod capture;
 mod decompose;
 mod error;
 mod experts;
+mod extract;
 mod flow;
 mod inputs;
 mod members;
@@ -32,6 +33,7 @@ mod weights;
 mod writer;
 
 pub use error::Error;
+pub use extract::{Extract, extract};
 pub use flow::room_for_deltas;
 pub use merge::{Options, check_files_beside, merge};
 pub use outputs::check_keep_delta;

@@ -1,6 +1,7 @@
 //! What a run did, or would do: as JSON, as a model card, as a table.
 
 mod card;
+mod extracted;
 #[cfg(feature = "cli")]
 mod grid;
 mod inputs;
@@ -10,6 +11,7 @@ mod profile;
 mod table;
 
 pub use card::model_card;
+pub use extracted::{Extracted, ExtractedLayer};
 #[cfg(feature = "cli")]
 pub use grid::{Column, Grid, WIDTH, wrapped};
 pub use inputs::{Input, InputFile, library};
