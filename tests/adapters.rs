@@ -536,3 +536,174 @@ fn extract_says_what_it_keeps_and_what_it_leaves_out() {
     ]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
+
+const METHODS: [&str; 7] = [
+    "merge_method: linear\nparameters: {weight: 0.7}",
+    "merge_method: task_arithmetic\nparameters: {lambda: 0.4}",
+    "merge_method: tsv_m\nparameters: {alpha: 0.9}",
+    "merge_method: esm\nparameters: {alpha: 0.5}",
+    "merge_method: esm\nparameters: {alpha: 0.5, preset: esm-paper, rank: 2}",
+    "merge_method: esm\nparameters: {alpha: 0.5, preset: esm-lm}",
+    "merge_method: esm\nparameters: {alpha: 0.5, decomposition: svd, fusion: concat}",
+];
+
+/// A recipe of adapters in some order.
+fn recipe_of(method: &str, names: &[&str], more: &str) -> String {
+    let model = |name: &&str| {
+        let calibration = if method.contains("esm") {
+            format!(", calibration: calibration/{name}.safetensors")
+        } else {
+            String::new()
+        };
+        format!("  - {{name: {name}, model: adapters/{name}{calibration}}}\n")
+    };
+    let models: String = names.iter().map(model).collect();
+    format!("{method}\nbase_model: base\nmodels:\n{models}{more}")
+}
+
+/// Adapters of three experts, of different ranks and not all of the same layers.
+fn three(family: &Family) {
+    for (name, seed, r) in [("cars", 1, 3), ("birds", 2, 2), ("flowers", 3, 1)] {
+        let more = if seed == 2 {
+            "vision_model.encoder.layers.1.mlp.fc1"
+        } else {
+            "vision_model.encoder.layers.0.self_attn.v_proj"
+        };
+        let d_out = if seed == 2 { MLP } else { WIDTH };
+        Lora::new(seed, r, 2.0 * r as f64)
+            .linear(QUERY_MODULE, WIDTH, WIDTH, r)
+            .linear(FC1_MODULE, MLP, WIDTH, r)
+            .linear(FC2_MODULE, WIDTH, MLP, r)
+            .linear(more, d_out, WIDTH, r)
+            .write(&family.path(&format!("adapters/{name}")));
+    }
+    family.calibrate("flowers", 3, 9, None);
+}
+
+#[test]
+fn adapters_merged_into_one_are_what_their_full_differences_merge_to() {
+    let family = Family::new();
+    three(&family);
+    for method in METHODS {
+        family.write("recipe.yaml", recipe_of(method, &["cars", "birds", "flowers"], ""));
+        let full = family.merged(&["--accuracy", "exact"]);
+        // `balanced` promises no more than 1e-3 of either
+        for (accuracy, most) in [("exact", 1e-5), ("balanced", 1e-3)] {
+            let mut merged = Vec::new();
+            for order in [["cars", "birds", "flowers"], ["flowers", "cars", "birds"]] {
+                family.write("recipe.yaml", recipe_of(method, &order, "out: lora\nrank: 24\n"));
+                let _ = fs::remove_dir_all(family.path("out"));
+                let output = family.merge(&["--accuracy", accuracy]);
+                assert!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));
+                let _ = fs::remove_dir_all(family.path("adapter"));
+                fs::rename(family.path("out"), family.path("adapter")).unwrap();
+                merged.push(one(&family, "adapter"));
+            }
+            for (tensor, want) in full.iter().filter(|(_, t)| t.dtype == esmerge::checkpoint::Stored::F32) {
+                let want: Vec<f64> = want.values().into_iter().map(f64::from).collect();
+                for got in &merged {
+                    let error = relative(&got[tensor].values(), &want);
+                    assert!(error < most, "{method}, {accuracy}: {tensor}: {error:e}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_adapter_of_small_rank_holds_what_the_report_says() {
+    let family = Family::new();
+    three(&family);
+    for compress in ["truncate", "ctm"] {
+        for method in METHODS {
+            let more = format!("out: lora\nrank: 3\ncompress: {compress}\n");
+            family.write("recipe.yaml", recipe_of(method, &["cars", "birds", "flowers"], &more));
+            let _ = fs::remove_dir_all(family.path("out"));
+            let output = family.merge(&[]);
+            assert!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));
+            let report: Value =
+                serde_json::from_slice(&fs::read(family.path("out/esmerge-report.json")).unwrap()).unwrap();
+            let kept = &report["adapter"]["energy_retention"];
+            match compress {
+                "ctm" => assert!(kept["min"].as_f64().unwrap() > 1.0 - 1e-5, "{method}: {kept}"),
+                _ => assert!(kept["min"].as_f64().unwrap() < 1.0 - 1e-3, "{method}: {kept}"),
+            }
+            assert_eq!(report["adapter"]["compress"], compress);
+            for (key, tensor) in read_tensors(&family.path("out/adapter_model.safetensors")) {
+                let rank = if key.contains("lora_A") { tensor.shape[0] } else { tensor.shape[1] };
+                assert_eq!(rank, 3, "{key}");
+            }
+        }
+    }
+}
+
+#[test]
+fn one_adapter_compressed_to_its_own_rank_is_itself() {
+    let family = Family::new();
+    lora(1).write(&family.path("adapters/cars"));
+    let want = one(&family, "adapters/cars");
+    for compress in ["truncate", "ctm"] {
+        let more = format!("out: lora\nrank: 3\ncompress: {compress}\n");
+        family.write("recipe.yaml", recipe_of("merge_method: task_arithmetic", &["cars"], &more));
+        let _ = fs::remove_dir_all(family.path("out"));
+        assert!(family.merge(&[]).status.success());
+        let _ = fs::remove_dir_all(family.path("again"));
+        fs::rename(family.path("out"), family.path("again")).unwrap();
+        let got = one(&family, "again");
+        for tensor in [QUERY, FC1, FC2] {
+            let want: Vec<f64> = want[tensor].values().into_iter().map(f64::from).collect();
+            assert!(relative(&got[tensor].values(), &want) < 1e-6, "{compress} {tensor}");
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_one_adapter_is_refused() {
+    let family = Family::new();
+    lora(1).write(&family.path("adapters/cars"));
+    lora(2).tensor("visual_projection.weight", &[WIDTH, WIDTH]).write(&family.path("adapters/birds"));
+    let plain = "merge_method: task_arithmetic";
+    let cases = [
+        (recipe_of(plain, &["cars"], "out: lora\n"), "the rank of the adapter"),
+        (recipe_of(plain, &["cars"], "rank: 4\n"), "`out: lora` too"),
+        (recipe_of(plain, &["cars"], "out: lora\nrank: 0\n"), "a whole number from 1"),
+        (
+            recipe_of(plain, &["cars", "birds"], "out: lora\nrank: 4\n"),
+            "holds `visual_projection.weight` whole",
+        ),
+        (
+            recipe_of(plain, &["cars"], "out: lora\nrank: 4\n").replace("adapters/cars", "experts/cars"),
+            "esmerge extract",
+        ),
+        (
+            recipe_of(
+                "merge_method: esm\nparameters: {alpha: {search: accuracy}}",
+                &["cars"],
+                "out: lora\nrank: 4\n",
+            ),
+            "a search of alpha",
+        ),
+        (
+            recipe_of("merge_method: esm++\nparameters: {alpha: 1}", &["cars"], "out: lora\nrank: 4\n"),
+            "esm++",
+        ),
+        (
+            recipe_of(
+                "merge_method: linear\nparameters: {normalize: false}",
+                &["cars"],
+                "out: lora\nrank: 4\n",
+            ),
+            "normalize",
+        ),
+    ];
+    for (recipe, word) in cases {
+        family.write("recipe.yaml", recipe);
+        let output = family.merge(&[]);
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && text.contains(word) && !text.contains("panicked"),
+            "`{word}`: {text}"
+        );
+        assert!(!family.path("out").exists());
+    }
+}

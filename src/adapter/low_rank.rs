@@ -1,6 +1,6 @@
 //! One pair of factors, and the difference they make.
 
-use super::Factor;
+use super::{Factor, Linear};
 use crate::backend::{self, Backend, Op, Shape, Tensor};
 use crate::checkpoint::{Checkpoint, Error, Extent, widen};
 use std::ops::Range;
@@ -78,6 +78,17 @@ impl LowRank {
             (Layout::Plain, 1) => self.held().0 + rows.start..self.held().0 + rows.end,
             _ => 0..self.d_out,
         }
+    }
+
+    /// Whether the tensor is the weight of a linear layer.
+    pub fn is_linear(&self) -> bool {
+        self.layout == Layout::Plain && self.experts == 1 && self.window == Window::default()
+    }
+
+    /// All of both factors, of a linear layer.
+    pub fn linear(&self, file: &Checkpoint) -> Result<Linear, Error> {
+        let [a, b] = self.extents(file, &(0..self.d_out * self.d_in))?;
+        Ok(Linear { a, b, rank: self.rank, scale: self.scale })
     }
 
     /// What is read for the values `range` of the tensor: of `A`, and of `B`.

@@ -42,6 +42,19 @@ pub struct Adapter {
 /// Factors as they were read.
 pub type Factor<'a> = (Dtype, &'a [u8]);
 
+/// Factors of the weight of a linear layer, `d_out x d_in`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// Where `A` lies, `r x d_in`.
+    pub a: Extent,
+    /// Where `B` lies, `d_out x r`.
+    pub b: Extent,
+    /// `r`
+    pub rank: usize,
+    /// The factor of `B A`.
+    pub scale: f64,
+}
+
 impl Adapter {
     /// Whether an adapter lies at a path: a folder with its settings and no model, or a file whose tensors are factors.
     pub fn is_one(path: &Path) -> bool {
@@ -103,6 +116,24 @@ impl Adapter {
         let factors = factors.flat_map(|(tensor, one)| one.keys().map(move |key| (tensor, key)));
         let saved = self.saved.names().filter_map(|name| Some((name, self.saved.place(name)?.1)));
         factors.chain(saved)
+    }
+
+    /// The factors of the weight of a linear layer; none where it has none.
+    ///
+    /// # Errors
+    /// Where what it does to the tensor is anything else.
+    pub fn linear(&self, tensor: &str) -> Result<Option<Linear>, Error> {
+        if self.saved.get(tensor).is_some() {
+            return Err(bad(
+                &self.path,
+                format!("it holds `{tensor}` whole, which factors cannot stand for"),
+            ));
+        }
+        let Some(all) = self.low_rank.get(tensor) else { return Ok(None) };
+        match &all[..] {
+            [one] if one.is_linear() => one.linear(&self.file).map(Some),
+            _ => Err(bad(&self.path, format!("its factors of `{tensor}` are not those of a linear layer"))),
+        }
     }
 
     /// What is read to form the values `range` of a tensor's difference; nothing where it has no factors.

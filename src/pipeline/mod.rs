@@ -5,6 +5,7 @@
 //! budget says how much memory they may take; past it they go to a file. It also bounds what a thread reads ahead while the
 //! device works, and what waits for another to write it.
 
+mod adapters;
 mod assemble;
 mod batches;
 mod capture;

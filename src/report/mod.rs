@@ -88,6 +88,9 @@ pub struct Report {
     /// Every layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerReport>,
+    /// The adapter that was written, where the output is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterReport>,
     /// The low-rank experts of ESM++.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertsReport>,
@@ -172,6 +175,7 @@ impl Default for Report {
             products: Vec::new(),
             groups: Vec::new(),
             layers: Vec::new(),
+            adapter: None,
             experts: None,
             account: None,
             rounding: IndexMap::new(),
@@ -258,6 +262,17 @@ pub struct RoutedReport {
     pub prototypes: String,
     /// Share of the energy of `X_t R_t^T` that each task's expert restores on the proxies.
     pub energy_restored: IndexMap<String, f64>,
+}
+
+/// Adapters merged into one.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AdapterReport {
+    /// Its rank.
+    pub rank: usize,
+    /// How it came down to that.
+    pub compress: &'static str,
+    /// Over layers: the share of what the method made, in squares of norms, that the rank holds.
+    pub energy_retention: Range,
 }
 
 /// Layers of one kind.
