@@ -1,6 +1,6 @@
 //! `out: lora`: adapters merged into one, in their core space. Neither the base's weights nor a difference of a layer's size is formed.
 
-use super::decompose::Outcome;
+use super::decompose::{Outcome, saw_too_few};
 use super::flow::{Flow, Limits};
 use super::inputs::{input_requests, member_inputs};
 use super::members::members;
@@ -11,9 +11,10 @@ use super::spill::try_again;
 use super::{Error, Job, Progress, summary};
 use crate::adapter::Linear;
 use crate::backend::{Backend, Dtype, Shape};
+use crate::calibration::Captured;
 use crate::checkpoint::{self, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite, widen};
 use crate::method::low_rank::{Cores, truncated};
-use crate::method::{MergedFactors, Solver, tsv};
+use crate::method::{MergedFactors, Preset, Solver, tsv};
 use crate::plan::{Layer, Part, Role};
 use crate::recipe::{AdapterOut, Compress, Method};
 use crate::report::{AdapterReport, Report};
@@ -220,6 +221,7 @@ async fn merged<B: Backend>(
         task_scales: described.task_scales,
         energy_retention: described.energy_retention,
         rank_deficient: described.rank_deficient,
+        too_few_tokens: saw_too_few(job, layer, &nothing_captured(job)),
     };
     Ok((Factors { a, b, rank: r, energy: cut.energy_retention }, outcome))
 }
@@ -238,20 +240,28 @@ async fn merged_cores<B: Backend>(
     let solver = Solver { accuracy: recipe.accuracy, seed: recipe.seed };
     let tasks = family.experts.len();
     let compressed = (out.compress == Compress::Ctm).then_some(out.rank);
+    let captured = nothing_captured(job);
+    let few = saw_too_few(job, layer, &captured);
     let merged = match (layer.role, &recipe.method) {
-        (Role::Esm, Method::Esm(esm)) => {
-            let captured = vec![Vec::new(); tasks];
+        (Role::Esm, Method::Esm(esm)) if !few => {
             let inputs = member_inputs(backend, reader, family, &captured, &members(&[layer], tasks))?;
             let budget = compressed.map_or(layer.rank, |r| esm.rank.of(r, tasks));
             cores.esm(backend, &inputs, budget, &esm.options, solver).await
         }
-        (Role::TsvM, _) => {
-            let budget = compressed.map_or(layer.rank, |r| tsv::rank_budget(r, r, tasks));
-            cores.tsv_m(backend, budget, layer.mean_sigma, solver).await
+        (Role::TsvM | Role::Esm, _) => {
+            let (rows, columns) = compressed.map_or((stack.d_out, stack.d_in), |r| (r, r));
+            let mean_sigma =
+                if few { job.esm_preset().is_some_and(Preset::tsv_mean_sigma) } else { layer.mean_sigma };
+            cores.tsv_m(backend, tsv::rank_budget(rows, columns, tasks), mean_sigma, solver).await
         }
         _ => cores.sum(backend, &plan.sum.experts),
     };
     merged.map_err(Error::device(&layer.name))
+}
+
+/// Calibration comes from files here.
+fn nothing_captured<B>(job: &Job<'_, B>) -> Vec<Vec<Captured>> {
+    vec![Vec::new(); job.family.experts.len()]
 }
 
 /// One PEFT adapter, each layer with its alpha and beta.

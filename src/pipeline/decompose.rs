@@ -95,7 +95,7 @@ pub(super) async fn merge_layers<B: Backend>(
 }
 
 /// Whether a layer is of an expert in a mixture that saw too few tokens in one of the models that are calibrated.
-fn saw_too_few<B>(job: &Job<'_, B>, layer: &Layer, captured: &[Vec<Captured>]) -> bool {
+pub(super) fn saw_too_few<B>(job: &Job<'_, B>, layer: &Layer, captured: &[Vec<Captured>]) -> bool {
     let few = |(expert, captured): (&Expert, &Vec<Captured>)| {
         let calibrated = expert.calibration.is_some() || expert.proxies.is_some();
         calibrated && statistic(expert, captured, layer).is_none_or(|(_, tokens)| tokens < FEWEST_TOKENS)

@@ -9,7 +9,9 @@ use super::spill::{chunks, layer_bytes, try_again};
 use super::weights::{base_row, delta_row, member_deltas, member_requests, row_requests};
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
-use crate::checkpoint::{self, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite};
+use crate::checkpoint::{
+    self, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite, stores_transposed,
+};
 use crate::method::esm_plus::low_rank_experts;
 use crate::method::{Decomposition, Solver};
 use crate::plan::{Layer, Part, Role};
@@ -58,7 +60,7 @@ async fn write<B: Backend>(
         calibration.check_fingerprint(&expert.own)?;
     }
     let (with_factors, others): (Vec<&Layer>, Vec<&Layer>) =
-        plan.layers.iter().partition(|layer| is_linear(layer) && is_changed(&job, layer));
+        plan.layers.iter().partition(|layer| is_linear(&job, layer) && is_changed(&job, layer));
     let others: Vec<&Layer> = others.into_iter().filter(|layer| is_changed(&job, layer)).collect();
     if with_factors.is_empty() {
         return Err(Error::NothingToExtract { model: family.experts[0].own.path().to_path_buf() });
@@ -115,10 +117,11 @@ async fn write<B: Backend>(
     Ok(report)
 }
 
-/// The linear weights of blocks: ESM's, and matrices of blocks that are not ESM's.
-fn is_linear(layer: &Layer) -> bool {
-    let weight = layer.block().is_some() && layer.name.ends_with("weight");
-    layer.role == Role::Esm || (layer.role == Role::TsvM && weight)
+/// The linear weights of blocks: ESM's, and matrices of blocks that are not ESM's; those are taken as they are stored.
+fn is_linear<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
+    let weight = || layer.block().is_some() && layer.name.ends_with("weight");
+    let as_stored = || !stores_transposed(job.family.settings.model_type(), &job.family.base);
+    layer.role == Role::Esm || (layer.role == Role::TsvM && weight() && as_stored())
 }
 
 fn is_changed<B>(job: &Job<'_, B>, layer: &Layer) -> bool {

@@ -24,7 +24,12 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let rules = Rules::new(&recipe.method, &architecture, family, identical);
     tensors_fit(family, |name, meta| rules.of(name, meta).role)?;
     let mut warnings = notes_on_files(family);
-    let mut planner = Planner { recipe, family, fuse: false, transposed: stores_transposed(family.settings.model_type(), &family.base) };
+    let mut planner = Planner {
+        recipe,
+        family,
+        fuse: false,
+        transposed: stores_transposed(family.settings.model_type(), &family.base),
+    };
     if let Method::Esm(esm) = &recipe.method {
         check_esm(recipe, family, esm)?;
         planner.fuse = esm.fuse_qkv.unwrap_or(matches!(architecture, Architecture::Vit { .. }));
