@@ -62,6 +62,8 @@
 #![warn(missing_docs)]
 #![cfg_attr(not(feature = "cli"), allow(rustdoc::broken_intra_doc_links))] // the table names what is switched off
 
+#[cfg(feature = "merge")]
+pub mod adapter;
 pub mod backend;
 #[cfg(feature = "cli")]
 pub mod bench;

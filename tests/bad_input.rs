@@ -102,8 +102,10 @@ fn a_wrong_value_is_named() {
 }
 
 #[test]
-fn what_is_not_supported_yet_says_so() {
-    recipe_refuses("experts/birds", "experts/birds+lora", &["`models[1].model`", "not supported"]);
+fn an_adapter_that_is_none_is_named() {
+    recipe_refuses("experts/birds", "experts/birds+lora", &["`models[1].model`", "lora does not exist"]);
+    recipe_refuses("experts/birds", "experts/birds+experts/cars", &["experts/cars is no adapter"]);
+    recipe_refuses("experts/birds", "nowhere+lora", &["`models[1].model`", "no model `nowhere`"]);
 }
 
 #[test]

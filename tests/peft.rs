@@ -3,6 +3,8 @@
 //! Needs a Python with torch, transformers, peft and safetensors, `python3` or the one that `ESMERGE_PYTHON` names; without it
 //! the tests are ignored by name, and a line says why.
 
+#[path = "common/adapter.rs"]
+mod adapter;
 #[path = "common/claims.rs"]
 mod claims;
 #[path = "common/devices.rs"]
@@ -12,6 +14,7 @@ mod place;
 #[path = "common/synthetic.rs"]
 mod synthetic;
 
+use adapter::relative;
 use claims::Stated;
 use esmerge::backend::Dtype;
 use esmerge::backend::cpu::Cpu;
@@ -36,7 +39,8 @@ fn main() {
         println!("ignored: {} is not here", family.display());
     }
     type Claim = fn(&str);
-    let claims: [(&str, bool, Claim); 6] = [
+    let claims: [(&str, bool, Claim); 7] = [
+        ("base_and_adapter_are_what_peft_merges", true, base_and_adapter_are_what_peft_merges),
         ("peft_loads_the_adapters_of_a_bare_vit", true, |python| VIT.adapters_apply(python)),
         ("peft_loads_the_adapters_of_an_image_classifier", true, |python| {
             CLASSIFIER_OF_IMAGES.adapters_apply(python)
@@ -61,7 +65,7 @@ fn main() {
         };
         Trial::test(name, check).with_ignored_flag(ignored)
     });
-    claims::run(trials.into(), Stated { cpu: 0, adapter: 0, besides: 6 });
+    claims::run(trials.into(), Stated { cpu: 0, adapter: 0, besides: 7 });
 }
 
 /// A Python that can run the script.
@@ -143,6 +147,34 @@ fn adapters_apply(python: &str, recipe: &Path, folder: &Path, tasks: &[PathBuf])
     let output = Command::new(python).arg(script).arg(&merged).arg(&features).output().unwrap();
     print!("{}", String::from_utf8_lossy(&output.stdout));
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Adapters of every layout that PEFT knows here.
+fn base_and_adapter_are_what_peft_merges(python: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let script = repository("tests/python/peft_inputs.py");
+    let output = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let cases: Vec<PathBuf> = fs::read_dir(folder.path()).unwrap().map(|case| case.unwrap().path()).collect();
+    assert_eq!(cases.len(), 15);
+    for case in cases {
+        let recipe = "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: adapter}]\n";
+        fs::write(case.join("recipe.yaml"), recipe).unwrap();
+        let ours = case.join("ours");
+        esmerge(&["merge", case.join("recipe.yaml").to_str().unwrap(), ours.to_str().unwrap()]);
+        let (got, want) = (read_tensors(&ours), read_tensors(&case.join("merged")));
+        assert!(got.keys().eq(want.keys()), "{}", case.display());
+        for (name, tensor) in &got {
+            let want: Vec<f64> = want[name].values().into_iter().map(f64::from).collect();
+            let (got, zero) = (tensor.values(), want.iter().all(|v| *v == 0.0));
+            let error = relative(&got, &want);
+            assert!(
+                error <= 1e-6 || zero && got.iter().all(|v| *v == 0.0),
+                "{}: {name}: {error:e}",
+                case.display()
+            );
+        }
+    }
 }
 
 fn peft_loads_the_adapters_of_a_clip_tower_with_projection(python: &str) {

@@ -269,7 +269,13 @@ impl OnLayers for FullRank {
                 };
                 let lengths = vec![x.shape().rows];
                 let segments = Rc::new(backend.segments(&lengths)?);
-                let part = Part { lengths, segments, rotary: None, hidden: backend.duplicate(&x)? };
+                let part = Part {
+                    lengths,
+                    segments,
+                    rotary: Vec::new(),
+                    positions: None,
+                    hidden: backend.duplicate(&x)?,
+                };
                 let (mut y, want) = (outputs(&merged)?, block_on(backend.download(&outputs(&expert)?))?);
                 let without = block_on(backend.download(&y))?;
                 block_on(router.input(&[weight], &x, &part))?;

@@ -15,7 +15,7 @@ pub const ADAPTER_CONFIG: &str = "adapter_config.json";
 /// The file of its weights.
 pub const ADAPTER_WEIGHTS: &str = "adapter_model.safetensors";
 /// What stands before a module's path in PEFT's keys.
-const PREFIX: &str = "base_model.model.";
+pub const PEFT_PREFIX: &str = "base_model.model.";
 
 /// The module that the weight of a linear layer belongs to. `torch.nn.MultiheadAttention` keeps its q, k and v in one
 /// parameter of its own, and PEFT gives that to the attention module.
@@ -26,7 +26,7 @@ pub fn module_of(weight: &str) -> Option<&str> {
 /// The keys of a module's `A` (`r x d_in`) and `B` (`d_out x r`) in an adapter's file; the module may be given by its weight.
 pub fn lora_keys(weight: &str) -> [String; 2] {
     let module = module_of(weight).unwrap_or(weight);
-    ["lora_A", "lora_B"].map(|factor| format!("{PREFIX}{module}.{factor}.weight"))
+    ["lora_A", "lora_B"].map(|factor| format!("{PEFT_PREFIX}{module}.{factor}.weight"))
 }
 
 /// One weight that an adapter changes, `W + B A`.

@@ -16,6 +16,7 @@ mod meta;
 mod model;
 mod modules;
 mod output;
+mod prefix;
 mod quantised;
 mod router;
 mod scan;
@@ -31,11 +32,14 @@ pub use error::Error;
 pub use extent::Extent;
 pub use file::TensorFile;
 pub use fingerprint::fingerprint;
-pub use lora::{LoraFile, LoraWeight, LoraWriter, lora_keys, module_of};
+pub use lora::{
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraFile, LoraWeight, LoraWriter, PEFT_PREFIX, lora_keys, module_of,
+};
 pub use meta::{Kind, TensorMeta, kind, stored};
 pub use model::{Checkpoint, weights_file};
-pub use modules::ModuleNames;
+pub use modules::{ModuleNames, stores_transposed};
 pub use output::OutputDir;
+pub use prefix::Prefix;
 pub use router::{ADAPTERS, ROUTER, RouterFile, RouterMeta, RouterWriter, names_adapter};
 pub use safetensors::Dtype as Stored;
 pub use scan::{first_not_finite, sum_of_squared_ulps, widen};

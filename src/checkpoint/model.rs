@@ -286,8 +286,8 @@ fn weights_in(folder: &Path) -> Result<Weights, Error> {
 
 fn no_weights(names: &[String], safetensors: &[&String]) -> String {
     if names.iter().any(|n| n == "adapter_model.safetensors") {
-        return "this folder holds a LoRA adapter, not a model, and adapters cannot be merged in this version; merge \
-                it into its base model first (in PEFT: `merge_and_unload`)"
+        return "this folder holds a LoRA adapter, not a model; an adapter is an expert among `models`, or is added to its \
+                model by MODEL+ADAPTER (it needs its adapter_config.json)"
             .to_owned();
     }
     match safetensors {

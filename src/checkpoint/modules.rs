@@ -1,5 +1,6 @@
 //! What transformers calls the modules of a model, where its files say otherwise: PEFT goes by the modules.
 
+use super::Checkpoint;
 use super::lora::module_of;
 use serde_json::Value;
 
@@ -35,7 +36,7 @@ const fn same(model_type: &'static str, bare: &'static str, prefix: &'static str
 }
 
 /// As of transformers 5. All others: the names are those of the files.
-const FAMILIES: [Family; 15] = [
+const FAMILIES: [Family; 16] = [
     Family {
         blocks: Some(("encoder.layer.", "layers.")),
         parts: VIT,
@@ -57,6 +58,10 @@ const FAMILIES: [Family; 15] = [
     same("mpnet", "MPNetModel", "mpnet.", true),
     same("llama", "LlamaModel", "model.", true),
     same("mistral", "MistralModel", "model.", true),
+    Family {
+        parts: &[("block_sparse_moe.gate", "mlp.gate")],
+        ..same("mixtral", "MixtralModel", "model.", true)
+    },
     same("qwen2", "Qwen2Model", "model.", true),
     same("qwen3", "Qwen3Model", "model.", true),
 ];
@@ -108,6 +113,16 @@ impl ModuleNames {
         let prefix = if self.in_modules { family.prefix } else { "" };
         Some(format!("{prefix}{}", family.rename(inner)))
     }
+}
+
+/// Models whose linear weights are stored as `d_in x d_out`.
+const TRANSPOSED: [&str; 2] = ["gpt2", "openai-gpt"];
+
+/// Whether a model stores its linear weights transposed: by its type, or by a fused q, k and v that is wider than high.
+pub fn stores_transposed(model_type: Option<&str>, model: &Checkpoint) -> bool {
+    let by_type = model_type.is_some_and(|t| TRANSPOSED.contains(&t));
+    let fused = model.names().filter(|name| name.ends_with("attn.c_attn.weight"));
+    by_type || fused.filter_map(|name| model.get(name)?.matrix()).any(|(rows, columns)| columns == 3 * rows)
 }
 
 impl Family {

@@ -15,6 +15,10 @@ Examples:
   esmerge merge recipe.yaml merged/ --keep-delta d.safetensors
   esmerge rescale d.safetensors --base models/base --alpha 0.6 other/
                                                another alpha, in seconds
+  esmerge apply models/llama adapters/math -o llama-math/
+                                               a model with an adapter added
+  esmerge extract models/math --base models/llama --rank 16 -o math/
+                                               an adapter of a fine-tuned model
   esmerge capture models/cars --data photos/ -o cars.safetensors
                                                inputs of layers, for ESM
   esmerge eval merged/ --task cars.safetensors accuracy on a task
@@ -68,7 +72,8 @@ A recipe is a YAML file; its paths are relative to it:
   merge_method: esm        # or esm++, linear, task_arithmetic, tsv_m
   base_model: models/base
   models:
-    - model: models/cars   # a folder or .safetensors file, or {delta: FILE}
+    - model: models/cars   # a folder or .safetensors file, {delta: FILE}, or
+                           # an adapter: its folder, or MODEL+ADAPTER
       calibration: calib/cars.safetensors
     - model: models/mnist
       calibration: calib/mnist.safetensors
@@ -104,6 +109,10 @@ pub(super) enum Command {
     Merge(Merge),
     /// Make the model again with another alpha, from the deltas that `merge --keep-delta` wrote
     Rescale(Rescale),
+    /// Add LoRA adapters to a model
+    Apply(Apply),
+    /// Make a LoRA adapter of what a fine-tuned model differs from its base by
+    Extract(Extract),
     /// Run an expert on a few samples and write the inputs of its layers, which ESM needs
     Capture(Capture),
     /// Measure a model's accuracy on tasks
@@ -182,6 +191,92 @@ pub(super) struct Rescale {
     pub run: RunFlags,
 }
 
+const APPLY: &str = "\
+Adapters are folders with adapter_config.json and adapter_model.safetensors.
+What they add is summed; `esmerge merge` merges them by better methods.
+
+Examples:
+  esmerge apply models/llama adapters/math -o llama-math/
+  esmerge apply models/llama adapters/math adapters/sql --scale 0.5 -o both/
+  esmerge apply models/llama adapters/math -o llama-math/ --out-dtype bfloat16";
+
+#[derive(Debug, Args)]
+#[command(after_help = APPLY)]
+pub(super) struct Apply {
+    /// The model the adapters were trained on
+    pub base: PathBuf,
+    /// The adapters
+    #[arg(required = true, value_name = "ADAPTER")]
+    pub adapters: Vec<PathBuf>,
+    /// The folder to create; it appears when it is complete
+    #[arg(short, long, required_unless_present = "dry_run")]
+    pub out: Option<PathBuf>,
+    /// What is added is multiplied by it
+    #[arg(long, default_value = "1", allow_negative_numbers = true, value_parser = finite)]
+    pub scale: f64,
+    /// float32, float16 or bfloat16 [default: the base's, tensor by tensor]
+    #[arg(long, value_name = "TYPE", value_parser = dtype)]
+    pub out_dtype: Option<Dtype>,
+    /// Accept adapters that say they were trained on another model (base_model_name_or_path)
+    #[arg(long, value_name = "KEY")]
+    pub allow_mismatch: Vec<String>,
+    /// Check everything and show what would be done to every tensor, without reading weights
+    #[arg(long)]
+    pub dry_run: bool,
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
+const EXTRACT: &str = "\
+Every linear weight of a block gets factors of the rank, the best there are for
+the difference itself, or with a calibration for the outputs of the layers on
+those inputs. What lies elsewhere (norms, embeddings, heads) is left out, and
+what that loses is told.
+
+Examples:
+  esmerge extract models/math --base models/llama --rank 16 -o adapters/math/
+  esmerge extract models/math --base models/llama --rank 16 \\
+    --calibration math.safetensors -o adapters/math/
+  esmerge extract models/llama+delta:math.delta.safetensors \\
+    --base models/llama --rank 8 --layers '*.self_attn.*.weight' -o math/
+
+The table at the end:
+  energy kept  how much of what the model changes in the outputs of these layers
+               (without calibration in their weights) the factors hold";
+
+#[derive(Debug, Args)]
+#[command(after_help = EXTRACT)]
+pub(super) struct Extract {
+    /// The fine-tuned model: a folder or file, BASE+delta:FILE, or MODEL+ADAPTER
+    pub model: String,
+    /// The model it was fine-tuned from
+    #[arg(long)]
+    pub base: PathBuf,
+    /// Directions of each weight
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rank: u32,
+    /// The folder of the adapter to create; it appears when it is complete
+    #[arg(short, long)]
+    pub out: PathBuf,
+    /// Inputs of the model's layers, as `esmerge capture` writes them
+    #[arg(long, value_name = "FILE")]
+    pub calibration: Option<PathBuf>,
+    /// Patterns of the names of the weights, `*` for any characters [default: every linear weight of a block]
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub layers: Vec<String>,
+    /// exact: an eigendecomposition in float64; balanced (default): randomized subspace iteration; fast: fewer iterations
+    #[arg(long, value_name = "LEVEL", default_value = "balanced")]
+    pub accuracy: Accuracy,
+    /// Seed of the random starts
+    #[arg(long, default_value = "0")]
+    pub seed: u64,
+    /// Accept a model whose config.json differs from the base's in this key
+    #[arg(long, value_name = "KEY")]
+    pub allow_mismatch: Vec<String>,
+    #[command(flatten)]
+    pub run: RunFlags,
+}
+
 const CAPTURE: &str = "\
 Samples may be
   a folder of images          resized and normalised as preprocessor_config.json
@@ -195,6 +290,7 @@ Examples:
   esmerge capture models/cars --data photos/cars -o calib/cars.safetensors
   esmerge capture models/base+delta:sst2.delta.safetensors \\
     --data reviews.txt -o sst2.safetensors
+  esmerge capture models/base+adapters/sst2 --data reviews.txt -o sst2.safetensors
   esmerge capture models/cars --synthetic -o calib/cars.safetensors";
 
 #[derive(Debug, Args)]
@@ -390,7 +486,7 @@ pub(super) struct Bench {
 }
 
 /// Flags of every command that computes and writes a model.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(super) struct RunFlags {
     /// auto (a hardware GPU, discrete before integrated, else the CPU), cpu, gpu, or gpu:NAME for the adapter whose name
     /// contains NAME (software adapters are used only by name)

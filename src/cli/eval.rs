@@ -7,7 +7,8 @@ use crate::backend::layers::Layers;
 use crate::checkpoint::RouterFile;
 use crate::data::{ModelSource, Task};
 use crate::eval::{Earlier, Evaluator, Features, Report, TaskReport, linear_cka, table};
-use crate::recipe::{Overrides, Recipe, Source};
+use crate::plan::expert_source;
+use crate::recipe::{Overrides, Recipe};
 use crate::routing::{self, Choice, Experts, Router, tables};
 use std::collections::HashMap;
 
@@ -98,7 +99,7 @@ impl Others {
                 let expert = recipe
                     .models
                     .iter()
-                    .find(|m| m.name == task.name || m.task.as_deref() == Some(task.path()));
+                    .position(|m| m.name == task.name || m.task.as_deref() == Some(task.path()));
                 let Some(expert) = expert else {
                     let names: Vec<&str> = recipe.models.iter().map(|m| m.name.as_str()).collect();
                     return Err(Failure::usage(&format!(
@@ -109,11 +110,7 @@ impl Others {
                         names.join(", ")
                     )));
                 };
-                let source = match &expert.source {
-                    Source::Checkpoint(path) => ModelSource::checkpoint(path)?,
-                    Source::Delta(path) => ModelSource::with_delta(&recipe.base_model, path)?,
-                };
-                experts.insert(task.name.clone(), source);
+                experts.insert(task.name.clone(), expert_source(&recipe, expert)?);
             }
         }
         Ok(Others { experts, against })

@@ -19,10 +19,14 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         seed: args.seed,
         allow_mismatch: args.allow_mismatch.clone(),
     };
-    let recipe = Recipe::open(&args.recipe, &overrides)?;
+    carry_out(&Recipe::open(&args.recipe, &overrides)?, args)
+}
+
+/// What a recipe says, wherever it came from.
+pub(super) fn carry_out(recipe: &Recipe, args: &args::Merge) -> Result<(), Failure> {
     let output = output(args)?; // a wrong path is told before any work
-    let family = Family::open(&recipe)?;
-    let plan = plan(&recipe, &family)?;
+    let family = Family::open(recipe)?;
+    let plan = plan(recipe, &family)?;
     let mut display = Display::new(args.run.quiet, args.run.verbose);
     for warning in &plan.warnings {
         display.warn(warning);
@@ -31,7 +35,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         for note in pipeline::check_files_beside(&family)? {
             display.warn(&note);
         }
-        return dry_run::show(&recipe, &plan, &family, args);
+        return dry_run::show(recipe, &plan, &family, args);
     };
     let out = output.wanted().to_path_buf();
     if args.run.verbose {
@@ -51,7 +55,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
     }
     let merged = on_device!(&device, |backend| pollster::block_on(pipeline::merge(
         backend,
-        &recipe,
+        recipe,
         &family,
         &plan,
         output,

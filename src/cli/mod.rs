@@ -1,5 +1,6 @@
 //! The command line: a thin skin over the library. Printing and blocking live here and nowhere else.
 
+mod apply;
 mod args;
 mod bench;
 mod capture;
@@ -8,6 +9,7 @@ mod device;
 mod devices;
 mod dry_run;
 mod eval;
+mod extract;
 mod failure;
 mod generate;
 mod memory;
@@ -49,6 +51,8 @@ fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Merge(args) => merge::run(&args),
         Command::Rescale(args) => rescale::run(&args),
+        Command::Apply(args) => apply::run(&args),
+        Command::Extract(args) => extract::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Route(args) => route::run(&args),

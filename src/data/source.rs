@@ -2,7 +2,9 @@
 
 use super::error::read_json;
 use super::{Error, Preprocessor};
+use crate::adapter::Adapter;
 use crate::backend::Dtype;
+use crate::backend::cpu::Cpu;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaFile};
 use crate::model::{Config, Grid, Model, Stored, Weights, WeightsError};
@@ -17,6 +19,7 @@ pub struct ModelSource {
     path: PathBuf,
     base: Checkpoint,
     delta: Option<Delta>,
+    adapter: Option<Adapter>,
     config: Value,
 }
 
@@ -33,19 +36,38 @@ struct Delta {
 const DELTA: &str = "+delta:";
 
 impl ModelSource {
-    /// Opens a folder, a file, or `BASE+delta:FILE`.
+    /// Opens a folder, a file, `BASE+delta:FILE`, or `MODEL+ADAPTER`.
     pub fn open(name: &str) -> Result<ModelSource, Error> {
-        match name.split_once(DELTA) {
-            None => ModelSource::checkpoint(Path::new(name)),
-            Some((base, delta)) => ModelSource::with_delta(Path::new(base), Path::new(delta)),
+        if let Some((base, delta)) = name.split_once(DELTA) {
+            return ModelSource::with_delta(Path::new(base), Path::new(delta));
         }
+        let path = Path::new(name);
+        if Adapter::is_one(path) {
+            let reason = format!("this is an adapter; write it behind its model: MODEL+{name}");
+            return Err(Error::bad(path, reason));
+        }
+        let halves =
+            name.match_indices('+').map(|(plus, _)| (Path::new(&name[..plus]), Path::new(&name[plus + 1..])));
+        match halves.filter(|_| !path.exists()).find(|(model, _)| model.exists()) {
+            Some((model, adapter)) => ModelSource::with_adapter(model, adapter),
+            None => ModelSource::checkpoint(path),
+        }
+    }
+
+    /// A model with an adapter added. Heads that the adapter holds and the model has no place for are left out: nothing that is
+    /// run here looks at them.
+    pub fn with_adapter(model: &Path, adapter: &Path) -> Result<ModelSource, Error> {
+        let mut source = ModelSource::checkpoint(model)?;
+        source.adapter = Some(Adapter::open(adapter, &source.base, &source.config)?);
+        source.path = PathBuf::from(format!("{}+{}", model.display(), adapter.display()));
+        Ok(source)
     }
 
     /// Opens a folder or a file.
     pub fn checkpoint(path: &Path) -> Result<ModelSource, Error> {
         let base = Checkpoint::open(path)?.with_modern_norms();
         let config = config(&base)?;
-        Ok(ModelSource { path: path.to_path_buf(), base, delta: None, config })
+        Ok(ModelSource { path: path.to_path_buf(), base, delta: None, adapter: None, config })
     }
 
     /// A base with deltas. Those of a file that a merge kept are scaled by its betas and its alpha.
@@ -92,9 +114,10 @@ impl ModelSource {
         &self.path
     }
 
-    /// The checkpoint whose values make this model differ from others of its family: the deltas, or the weights.
+    /// The checkpoint whose values make this model differ from others of its family: the deltas, the adapter, or the weights.
     pub fn own_weights(&self) -> &Checkpoint {
-        self.delta.as_ref().map_or(&self.base, |d| &d.weights)
+        let delta = self.delta.as_ref().map(|d| &d.weights);
+        delta.or(self.adapter.as_ref().map(Adapter::file)).unwrap_or(&self.base)
     }
 
     /// The folder of configuration, tokenizer and preprocessor files.
@@ -147,6 +170,9 @@ impl Weights for ModelSource {
     }
 
     fn read(&self, name: &str, range: Range<usize>) -> Result<Stored, WeightsError> {
+        if let Some(adapter) = self.adapter.as_ref().filter(|adapter| adapter.changes(name)) {
+            return with_adapter(&self.base, adapter, name, range);
+        }
         let stored = read(&self.base, name, range.clone())?;
         let Some(delta) = self.delta.as_ref().filter(|d| d.weights.get(name).is_some()) else {
             return Ok(stored);
@@ -157,6 +183,25 @@ impl Weights for ModelSource {
         sum.iter_mut().zip(deltas).for_each(|(w, d)| *w += factor * d);
         Ok(Stored { dtype: Dtype::F32, bytes: bytemuck::cast_slice(&sum).to_vec() })
     }
+}
+
+/// Values of a tensor that an adapter changes: its own or the model's, and what its factors make.
+fn with_adapter(
+    model: &Checkpoint,
+    adapter: &Adapter,
+    name: &str,
+    range: Range<usize>,
+) -> Result<Stored, WeightsError> {
+    let saved = Some(adapter.saved()).filter(|saved| saved.get(name).is_some());
+    let mut sum = read(saved.unwrap_or(model), name, range.clone())?.to_f32();
+    let extents = adapter.extents(name, &range)?;
+    let stored = extents.iter().map(|extent| extent.read()).collect::<Result<Vec<_>, _>>()?;
+    let dtypes = extents.iter().map(|extent| extent.dtype().unwrap_or(Dtype::F32));
+    let factors: Vec<_> = dtypes.zip(stored.iter().map(Vec::as_slice)).collect();
+    if let Some(difference) = adapter.difference(&Cpu, name, &range, &factors)? {
+        sum.iter_mut().zip(difference.values()).for_each(|(w, d)| *w += d);
+    }
+    Ok(Stored { dtype: Dtype::F32, bytes: bytemuck::cast_slice(&sum).to_vec() })
 }
 
 fn read(model: &Checkpoint, name: &str, range: Range<usize>) -> Result<Stored, WeightsError> {

@@ -3,7 +3,8 @@
 use super::esd::{Inputs, code_padded_norm, pending_subspace};
 use super::fusion::Concatenations;
 use super::{
-    Decomposition, EsmOptions, Fusion, MergedLayer, MergedLayers, Scale, Solver, TaskNorm, join_batches,
+    Decomposition, EsmOptions, Fusion, MergedFactors, MergedLayer, MergedLayers, Scale, Solver, TaskNorm,
+    join_batches,
 };
 use crate::backend::{Backend, Op, Polarity, Result, Shape, Tensor};
 use crate::linalg::{PendingEigenpairs, energy_retention};
@@ -138,22 +139,58 @@ pub async fn merge_factors<B: Backend>(
 ) -> Result<MergedLayers<B::Tensor>> {
     let rank = factors.subspace.sigma.shape().cols;
     let cat = concatenate(backend, factors, tasks, options)?;
-    let concatenations = Concatenations {
-        left: &cat.e_cat,
-        right: &cat.a_cat,
-        weights: None,
-        directions: tasks * rank,
-        fusion: options.fusion,
-        mean_sigma: options.mean_sigma,
-        gain: options.gain,
-        accuracy: solver.accuracy,
-    };
+    let concatenations = cat.concatenations(tasks * rank, options, solver);
     let mut fused = concatenations.fuse(backend).await?;
     let [left, right] = &fused.checks;
     let facts = [left, right, &cat.sigma, &cat.norms, &cat.task_norms, &cat.task_scales];
-    let [left, right, sigma, norms, task_norms, task_scales] = backend.download_all(facts).await?;
+    let [left, right, facts @ ..] = backend.download_all(facts).await?;
     let deficient = concatenations.mend(backend, &mut fused.deltas, [&left, &right]).await?;
+    Ok(MergedLayers { deltas: fused.deltas, layers: merged_layers(facts, deficient, tasks, rank) })
+}
 
+/// [`merge_factors`] with the merged deltas left as products of [`Concatenations`]' two factors.
+pub(super) async fn merge_factors_apart<B: Backend>(
+    backend: &B,
+    factors: TaskFactors<B::Tensor>,
+    tasks: usize,
+    options: &EsmOptions,
+    solver: Solver,
+) -> Result<MergedFactors<B::Tensor>> {
+    let rank = factors.subspace.sigma.shape().cols;
+    let cat = concatenate(backend, factors, tasks, options)?;
+    let concatenations = cat.concatenations(tasks * rank, options, solver);
+    let mut fused = concatenations.fuse_factors(backend).await?;
+    let [left, right] = &fused.checks;
+    let facts = [left, right, &cat.sigma, &cat.norms, &cat.task_norms, &cat.task_scales];
+    let [left, right, facts @ ..] = backend.download_all(facts).await?;
+    let deficient = concatenations.mend_factors(backend, &mut fused, [&left, &right]).await?;
+    let layers = merged_layers(facts, deficient, tasks, rank);
+    Ok(MergedFactors { b: fused.left, a: fused.right, layers })
+}
+
+impl<T> Concatenation<T> {
+    fn concatenations(
+        &self,
+        directions: usize,
+        options: &EsmOptions,
+        solver: Solver,
+    ) -> Concatenations<'_, T> {
+        Concatenations {
+            left: &self.e_cat,
+            right: &self.a_cat,
+            weights: None,
+            directions,
+            fusion: options.fusion,
+            mean_sigma: options.mean_sigma,
+            gain: options.gain,
+            accuracy: solver.accuracy,
+        }
+    }
+}
+
+/// What layers were like, by the sigma, norms, task norms and task scales of [`Concatenation`].
+fn merged_layers(facts: [Vec<f32>; 4], deficient: Vec<bool>, tasks: usize, rank: usize) -> Vec<MergedLayer> {
+    let [sigma, norms, task_norms, task_scales] = facts;
     let energy_retention = energy_retention(&sigma, &norms, rank);
     let wide = |values: &[f32]| values.iter().map(|&v| f64::from(v)).collect();
     let layer = |(l, rank_deficient): (usize, bool)| {
@@ -165,8 +202,7 @@ pub async fn merge_factors<B: Backend>(
             rank_deficient,
         }
     };
-    let layers = deficient.into_iter().enumerate().map(layer).collect();
-    Ok(MergedLayers { deltas: fused.deltas, layers })
+    deficient.into_iter().enumerate().map(layer).collect()
 }
 
 /// Eigenvalue weighting (paper 2) from singular values `batch x 1 x r`: `w_j = (lambda_j / mean lambda)^power` with

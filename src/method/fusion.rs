@@ -13,6 +13,16 @@ pub struct MergedLayers<T> {
     pub layers: Vec<MergedLayer>,
 }
 
+/// Merged layers of one shape as products, `dW = B A`.
+pub struct MergedFactors<T> {
+    /// `B^T`, `L x s x d_out`.
+    pub b: T,
+    /// `A`, `L x s x d_in`.
+    pub a: T,
+    /// What each layer was like.
+    pub layers: Vec<MergedLayer>,
+}
+
 /// What the merge of one layer was like.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct MergedLayer {
@@ -51,6 +61,16 @@ pub(super) struct Fused<T> {
     /// `L x d_out x d_in`
     pub deltas: T,
     /// [`PendingPolar::checks`] of the left and the right factors.
+    pub checks: [T; 2],
+}
+
+/// Merged deltas as products, of which some may have to be mended.
+pub(super) struct FusedFactors<T> {
+    /// `L x s x d_out`
+    pub left: T,
+    /// `L x s x d_in`, with all that multiplies the product: `dW = left^T right`.
+    pub right: T,
+    /// As those of [`Fused`].
     pub checks: [T; 2],
 }
 
@@ -93,6 +113,65 @@ impl<T: Tensor> Concatenations<'_, T> {
         Ok(deficient)
     }
 
+    /// [`fuse`](Self::fuse) without the product.
+    pub async fn fuse_factors<B: Backend<Tensor = T>>(&self, backend: &B) -> Result<FusedFactors<T>> {
+        let (left, left_checks) = self.orthogonalize(backend, self.left).await?;
+        let (right, right_checks) = self.orthogonalize(backend, self.right).await?;
+        let right = self.scaled_right(backend, &left, right, self.weights)?;
+        Ok(FusedFactors { left: left.values, right, checks: [left_checks, right_checks] })
+    }
+
+    /// [`mend`](Self::mend) for factors.
+    pub async fn mend_factors<B: Backend<Tensor = T>>(
+        &self,
+        backend: &B,
+        fused: &mut FusedFactors<T>,
+        checks: [&[f32]; 2],
+    ) -> Result<Vec<bool>> {
+        let [left, right] = checks.map(|checks| rank_deficient(self.accuracy, checks));
+        let deficient: Vec<bool> = left.zip(right).map(|(left, right)| left || right).collect();
+        for l in (0..deficient.len()).filter(|&l| deficient[l]) {
+            let layer = |x: &T| backend.slice(x, l..l + 1, 0..x.shape().rows, 0..x.shape().cols);
+            let left = self.orthogonalize_with_care(backend, &layer(self.left)?).await?;
+            let right = self.orthogonalize_with_care(backend, &layer(self.right)?).await?;
+            let weights = self.weights.map(layer).transpose()?;
+            let right = self.scaled_right(backend, &left, right, weights.as_ref())?;
+            for (from, to) in [(&left.values, &mut fused.left), (&right, &mut fused.right)] {
+                let Shape { rows, cols, .. } = from.shape();
+                backend.copy_block(from, [0, 0, 0], to, [l, 0, 0], [1, rows, cols])?;
+            }
+        }
+        Ok(deficient)
+    }
+
+    /// The right factor with all that multiplies the product.
+    fn scaled_right<B: Backend<Tensor = T>>(
+        &self,
+        backend: &B,
+        left: &Factor<T>,
+        mut right: Factor<T>,
+        weights: Option<&T>,
+    ) -> Result<T> {
+        if let Some(weights) = weights {
+            backend.scale_rows(&mut right.values, weights)?;
+        }
+        let (gain, with_means) = self.gain(left.values.shape().cols, right.values.shape().cols);
+        let mut scaled = backend.zeros(right.values.shape())?;
+        backend.axpby(gain as f32, &right.values, 0.0, &mut scaled)?;
+        if with_means {
+            backend.scale_batches(&mut right.nuclear_norms, &left.nuclear_norms)?;
+            backend.scale_batches(&mut scaled, &right.nuclear_norms)?;
+        }
+        Ok(scaled)
+    }
+
+    /// The constant factor of the product, and whether the sums of singular values are others.
+    fn gain(&self, d_out: usize, d_in: usize) -> (f64, bool) {
+        let with_means = self.mean_sigma && self.fusion != Fusion::Concat;
+        let thin = |d: usize| self.directions.min(d) as f64;
+        (if with_means { self.gain / (thin(d_out) * thin(d_in)) } else { self.gain }, with_means)
+    }
+
     /// Factors, and what is to be checked of them.
     async fn orthogonalize<B: Backend<Tensor = T>>(&self, backend: &B, m: &T) -> Result<(Factor<T>, T)> {
         if self.fusion == Fusion::Concat {
@@ -130,9 +209,7 @@ impl<T: Tensor> Concatenations<'_, T> {
             backend.scale_rows(&mut right.values, weights)?;
         }
         let (d_out, d_in) = (left.values.shape().cols, right.values.shape().cols);
-        let with_means = self.mean_sigma && self.fusion != Fusion::Concat;
-        let thin = |d: usize| self.directions.min(d) as f64;
-        let gain = if with_means { self.gain / (thin(d_out) * thin(d_in)) } else { self.gain };
+        let (gain, with_means) = self.gain(d_out, d_in);
         let mut deltas = backend.zeros(Shape::new(left.values.shape().batch, d_out, d_in))?;
         backend.gemm(gain as f32, &left.values, Op::Transpose, &right.values, Op::None, 0.0, &mut deltas)?;
         if with_means {

@@ -11,10 +11,11 @@ pub mod esd;
 pub mod esm;
 pub mod esm_plus;
 mod fusion;
+pub mod low_rank;
 pub mod options;
 pub mod tsv;
 
-pub use fusion::{MergedLayer, MergedLayers};
+pub use fusion::{MergedFactors, MergedLayer, MergedLayers};
 pub use options::{AlphaScope, Decomposition, EsmOptions, Fusion, Preset, Scale, TaskNorm};
 
 use crate::backend::{Backend, Result, Shape, Tensor};

@@ -1,7 +1,7 @@
 //! TSV-M: Task Singular Vectors merging (Gargiulo et al., CVPR 2025, arXiv 2412.00081).
 
 use super::fusion::Concatenations;
-use super::{Fusion, MergedLayer, MergedLayers, Solver, join_batches};
+use super::{Fusion, MergedFactors, MergedLayer, MergedLayers, Solver, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{SymmetricProduct, energy_retention, pending_eigenpairs};
 
@@ -62,41 +62,93 @@ pub async fn merge_triples<B: Backend>(
     mean_sigma: bool,
     solver: Solver,
 ) -> Result<MergedLayers<B::Tensor>> {
-    let (mut us, mut vs, mut sigma, mut norms) = (vec![], vec![], vec![], vec![]);
-    for part in parts {
-        us.push(part.u);
-        vs.push(part.v);
-        sigma.push(part.sigma);
-        norms.push(part.norms);
-    }
-    let join = |parts| join_batches(backend, parts);
-    let (u, v, sigma, norms) = (join(us)?, join(vs)?, join(sigma)?, join(norms)?);
-    let Shape { batch, rows: k, cols: d_out } = u.shape();
-    let (d_in, layers, directions) = (v.shape().cols, batch / tasks.max(1), tasks * k);
-    let concatenations = Concatenations {
-        left: &u.reshape(Shape::new(layers, directions, d_out))?,
-        right: &v.reshape(Shape::new(layers, directions, d_in))?,
-        weights: Some(&backend.duplicate(&sigma)?.reshape(Shape::new(layers, directions, 1))?),
-        directions,
-        fusion: Fusion::Polar,
-        mean_sigma,
-        gain: 1.0,
-        accuracy: solver.accuracy,
-    };
+    let cat = Concatenated::new(backend, parts, tasks)?;
+    let concatenations = cat.concatenations(tasks * cat.k, mean_sigma, solver);
     let mut fused = concatenations.fuse(backend).await?;
     let [left, right] = &fused.checks;
-    let [left, right, sigma, norms] = backend.download_all([left, right, &sigma, &norms]).await?;
+    let [left, right, facts @ ..] = backend.download_all([left, right, &cat.sigma, &cat.norms]).await?;
     let deficient = concatenations.mend(backend, &mut fused.deltas, [&left, &right]).await?;
+    Ok(MergedLayers { deltas: fused.deltas, layers: merged_layers(&facts, deficient, tasks, cat.k) })
+}
 
-    let energy_retention = energy_retention(&sigma, &norms, k);
-    let layer = |(l, rank_deficient): (usize, bool)| {
-        let own = l * tasks..(l + 1) * tasks;
-        MergedLayer {
-            energy_retention: energy_retention[own].to_vec(),
-            rank_deficient,
-            ..MergedLayer::default()
+/// [`merge_triples`] of triples that stand for `budget` of each task, the others null, with the merged deltas left as products.
+pub(super) async fn merge_triples_apart<B: Backend>(
+    backend: &B,
+    triples: TaskTriples<B::Tensor>,
+    (tasks, budget): (usize, usize),
+    mean_sigma: bool,
+    solver: Solver,
+) -> Result<MergedFactors<B::Tensor>> {
+    let cat = Concatenated::new(backend, vec![triples], tasks)?;
+    let concatenations = cat.concatenations(tasks * budget, mean_sigma, solver);
+    let mut fused = concatenations.fuse_factors(backend).await?;
+    let [left, right] = &fused.checks;
+    let [left, right, facts @ ..] = backend.download_all([left, right, &cat.sigma, &cat.norms]).await?;
+    let deficient = concatenations.mend_factors(backend, &mut fused, [&left, &right]).await?;
+    let layers = merged_layers(&facts, deficient, tasks, cat.k);
+    Ok(MergedFactors { b: fused.left, a: fused.right, layers })
+}
+
+/// The triples of all tasks, layer by layer.
+struct Concatenated<T> {
+    /// `L x kT x d_out`
+    u: T,
+    /// `L x kT x d_in`
+    v: T,
+    /// `L x kT x 1`
+    weights: T,
+    /// `LT x 1 x k`
+    sigma: T,
+    /// `LT x 1 x 1`
+    norms: T,
+    /// Triples of a task.
+    k: usize,
+}
+
+impl<T: Tensor> Concatenated<T> {
+    fn new<B: Backend<Tensor = T>>(backend: &B, parts: Vec<TaskTriples<T>>, tasks: usize) -> Result<Self> {
+        let (mut us, mut vs, mut sigma, mut norms) = (vec![], vec![], vec![], vec![]);
+        for part in parts {
+            us.push(part.u);
+            vs.push(part.v);
+            sigma.push(part.sigma);
+            norms.push(part.norms);
         }
+        let join = |parts| join_batches(backend, parts);
+        let (u, v, sigma, norms) = (join(us)?, join(vs)?, join(sigma)?, join(norms)?);
+        let Shape { batch, rows: k, cols: d_out } = u.shape();
+        let (d_in, layers, directions) = (v.shape().cols, batch / tasks.max(1), tasks * k);
+        Ok(Concatenated {
+            u: u.reshape(Shape::new(layers, directions, d_out))?,
+            v: v.reshape(Shape::new(layers, directions, d_in))?,
+            weights: backend.duplicate(&sigma)?.reshape(Shape::new(layers, directions, 1))?,
+            sigma,
+            norms,
+            k,
+        })
+    }
+
+    fn concatenations(&self, directions: usize, mean_sigma: bool, solver: Solver) -> Concatenations<'_, T> {
+        Concatenations {
+            left: &self.u,
+            right: &self.v,
+            weights: Some(&self.weights),
+            directions,
+            fusion: Fusion::Polar,
+            mean_sigma,
+            gain: 1.0,
+            accuracy: solver.accuracy,
+        }
+    }
+}
+
+/// What layers were like, by the sigma and the norms of [`Concatenated`].
+fn merged_layers(facts: &[Vec<f32>; 2], deficient: Vec<bool>, tasks: usize, k: usize) -> Vec<MergedLayer> {
+    let energy_retention = energy_retention(&facts[0], &facts[1], k);
+    let layer = |(l, rank_deficient): (usize, bool)| MergedLayer {
+        energy_retention: energy_retention[l * tasks..(l + 1) * tasks].to_vec(),
+        rank_deficient,
+        ..MergedLayer::default()
     };
-    let layers = deficient.into_iter().enumerate().map(layer).collect();
-    Ok(MergedLayers { deltas: fused.deltas, layers })
+    deficient.into_iter().enumerate().map(layer).collect()
 }

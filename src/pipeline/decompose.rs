@@ -95,7 +95,7 @@ pub(super) async fn merge_layers<B: Backend>(
 }
 
 /// Whether a layer is of an expert in a mixture that saw too few tokens in one of the models that are calibrated.
-fn saw_too_few<B>(job: &Job<'_, B>, layer: &Layer, captured: &[Vec<Captured>]) -> bool {
+pub(super) fn saw_too_few<B>(job: &Job<'_, B>, layer: &Layer, captured: &[Vec<Captured>]) -> bool {
     let few = |(expert, captured): (&Expert, &Vec<Captured>)| {
         let calibrated = expert.calibration.is_some() || expert.proxies.is_some();
         calibrated && statistic(expert, captured, layer).is_none_or(|(_, tokens)| tokens < FEWEST_TOKENS)
@@ -134,7 +134,7 @@ async fn all_finite<B: Backend>(
 
 /// Whether no expert changes the layer: task vectors lack the tensors that fine-tuning left alone.
 pub(super) fn is_untouched<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
-    let lacks = |expert: &Expert| layer.parts.iter().all(|part| expert.weights.get(&part.name).is_none());
+    let lacks = |expert: &Expert| layer.parts.iter().all(|part| !expert.changes(&part.name));
     job.family.experts.iter().all(lacks)
 }
 

@@ -71,6 +71,16 @@ pub enum Error {
         /// What was not finite.
         reason: String,
     },
+    /// A model that is to become an adapter changes no weight that could have factors.
+    #[error(
+        "{} changes no linear weight of a block of its base, so that there is nothing to make an adapter of; name weights with \
+         --layers, or check --base",
+        model.display()
+    )]
+    NothingToExtract {
+        /// The model.
+        model: PathBuf,
+    },
     /// An output of ESM++ cannot be rescaled.
     #[error(
         "{} comes from merge_method esm++, whose low-rank experts are what the model merged with one alpha lacks; another \

@@ -10,7 +10,7 @@ use super::rounding::{self, WARN_ABOVE};
 use super::spill::{is_spilled, largest_read, layer_bytes, spill};
 use super::sums::Merged;
 use super::variances::negative_variances;
-use super::{Error, Job, Progress, modules, search, summary};
+use super::{Error, Job, Progress, adapters, modules, search, summary};
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::method::assembly;
@@ -75,6 +75,16 @@ async fn write<B: Layers>(
     progress: &mut dyn Progress,
 ) -> Result<(Report, Option<DeltaWriter>, Flow), Error> {
     let Job { backend, recipe, family, plan } = job;
+    if let Some(out) = recipe.adapter {
+        if let Some(path) = &options.keep_delta {
+            let reason =
+                "an adapter is merged without deltas (`out: lora`); leave --keep-delta out".to_owned();
+            return Err(Error::KeepDelta { path: path.clone(), reason });
+        }
+        check_fingerprints(family)?;
+        let (report, flow) = adapters::write(job, out, output, options, progress).await?;
+        return Ok((report, None, flow));
+    }
     if keep.is_some() && plan.experts.is_some() {
         progress.warn(KEPT_WITHOUT_USE);
     }
@@ -159,7 +169,7 @@ pub fn check_files_beside(family: &Family) -> Result<Vec<String>, Error> {
 }
 
 /// Inter-layer scales, layer by layer.
-fn betas<B>(job: &Job<'_, B>, outcomes: &[Outcome]) -> Vec<f64> {
+pub(super) fn betas<B>(job: &Job<'_, B>, outcomes: &[Outcome]) -> Vec<f64> {
     let norms: Vec<f64> = outcomes.iter().map(|o| o.norm).collect();
     let groups: Vec<Option<&str>> = job.plan.layers.iter().map(|l| l.group.as_deref()).collect();
     assembly::inter_layer_scales(&norms, &groups, job.esm_options().and_then(|o| o.inter_layer))

@@ -5,12 +5,14 @@
 //! budget says how much memory they may take; past it they go to a file. It also bounds what a thread reads ahead while the
 //! device works, and what waits for another to write it.
 
+mod adapters;
 mod assemble;
 mod batches;
 mod capture;
 mod decompose;
 mod error;
 mod experts;
+mod extract;
 mod flow;
 mod inputs;
 mod members;
@@ -32,6 +34,7 @@ mod weights;
 mod writer;
 
 pub use error::Error;
+pub use extract::{Extract, extract};
 pub use flow::room_for_deltas;
 pub use merge::{Options, check_files_beside, merge};
 pub use outputs::check_keep_delta;

@@ -90,6 +90,9 @@ fn family_of(family: &Family, name: &str) -> Result<Family, String> {
         if expert.is_delta {
             return Err(format!("expert `{}` is a task vector, which has no modules", expert.name));
         }
+        if expert.adapter.is_some() {
+            return Err(format!("expert `{}` is an adapter, which has no modules", expert.name));
+        }
         let weights = open(&expert.weights)?;
         let differs = |tensor: &&str| {
             let (of_base, of_expert) = (base.get(tensor), weights.get(tensor));

@@ -126,7 +126,7 @@ fn deltas<'a, B>(job: &Job<'a, B>, batch: &[usize]) -> Vec<Delta<'a>> {
 }
 
 /// The pieces in which a tensor is summed.
-fn chunks(part: &Part) -> impl Iterator<Item = (&str, Range<usize>)> {
+pub(super) fn chunks(part: &Part) -> impl Iterator<Item = (&str, Range<usize>)> {
     let end = part.elements();
     (0..end).step_by(SUM_CHUNK).map(move |start| (part.name.as_str(), start..end.min(start + SUM_CHUNK)))
 }

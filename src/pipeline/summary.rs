@@ -56,9 +56,17 @@ fn inputs<B>(job: &Job<'_, B>) -> Result<Vec<Input>, Error> {
     let weighted = matches!(job.recipe.method, Method::Linear { .. } | Method::TaskArithmetic { .. });
     let mut inputs = vec![Input::of(&job.family.base, "base", None)?];
     for (expert, model) in job.family.experts.iter().zip(&job.recipe.models) {
+        let weight = weighted.then_some(model.weight);
         let role = if expert.is_delta { "task vector" } else { "expert" };
-        let input = Input::of(&expert.weights, role, weighted.then_some(model.weight))?;
-        inputs.push(Input { name: expert.name.clone(), ..input });
+        let mut own = match &expert.adapter {
+            None => vec![Input::of(&expert.weights, role, weight)?],
+            Some(adapter) => vec![Input { weight, ..Input::of_adapter(adapter)? }],
+        };
+        if expert.adapter.as_ref().is_some_and(|adapter| adapter.file().path() != expert.own.path()) {
+            own.push(Input::of(&expert.own, "model of an adapter", None)?);
+        }
+        own[0].name.clone_from(&expert.name);
+        inputs.extend(own);
     }
     Ok(inputs)
 }

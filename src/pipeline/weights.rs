@@ -41,7 +41,7 @@ fn base_values<B: Backend>(
 
 /// What [`base_row`] and then [`delta_row`] of all experts will read.
 pub(super) fn row_requests(family: &Family, tensor: &str, range: Range<usize>) -> Vec<Request> {
-    let experts = family.experts.iter().filter_map(|expert| expert_request(expert, tensor, range.clone()));
+    let experts = family.experts.iter().flat_map(|expert| expert_requests(expert, tensor, range.clone()));
     base_request(&family.base, tensor, range.clone()).into_iter().chain(experts).collect()
 }
 
@@ -50,8 +50,12 @@ pub(super) fn base_request(base: &Checkpoint, tensor: &str, range: Range<usize>)
     base.values(tensor, range).ok().map(Request::base)
 }
 
-fn expert_request(expert: &Expert, tensor: &str, range: Range<usize>) -> Option<Request> {
-    expert.weights.values(tensor, range).ok().map(|extent| Request::expert(extent, expert.is_delta))
+/// What is read of an expert: values, and factors.
+fn expert_requests(expert: &Expert, tensor: &str, range: Range<usize>) -> Vec<Request> {
+    let factors = expert.adapter.as_ref().and_then(|adapter| adapter.extents(tensor, &range).ok());
+    let values = expert.values_of(tensor).and_then(|file| file.values(tensor, range).ok());
+    let values = values.map(|extent| Request::expert(extent, expert.is_delta));
+    values.into_iter().chain(factors.into_iter().flatten().map(Request::other)).collect()
 }
 
 /// `dW_t` of a part of a tensor, as one row; none where the expert lacks the tensor.
@@ -67,6 +71,8 @@ pub(super) fn delta_row<B: Backend>(
     delta(backend, reader, (task, expert), tensor, range, shape, base)
 }
 
+/// The difference of an expert's values, and what its adapter adds; none where it has neither: a task vector that leaves the
+/// tensor alone, a layer without factors, or a head of the base's task.
 fn delta<B: Backend>(
     backend: &B,
     reader: &mut Reader<'_>,
@@ -76,11 +82,30 @@ fn delta<B: Backend>(
     shape: Shape,
     base: &BaseValues<B::Tensor>,
 ) -> Result<Option<B::Tensor>, Error> {
-    if expert.weights.get(tensor).is_none() {
-        return Ok(None); // a task vector that leaves it alone, or a head of the base's task
+    let of_values = delta_of_values(backend, reader, (task, expert), tensor, range.clone(), shape, base)?;
+    let of_factors = delta_of_factors(backend, reader, expert, tensor, range, shape)?;
+    match (of_values, of_factors) {
+        (Some(mut sum), Some(more)) => {
+            backend.axpby(1.0, &more, 1.0, &mut sum).map_err(Error::device(tensor))?;
+            Ok(Some(sum))
+        }
+        (one, None) | (None, one) => Ok(one),
     }
+}
+
+/// `W_t - W_0`, or what a task vector holds.
+fn delta_of_values<B: Backend>(
+    backend: &B,
+    reader: &mut Reader<'_>,
+    (task, expert): (usize, &Expert),
+    tensor: &str,
+    range: Range<usize>,
+    shape: Shape,
+    base: &BaseValues<B::Tensor>,
+) -> Result<Option<B::Tensor>, Error> {
+    let Some(file) = expert.values_of(tensor) else { return Ok(None) };
     let device = || Error::device(tensor);
-    let stored = reader.expert(expert.weights.values(tensor, range)?, expert.is_delta, task, &base.stored)?;
+    let stored = reader.expert(file.values(tensor, range)?, expert.is_delta, task, &base.stored)?;
     let mut values = backend.unpack(shape, stored.dtype(), &stored).map_err(device())?;
     drop(stored);
     if !expert.is_delta {
@@ -91,6 +116,26 @@ fn delta<B: Backend>(
         values = scaled;
     }
     Ok(Some(values))
+}
+
+/// `s B A`
+fn delta_of_factors<B: Backend>(
+    backend: &B,
+    reader: &mut Reader<'_>,
+    expert: &Expert,
+    tensor: &str,
+    range: Range<usize>,
+    shape: Shape,
+) -> Result<Option<B::Tensor>, Error> {
+    let Some(adapter) = expert.adapter.as_ref().filter(|adapter| adapter.has_factors(tensor)) else {
+        return Ok(None);
+    };
+    let extents = adapter.extents(tensor, &range)?.into_iter();
+    let stored = extents.map(|extent| reader.other(extent)).collect::<Result<Vec<_>, _>>()?;
+    let factors: Vec<_> = stored.iter().map(|stored| (stored.dtype(), &stored[..])).collect();
+    let difference = adapter.difference(backend, tensor, &range, &factors);
+    let shaped = difference.and_then(|row| row.map(|row| row.reshape(shape)).transpose());
+    shaped.map_err(Error::device(tensor))
 }
 
 /// The weights of a layer in one model, its parts stacked: `1 x d_out x d_in`.
@@ -141,9 +186,9 @@ pub(super) fn member_requests(family: &Family, members: &[Member<'_>]) -> Vec<Re
         let of_part = |part: &crate::plan::Part| {
             let values = 0..part.elements();
             let of_expert =
-                |m: &Member<'_>| expert_request(&family.experts[m.task], &part.name, values.clone());
+                |m: &Member<'_>| expert_requests(&family.experts[m.task], &part.name, values.clone());
             let base = base_request(&family.base, &part.name, values.clone());
-            base.into_iter().chain(members.iter().filter_map(of_expert)).collect::<Vec<_>>()
+            base.into_iter().chain(members.iter().flat_map(of_expert)).collect::<Vec<_>>()
         };
         parts.iter().flat_map(of_part).collect()
     };

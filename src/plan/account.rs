@@ -2,6 +2,7 @@
 
 use super::rule::Rule;
 use super::{Error, Expert, Family, Layer, Role};
+use crate::adapter::Adapter;
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::collections::{HashMap, HashSet};
@@ -121,14 +122,15 @@ pub(super) fn account(family: &Family, layers: &[Layer]) -> Result<Account, Erro
 fn of_expert(expert: &Expert, merged: &HashSet<&str>, kept: &HashMap<&str, Rule>) -> ModelAccount {
     let matching = &expert.matching;
     let mut account = ModelAccount {
-        read: expert.own.names().count(),
+        read: keys_read(expert),
         prefix: matching.prefix.as_ref().map(ToString::to_string),
         ..Default::default()
     };
     // one tensor may stand for two of the base: it counts once, as merged if either is
     let mut used: IndexMap<&str, Option<Rule>> = IndexMap::new();
-    for (name, own) in &matching.pairs {
-        let rule = if merged.contains(name.as_str()) { None } else { kept.get(name.as_str()).copied() };
+    let pairs = matching.pairs.iter().map(|(name, own)| (name.as_str(), own.as_str()));
+    for (name, own) in pairs.chain(expert.adapter.iter().flat_map(Adapter::uses)) {
+        let rule = if merged.contains(name) { None } else { kept.get(name).copied() };
         let seen = used.entry(own).or_insert(rule);
         *seen = if rule.is_none() { None } else { *seen };
     }
@@ -145,6 +147,12 @@ fn of_expert(expert: &Expert, merged: &HashSet<&str>, kept: &HashMap<&str, Rule>
     count(&mut account.renamed, &matching.mapped);
     count(&mut account.lacking, &matching.lacks);
     account
+}
+
+/// Tensors in the files of an expert.
+fn keys_read(expert: &Expert) -> usize {
+    let beside = expert.adapter.as_ref().filter(|adapter| adapter.file().path() != expert.own.path());
+    expert.own.names().count() + beside.map_or(0, |adapter| adapter.file().names().count())
 }
 
 fn check(what: &str, path: &std::path::Path, account: &ModelAccount) -> Result<(), Error> {

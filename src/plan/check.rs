@@ -14,7 +14,7 @@ pub(super) fn tensors_fit(family: &Family, role: impl Fn(&str, &TensorMeta) -> R
             return Err(unsupported(&family.base, name, meta));
         }
         for expert in &family.experts {
-            match expert.weights.get(name) {
+            match expert.values_of(name).and_then(|file| file.get(name)) {
                 Some(found) if role == Role::Base => not_lost(&family.base, expert, name, (meta, found))?,
                 Some(found) => tensor_fits(&family.base, expert, name, (meta, found))?,
                 None => {} // its matching says why

@@ -1,9 +1,11 @@
 //! The models a recipe names, opened: headers and settings only, no weights.
 
 use super::matching::{Matching, Models, match_delta, match_tensors};
+use super::names::is_task_part;
 use super::quantised::refuse_quantised;
 use super::settings::{Settings, weights_mean_the_same};
 use super::{Error, Rule};
+use crate::adapter::Adapter;
 use crate::calibration::Calibration;
 use crate::checkpoint::{self, Checkpoint, DeltaFile};
 use crate::recipe::{self, Proxies, Recipe, Source};
@@ -26,10 +28,12 @@ pub struct Family {
 pub struct Expert {
     /// Its name in the recipe.
     pub name: String,
-    /// Its weights by the base's names, or what to add to the base's.
+    /// Its weights by the base's names, or what to add to the base's; of an adapter those that it holds whole.
     pub weights: Checkpoint,
     /// Its weights by its own names.
     pub own: Checkpoint,
+    /// What is added to its weights, or where it has none to the base's.
+    pub adapter: Option<Adapter>,
     /// Its configuration; empty for a task vector.
     pub settings: Settings,
     /// How the two belong together.
@@ -45,6 +49,22 @@ pub struct Expert {
 }
 
 impl Expert {
+    /// The file with a tensor's whole values, or with what to add to the base's; none if there are none.
+    pub fn values_of(&self, tensor: &str) -> Option<&Checkpoint> {
+        let saved = self.adapter.as_ref().map(Adapter::saved);
+        [saved, Some(&self.weights)].into_iter().flatten().find(|file| file.get(tensor).is_some())
+    }
+
+    /// Whether a tensor's difference comes from factors, or from factors too.
+    pub fn has_factors(&self, tensor: &str) -> bool {
+        self.adapter.as_ref().is_some_and(|adapter| adapter.has_factors(tensor))
+    }
+
+    /// Whether it may differ from the base in a tensor.
+    pub fn changes(&self, tensor: &str) -> bool {
+        self.values_of(tensor).is_some() || self.has_factors(tensor)
+    }
+
     /// Its own name of each weight -> the base's, where the two differ.
     pub fn names_of_base(&self) -> HashMap<String, String> {
         let renamed = self.matching.mapped.iter().filter(|(_, rule)| **rule != Rule::Tied);
@@ -75,7 +95,14 @@ fn expert(
     base: &Checkpoint,
     base_settings: &Settings,
 ) -> Result<Expert, Error> {
-    let own = Checkpoint::open(model.source.path())?;
+    let own = match &model.source {
+        Source::Adapter { model: None, adapter } => {
+            return adapter_expert(recipe, model, adapter, base, base_settings);
+        }
+        Source::Adapter { model: Some(path), .. } | Source::Checkpoint(path) | Source::Delta(path) => {
+            Checkpoint::open(path)?
+        }
+    };
     let is_delta = matches!(model.source, Source::Delta(_));
     let settings = if is_delta { Settings::default() } else { Settings::open(&own)? };
     refuse_quantised(&own, &settings)?;
@@ -94,12 +121,73 @@ fn expert(
         settings,
         is_delta,
         own,
+        adapter: None,
     };
     // settings first: a model of another kind differs in its tensors too, and its kind is the better answer
     weights_mean_the_same(base_settings, &expert, &recipe.allow_mismatch)?;
     expert.matching = matched.map_err(|reason| super::check::mismatch(base, &expert, reason))?;
     let pairs = expert.matching.pairs.iter().map(|(name, own)| (name.as_str(), own.as_str()));
     expert.weights = expert.own.view(pairs);
+    if let Source::Adapter { adapter, .. } = &model.source {
+        let adapter = Adapter::open(adapter, base, &base_settings.config)?;
+        expert.matching.lacks.retain(|name, _| !adapter.changes(name));
+        expert.matching.left_out.extend(left_out(&adapter)?);
+        expert.adapter = Some(adapter);
+    }
+    with_inputs(recipe, model, expert)
+}
+
+/// An adapter of the base as an expert.
+fn adapter_expert(
+    recipe: &Recipe,
+    model: &recipe::Model,
+    path: &Path,
+    base: &Checkpoint,
+    settings: &Settings,
+) -> Result<Expert, Error> {
+    let adapter = Adapter::open(path, base, &settings.config)?;
+    let mut matching = Matching { prefix: adapter.prefix().cloned(), ..Matching::default() };
+    let lacks = base.names().filter(|name| !adapter.changes(name));
+    matching.lacks = lacks.map(|name| (name.to_owned(), Rule::NoFactors)).collect();
+    matching.left_out = left_out(&adapter)?.into_iter().collect();
+    if !recipe.allow_mismatch.iter().any(|key| key == "base_model_name_or_path") {
+        matching.notes.extend(adapter.base().check(path, base)?);
+    }
+    let expert = Expert {
+        name: model.name.clone(),
+        weights: adapter.saved().clone(),
+        own: adapter.file().clone(),
+        matching,
+        factors: HashMap::new(),
+        calibration: None,
+        proxies: None,
+        settings: Settings::default(),
+        is_delta: false,
+        adapter: Some(adapter),
+    };
+    with_inputs(recipe, model, expert)
+}
+
+/// Whole tensors of an adapter that the base has no place for: heads of its own task are left out.
+fn left_out(adapter: &Adapter) -> Result<Vec<(String, Rule)>, Error> {
+    let rule = |(name, key): &(String, String)| {
+        match is_task_part(name) {
+        true => Ok((key.clone(), Rule::Head)),
+        false => Err(checkpoint::Error::BadAdapter {
+            path: adapter.path().to_path_buf(),
+            reason: format!(
+                "its tensor `{key}` is neither a factor nor a tensor of the base, and no rule of docs/tensors.md leaves it out; is it \
+                 an adapter of another model?"
+            ),
+        }
+        .into()),
+    }
+    };
+    adapter.left().iter().map(rule).collect()
+}
+
+/// The expert with what is known of the inputs of its layers.
+fn with_inputs(recipe: &Recipe, model: &recipe::Model, mut expert: Expert) -> Result<Expert, Error> {
     if matches!(recipe.method, recipe::Method::Esm(_)) {
         let names = expert.names_of_base().into_iter().map(|(own, name)| (name, own)).collect();
         match &model.calibration {

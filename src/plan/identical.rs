@@ -48,13 +48,17 @@ const CHUNK: u64 = 8 << 20;
 /// Whether every expert that has the tensor has it with the base's type and bytes. A task vector that lacks it leaves it alone.
 fn is_the_same(family: &Family, name: &str, meta: &TensorMeta) -> Result<bool, Error> {
     for expert in &family.experts {
-        let Some(found) = expert.weights.get(name) else { continue };
-        if expert.is_delta || (found.dtype, &found.shape) != (meta.dtype, &meta.shape) {
+        let Some(weights) = expert.values_of(name) else { continue };
+        let Some(found) = weights.get(name) else { continue };
+        if expert.is_delta
+            || expert.has_factors(name)
+            || (found.dtype, &found.shape) != (meta.dtype, &meta.shape)
+        {
             return Ok(false);
         }
         for start in (0..meta.bytes).step_by(CHUNK as usize) {
             let range = start..meta.bytes.min(start + CHUNK);
-            if family.base.read_bytes(name, range.clone())? != expert.weights.read_bytes(name, range)? {
+            if family.base.read_bytes(name, range.clone())? != weights.read_bytes(name, range)? {
                 return Ok(false);
             }
         }

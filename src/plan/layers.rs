@@ -5,12 +5,12 @@ use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
 use super::identical::identical;
 use super::names::{is_of_expert, kind_of_layer, projection};
-use super::roles::{Architecture, Rules, Ruling, is_transposed};
+use super::roles::{Architecture, Rules, Ruling};
 use super::samples::{alpha_search, check_proxies};
 use super::settings::used_otherwise;
 use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
 use crate::calibration::Statistic;
-use crate::checkpoint::TensorMeta;
+use crate::checkpoint::{TensorMeta, stores_transposed};
 use crate::method::{AlphaScope, arithmetic, tsv};
 use crate::recipe::{Alpha, Esm, Method, Recipe};
 use indexmap::IndexMap;
@@ -24,7 +24,12 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let rules = Rules::new(&recipe.method, &architecture, family, identical);
     tensors_fit(family, |name, meta| rules.of(name, meta).role)?;
     let mut warnings = notes_on_files(family);
-    let mut planner = Planner { recipe, family, fuse: false, transposed: is_transposed(family) };
+    let mut planner = Planner {
+        recipe,
+        family,
+        fuse: false,
+        transposed: stores_transposed(family.settings.model_type(), &family.base),
+    };
     if let Method::Esm(esm) = &recipe.method {
         check_esm(recipe, family, esm)?;
         planner.fuse = esm.fuse_qkv.unwrap_or(matches!(architecture, Architecture::Vit { .. }));
@@ -87,7 +92,7 @@ fn sum(recipe: &Recipe) -> Sum {
 }
 
 fn check_esm(recipe: &Recipe, family: &Family, esm: &Esm) -> Result<(), Error> {
-    if is_transposed(family) && esm.experts.is_some() {
+    if esm.experts.is_some() && stores_transposed(family.settings.model_type(), &family.base) {
         return Err(Error::Unsupported {
             path: family.base.path().to_path_buf(),
             reason: "this architecture stores its linear weights transposed (d_in x d_out), for which ESM++ makes no low-rank \
@@ -193,6 +198,8 @@ impl Planner<'_> {
             _ => 0,
         };
         match role {
+            // what no expert changes is compared with other layers, and not decomposed
+            Role::Esm if !self.is_changed(&parts) => {}
             Role::Esm => self.check_calibration(&parts, d_in, "layers")?,
             Role::Experts => self.check_calibration(&parts, d_in, "routed_layers")?,
             _ => {}
@@ -214,6 +221,11 @@ impl Planner<'_> {
             reason,
             kept,
         })
+    }
+
+    /// Whether any expert may differ from the base in some tensors.
+    fn is_changed(&self, parts: &[Part]) -> bool {
+        self.family.experts.iter().any(|expert| parts.iter().any(|part| expert.changes(&part.name)))
     }
 
     /// Every expert that is calibrated at all must have inputs of this layer; `key` of the recipe can leave it out.

@@ -6,7 +6,7 @@ use super::names::{
 };
 use super::rule::Rule;
 use super::settings::Settings;
-use crate::checkpoint::{Checkpoint, Kind, kind};
+use crate::checkpoint::{Checkpoint, Kind, Prefix, kind};
 use indexmap::IndexMap;
 use std::collections::{HashMap, HashSet};
 
@@ -23,48 +23,14 @@ pub struct Matching {
     pub lacks: IndexMap<String, Rule>,
     /// Tensors of the expert that the base lacks.
     pub left_out: IndexMap<String, Rule>,
-}
-
-/// A prefix that one of two models has.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Prefix {
-    /// The expert's names begin with it.
-    OfExpert(String),
-    /// The base's names begin with it.
-    OfBase(String),
-}
-
-impl std::fmt::Display for Prefix {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Prefix::OfExpert(prefix) => f.write_str(prefix),
-            Prefix::OfBase(prefix) => write!(f, "-{prefix}"),
-        }
-    }
-}
-
-impl Prefix {
-    /// The name that a tensor of the base has in the expert.
-    fn in_expert(&self, name: &str) -> Option<String> {
-        match self {
-            Prefix::OfExpert(prefix) => Some(format!("{prefix}{name}")),
-            Prefix::OfBase(prefix) => name.strip_prefix(prefix.as_str()).map(str::to_owned),
-        }
-    }
-
-    /// The name that a tensor of the expert has in the base.
-    fn in_base<'a>(&self, name: &'a str) -> &'a str {
-        match self {
-            Prefix::OfExpert(prefix) => name.strip_prefix(prefix.as_str()).unwrap_or(name),
-            Prefix::OfBase(_) => name, // seen without it, heads are recognised all the same
-        }
-    }
+    /// What else a user should know.
+    pub notes: Vec<String>,
 }
 
 impl Matching {
     /// What a user should know of it, where it is more than names: what was found elsewhere, left out or is not there.
     pub fn note(&self) -> Option<String> {
-        let mut clauses = Vec::new();
+        let mut clauses = self.notes.clone();
         let first = |rules: &IndexMap<String, Rule>, rule: Rule| {
             let mut of_rule = rules.iter().filter(|(_, r)| **r == rule).map(|(name, _)| name.clone());
             of_rule.next().map(|first| (first, of_rule.count() + 1))
@@ -180,24 +146,8 @@ fn common_prefix(models: Models, matching: &Matching) -> Option<Prefix> {
     let of_base = unpaired(models.base, models.expert);
     let of_expert = unpaired(models.expert, models.base);
     let enough = (of_base.len().min(of_expert.len()) / 2).max(matching.pairs.len()).max(1);
-    let added = most_voted(&of_expert, &of_base).map(|(prefix, votes)| (Prefix::OfExpert(prefix), votes));
-    let removed = most_voted(&of_base, &of_expert).map(|(prefix, votes)| (Prefix::OfBase(prefix), votes));
-    let best = [added, removed].into_iter().flatten().max_by_key(|(_, votes)| *votes);
+    let best = Prefix::most_voted(&of_base, &of_expert);
     best.filter(|(_, votes)| *votes >= enough).map(|(prefix, _)| prefix)
-}
-
-/// The prefix without which most of the `long` names are among the `short` ones, and how many are.
-fn most_voted(long: &HashSet<String>, short: &HashSet<String>) -> Option<(String, usize)> {
-    let mut votes: HashMap<&str, usize> = HashMap::new();
-    for name in long {
-        for (dot, _) in name.match_indices('.') {
-            if short.contains(&name[dot + 1..]) {
-                *votes.entry(&name[..=dot]).or_default() += 1;
-            }
-        }
-    }
-    let best = votes.into_iter().max_by(|a, b| a.1.cmp(&b.1).then_with(|| b.0.cmp(a.0)));
-    best.map(|(prefix, votes)| (prefix.to_owned(), votes))
 }
 
 /// Pairs what has another name in the expert: behind a prefix, in the older spelling, as an alias.
@@ -311,7 +261,7 @@ fn left_over(models: Models, matching: &mut Matching) -> Vec<String> {
     let mut without = Vec::new();
     let mut left_out = IndexMap::new();
     for own in models.expert.names().filter(|own| !taken.contains(own)) {
-        let bare = matching.prefix.as_ref().map_or(own, |prefix| prefix.in_base(own));
+        let bare = without_prefix(matching, own);
         let integer = models.expert.get(own).is_some_and(|meta| kind(meta.dtype) == Kind::Integer);
         let of_other_tower = present.is_some_and(|present| tower(bare).is_some_and(|t| t != present));
         let rule = by_name(bare, integer).or(if base_aliases.contains(own) {
@@ -334,6 +284,14 @@ fn left_over(models: Models, matching: &mut Matching) -> Vec<String> {
     }
     matching.left_out = left_out;
     without
+}
+
+/// A name of the expert without what stands before all of them; seen without the base's prefix, heads are recognised all the same.
+fn without_prefix<'a>(matching: &Matching, own: &'a str) -> &'a str {
+    match &matching.prefix {
+        Some(Prefix::OfExpert(prefix)) => own.strip_prefix(prefix.as_str()).unwrap_or(own),
+        _ => own,
+    }
 }
 
 /// Whether a tensor of the expert is a second copy of an embedding that the base stores once: by the base's configuration,

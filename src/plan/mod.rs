@@ -24,7 +24,7 @@ pub use cost::Cost;
 pub use error::Error;
 pub use family::{Expert, Family};
 pub use layers::plan;
-pub use matching::{Matching, Prefix};
+pub use matching::Matching;
 pub use names::{is_of_expert, kind_of_layer};
 pub use roles::Role;
 pub use routed::{Experts, Routed};

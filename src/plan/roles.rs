@@ -88,9 +88,6 @@ const KNOWN_BLOCKS: [&str; 27] = [
     "gpt_neox",
 ];
 
-/// Models whose linear weights are stored as `d_in x d_out`.
-const TRANSPOSED: [&str; 2] = ["gpt2", "openai-gpt"];
-
 impl Architecture {
     /// By `model_type`, else by the names of the tensors. The second value says what could not be told.
     pub(super) fn of<'a>(
@@ -112,14 +109,6 @@ impl Architecture {
         let t5 = model_type.is_some_and(|t| ["t5", "mt5"].contains(&t));
         (Architecture::Blocks { part: t5.then_some("encoder") }, note)
     }
-}
-
-/// Whether a model stores its linear weights transposed: by its type, or by a fused q, k and v that is wider than high.
-pub(super) fn is_transposed(family: &Family) -> bool {
-    let by_type = family.settings.model_type().is_some_and(|t| TRANSPOSED.contains(&t));
-    let base = &family.base;
-    let fused = base.names().filter(|name| name.ends_with("attn.c_attn.weight"));
-    by_type || fused.filter_map(|name| base.get(name)?.matrix()).any(|(rows, columns)| columns == 3 * rows)
 }
 
 /// The rules of one recipe on one family.
@@ -306,11 +295,11 @@ fn gates(family: &Family) -> HashSet<&str> {
 }
 
 /// The tensors that no expert has, by the first expert's reason. A task vector that lacks a tensor leaves it as it is, which the
-/// sum of differences does too.
+/// sum of differences does too; so does an adapter.
 fn lacking_everywhere(family: &Family) -> IndexMap<&str, Rule> {
     let Some((first, rest)) = family.experts.split_first() else { return IndexMap::new() };
     let lacks = first.matching.lacks.iter().filter(|(name, rule)| {
-        **rule != Rule::NoDifference && rest.iter().all(|e| e.matching.lacks.contains_key(*name))
+        !rule.leaves_as_is() && rest.iter().all(|e| e.matching.lacks.contains_key(*name))
     });
     lacks.map(|(name, rule)| (name.as_str(), *rule)).collect()
 }

@@ -27,6 +27,8 @@ pub enum Rule {
     Integer,
     /// A task vector lacks the tensors that fine-tuning left alone.
     NoDifference,
+    /// An adapter leaves the tensors that it has no factors of alone.
+    NoFactors,
     /// A layer whose low-rank experts hold all that fine-tuning changed.
     Routed,
 }
@@ -46,8 +48,16 @@ impl Rule {
             Rule::Identical => "identical in all models",
             Rule::Integer => "not floating-point",
             Rule::NoDifference => "not in the task vector",
+            Rule::NoFactors => "not in the adapter",
             Rule::Routed => "a routed layer, which keeps the pretrained weight",
         }
+    }
+}
+
+impl Rule {
+    /// Whether a tensor that an expert lacks by this rule is there, as it is in the base.
+    pub fn leaves_as_is(self) -> bool {
+        matches!(self, Rule::NoDifference | Rule::NoFactors)
     }
 }
 

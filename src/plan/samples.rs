@@ -156,6 +156,9 @@ pub fn expert_source(recipe: &Recipe, t: usize) -> Result<ModelSource, data::Err
     match &recipe.models[t].source {
         Source::Checkpoint(path) => ModelSource::checkpoint(path),
         Source::Delta(path) => ModelSource::with_delta(&recipe.base_model, path),
+        Source::Adapter { model, adapter } => {
+            ModelSource::with_adapter(model.as_ref().unwrap_or(&recipe.base_model), adapter)
+        }
     }
 }
 

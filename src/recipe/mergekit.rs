@@ -10,7 +10,7 @@ pub(super) enum Foreign {
 }
 
 /// The keys, wherever they stand in a recipe.
-const KEYS: [(&str, Foreign); 26] = [
+const KEYS: [(&str, Foreign); 25] = [
     ("int8_mask", Foreign::Harmless("masks take no memory worth saving here")),
     ("rescale", Foreign::Harmless("only sparsifying methods rescale")),
     ("consensus_threshold", Foreign::Harmless("only consensus methods use it")),
@@ -58,18 +58,7 @@ const KEYS: [(&str, Foreign); 26] = [
     ("swapping", Foreign::Unsupported("it is not in this version")),
     ("layer_range", Foreign::Unsupported("layer ranges are not supported in this version")),
     ("filter", Foreign::Unsupported("values by layer name are not supported in this version")),
-    (
-        "lora",
-        Foreign::Unsupported(
-            "adapters are not supported in this version; merge the adapter into its model first",
-        ),
-    ),
-    (
-        "adapter",
-        Foreign::Unsupported(
-            "adapters are not supported in this version; merge the adapter into its model first",
-        ),
-    ),
+    ("adapter", Foreign::Unsupported("an adapter is given by `lora`, beside `model`")),
     (
         "revision",
         Foreign::Unsupported("models are read from local files; download the revision and give its path"),

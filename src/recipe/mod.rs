@@ -3,6 +3,7 @@
 //! Keys are mergekit's where mergekit has them. Every field is checked while it is read; an error names the recipe, the
 //! line and the path of the key.
 
+mod adapter;
 mod cursor;
 mod error;
 mod mergekit;
@@ -40,10 +41,45 @@ pub struct Recipe {
     pub seed: u64,
     /// Type of the merged weights; the base's, tensor by tensor, if `None`.
     pub out_dtype: Option<Dtype>,
+    /// What the output is, where it is an adapter.
+    pub adapter: Option<AdapterOut>,
     /// Keys of the models' configurations in which experts may differ from the base.
     pub allow_mismatch: Vec<String>,
     /// What a reader of the log should know about how the recipe was understood.
     pub notes: Vec<String>,
+}
+
+/// `out: lora`: the merged adapters as one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AdapterOut {
+    /// Directions of each weight.
+    pub rank: usize,
+    /// How it comes down to that rank.
+    pub compress: Compress,
+}
+
+/// How merged adapters come down to the rank of the output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Compress {
+    /// The best approximation of what the method makes of the adapters as they are.
+    #[default]
+    Truncate,
+    /// Compress-then-Merge: the adapters are brought into shared subspaces of that rank, and merged there.
+    Ctm,
+}
+
+impl Compress {
+    /// All of them, by the names that recipes use.
+    pub const NAMES: [(&'static str, Compress); 2] =
+        [("truncate", Compress::Truncate), ("ctm", Compress::Ctm)];
+
+    /// Its name in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Compress::Truncate => "truncate",
+            Compress::Ctm => "ctm",
+        }
+    }
 }
 
 /// An expert.
@@ -68,13 +104,20 @@ pub enum Source {
     Checkpoint(PathBuf),
     /// A task vector: what to add to the base.
     Delta(PathBuf),
+    /// A low-rank adapter.
+    Adapter {
+        /// The model it is added to; the base if `None`.
+        model: Option<PathBuf>,
+        /// The adapter.
+        adapter: PathBuf,
+    },
 }
 
 impl Source {
-    /// The path of either.
+    /// The path of what makes the expert differ from others.
     pub fn path(&self) -> &Path {
         match self {
-            Source::Checkpoint(path) | Source::Delta(path) => path,
+            Source::Checkpoint(path) | Source::Delta(path) | Source::Adapter { adapter: path, .. } => path,
         }
     }
 }

@@ -2,11 +2,12 @@
 
 use super::cursor::Cursor;
 use super::{Calibration, Error, Method, Model, Proxies, Source};
+use crate::adapter::Adapter;
 use crate::checkpoint::{hub_repository, names_adapter, weights_file};
 use std::path::Path;
 
 /// The keys of an expert.
-pub(super) const KEYS: [&str; 6] = ["model", "name", "calibration", "weight", "task", "parameters"];
+pub(super) const KEYS: [&str; 7] = ["model", "lora", "name", "calibration", "weight", "task", "parameters"];
 
 /// A sum of weights this far below the sum of their sizes is what rounding left of zero.
 const ROUNDING: f64 = 1e-9;
@@ -67,7 +68,11 @@ impl Models<'_> {
         }
         let map = c.map(&KEYS)?;
         self.notes.extend(map.ignored(&KEYS));
-        let source = self.source(&map.require("model", "the path of the expert")?)?;
+        let model = map.require("model", "the path of the expert")?;
+        let source = match map.get("lora") {
+            Some(lora) => self.with_adapter(&model, &lora)?,
+            None => self.source(&model)?,
+        };
         let weights = (map.get("weight"), map.get("parameters").map(|p| p.map(&["weight"])).transpose()?);
         let weight = match weights {
             (Some(_), Some(p)) if p.get("weight").is_some() => {
@@ -91,7 +96,7 @@ impl Models<'_> {
         })
     }
 
-    /// A path, `{delta: FILE}`, or `BASE+delta:FILE`.
+    /// A path, `{delta: FILE}`, `{model: PATH, lora: PATH}`, `BASE+delta:FILE` or `MODEL+ADAPTER`.
     fn source(&self, c: &Cursor) -> Result<Source, Error> {
         if c.is_map() {
             if let Some(path) = c.entry("path") {
@@ -100,7 +105,11 @@ impl Models<'_> {
                     path.text().unwrap_or("PATH")
                 )));
             }
-            let delta = c.map(&["delta"])?.require("delta", "the file of deltas")?;
+            let map = c.map(&["delta", "model", "lora"])?;
+            if let Some(model) = map.get("model") {
+                return self.with_adapter(&model, &map.require("lora", "the adapter of the model")?);
+            }
+            let delta = map.require("delta", "the file of deltas")?;
             return Ok(Source::Delta(self.folder.join(delta.text()?)));
         }
         let text = c.text()?;
@@ -116,13 +125,46 @@ impl Models<'_> {
     fn checkpoint(&self, c: &Cursor, text: &str) -> Result<Source, Error> {
         let path = self.folder.join(text);
         check_expanded(c, text, &path)?;
-        if text.contains('+') && !path.exists() {
-            return Err(c.error(
-                "no such path; `model+adapter` (LoRA adapters) is not supported in this version: merge the adapter \
-                 into its model first",
-            ));
+        if path.exists() || !text.contains('+') {
+            return Ok(match Adapter::is_one(&path) {
+                true => Source::Adapter { model: None, adapter: path },
+                false => Source::Checkpoint(path),
+            });
         }
-        Ok(Source::Checkpoint(path))
+        let halves = || text.match_indices('+').map(|(plus, _)| (&text[..plus], &text[plus + 1..]));
+        match halves().find(|(model, _)| self.folder.join(model).exists()) {
+            Some((model, adapter)) => self.adapter_of(c, model, adapter),
+            None => Err(c.error(format!(
+                "no such path; in `MODEL+ADAPTER` there is no model `{}`",
+                halves().next().map_or(text, |(model, _)| model)
+            ))),
+        }
+    }
+
+    /// A model and an adapter, each a path or `{path: PATH}`.
+    fn with_adapter(&self, model: &Cursor, adapter: &Cursor) -> Result<Source, Error> {
+        let path = |c: &Cursor| match c.is_map() {
+            true => c
+                .map(&["path"])?
+                .require("path", "where it lies")
+                .and_then(|path| path.text().map(str::to_owned)),
+            false => c.text().map(str::to_owned),
+        };
+        self.adapter_of(adapter, &path(model)?, &path(adapter)?)
+    }
+
+    fn adapter_of(&self, c: &Cursor, model: &str, adapter: &str) -> Result<Source, Error> {
+        let (model, path) = (self.folder.join(model), self.folder.join(adapter));
+        check_expanded(c, adapter, &path)?;
+        if !Adapter::is_one(&path) {
+            let what = if path.exists() { "is no adapter" } else { "does not exist" };
+            return Err(c.error(format!(
+                "{} {what}: a folder with adapter_config.json and adapter_model.safetensors is expected",
+                path.display()
+            )));
+        }
+        let model = (!self.is_base(&model)).then_some(model);
+        Ok(Source::Adapter { model, adapter: path })
     }
 
     fn calibration(&self, c: &Cursor) -> Result<Calibration, Error> {

@@ -3,14 +3,25 @@
 use super::cursor::{Cursor, Mapping};
 use super::models::{self, Models};
 use super::yaml::Node;
-use super::{Error, METHODS, Overrides, Recipe, mergekit, parameters};
+use super::{Error, METHODS, Overrides, Recipe, adapter, mergekit, parameters};
 use crate::backend::Dtype;
 use crate::linalg::Accuracy;
 use serde_saphyr::NonFiniteFloatPolicy;
 use std::path::{Path, PathBuf};
 
-const TOP: [&str; 8] =
-    ["merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "accuracy", "seed"];
+const TOP: [&str; 11] = [
+    "merge_method",
+    "base_model",
+    "models",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "accuracy",
+    "seed",
+    "out",
+    "rank",
+    "compress",
+];
 
 pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
     // NaN is refused where a number is read, which can name the key.
@@ -43,7 +54,13 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
     };
     let accuracy = either("accuracy")?.map(|c| accuracy(&c)).transpose()?;
     let seed = either("seed")?.map(|c| c.unsigned()).transpose()?;
+    let adapter = adapter::out(&top, &method, &models)?;
+    let out_dtype = out_dtype(&top, &mut notes)?;
+    if adapter.is_some() && out_dtype.is_some_and(|dtype| dtype != Dtype::F32) {
+        notes.push("an adapter is written in float32, whatever `out_dtype` says of weights".to_owned());
+    }
     Ok(Recipe {
+        adapter,
         path: path.to_path_buf(),
         text: text.to_owned(),
         method,
@@ -51,7 +68,7 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
         models,
         accuracy: overrides.accuracy.or(accuracy).unwrap_or_default(),
         seed: overrides.seed.or(seed).unwrap_or(0),
-        out_dtype: out_dtype(&top, &mut notes)?,
+        out_dtype,
         allow_mismatch: overrides.allow_mismatch.clone(),
         notes,
     })

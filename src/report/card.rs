@@ -93,7 +93,7 @@ fn experts(report: &Report) -> String {
 }
 
 /// Text of others on one line, in a cell of a table or not.
-fn line(text: &str) -> String {
+pub(super) fn line(text: &str) -> String {
     let visible = |c: char| if c.is_control() { ' ' } else { c };
     text.chars().map(visible).collect::<String>().replace('|', "\\|")
 }

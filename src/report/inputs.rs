@@ -1,5 +1,6 @@
 //! What a merge was made of.
 
+use crate::adapter::Adapter;
 use crate::checkpoint::{self, Checkpoint, hub_repository, settings};
 use serde::Serialize;
 use serde_json::Value;
@@ -10,7 +11,7 @@ use std::path::Path;
 pub struct Input {
     /// How reports call it.
     pub name: String,
-    /// `base`, `expert` or `task vector`.
+    /// `base`, `expert`, `task vector`, `adapter`, or `model of an adapter`.
     pub role: &'static str,
     /// Its name in the Hugging Face hub, if it came from there.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,6 +65,16 @@ impl Input {
             weight,
             files,
         })
+    }
+}
+
+impl Input {
+    /// What can be told of an adapter.
+    pub fn of_adapter(adapter: &Adapter) -> Result<Input, checkpoint::Error> {
+        let path = std::path::absolute(adapter.path()).unwrap_or_else(|_| adapter.path().to_path_buf());
+        let given = adapter.path().display().to_string();
+        let (hub, path) = (hub_repository(&path).map(|(_, name)| name), path.display().to_string());
+        Ok(Input { hub, path, given, ..Input::of(adapter.file(), "adapter", None)? })
     }
 }
 

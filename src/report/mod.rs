@@ -1,6 +1,7 @@
 //! What a run did, or would do: as JSON, as a model card, as a table.
 
 mod card;
+mod extracted;
 #[cfg(feature = "cli")]
 mod grid;
 mod inputs;
@@ -10,6 +11,7 @@ mod profile;
 mod table;
 
 pub use card::model_card;
+pub use extracted::{Extracted, ExtractedLayer};
 #[cfg(feature = "cli")]
 pub use grid::{Column, Grid, WIDTH, wrapped};
 pub use inputs::{Input, InputFile, library};
@@ -86,6 +88,9 @@ pub struct Report {
     /// Every layer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<LayerReport>,
+    /// The adapter that was written, where the output is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub adapter: Option<AdapterReport>,
     /// The low-rank experts of ESM++.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub experts: Option<ExpertsReport>,
@@ -170,6 +175,7 @@ impl Default for Report {
             products: Vec::new(),
             groups: Vec::new(),
             layers: Vec::new(),
+            adapter: None,
             experts: None,
             account: None,
             rounding: IndexMap::new(),
@@ -256,6 +262,17 @@ pub struct RoutedReport {
     pub prototypes: String,
     /// Share of the energy of `X_t R_t^T` that each task's expert restores on the proxies.
     pub energy_restored: IndexMap<String, f64>,
+}
+
+/// Adapters merged into one.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct AdapterReport {
+    /// Its rank.
+    pub rank: usize,
+    /// How it came down to that.
+    pub compress: &'static str,
+    /// Over layers: the share of what the method made, in squares of norms, that the rank holds.
+    pub energy_retention: Range,
 }
 
 /// Layers of one kind.

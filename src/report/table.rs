@@ -37,7 +37,14 @@ pub fn table(report: &Report, width: usize) -> String {
         ]);
     }
     let mut text = grid.render(width);
-    let experts = report.experts.iter().map(experts_line);
+    let adapter = report.adapter.iter().map(|adapter| {
+        let kept = percent(&adapter.energy_retention);
+        format!(
+            "one adapter of rank {}, which holds {kept} of what the method made of these layers",
+            adapter.rank
+        )
+    });
+    let experts = adapter.chain(report.experts.iter().map(experts_line));
     let account =
         report.account.iter().flat_map(|a| a.to_string().lines().map(str::to_owned).collect::<Vec<_>>());
     let lines: Vec<String> = experts.chain(account).map(|line| wrapped(&line, width)).collect();

@@ -14,6 +14,7 @@ use std::process::{Command, Output};
 use tempfile::TempDir;
 
 /// Numbers between -1 and 1 that look random and are the same everywhere.
+#[derive(Clone)]
 pub struct Numbers(u64);
 
 impl Numbers {

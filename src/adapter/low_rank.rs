@@ -1,0 +1,194 @@
+//! One pair of factors, and the difference they make.
+
+use super::{Factor, Linear};
+use crate::backend::{self, Backend, Op, Shape, Tensor};
+use crate::checkpoint::{Checkpoint, Error, Extent, widen};
+use std::ops::Range;
+
+/// How `B A` (`d_out x d_in`) lies in a tensor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Layout {
+    /// As it is: the weight of a linear layer, or of a convolution with its kernel flattened.
+    Plain,
+    /// Transposed, `d_in x d_out`: embeddings, and the `Conv1D` of GPT-2.
+    Transposed,
+}
+
+/// The part of a module's products that a tensor holds, where a file keeps apart what the module has as one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Window {
+    /// One expert, and of how many; all, one below the other, if `None`.
+    pub expert: Option<(usize, usize)>,
+    /// The first row, and how many; all if `None`.
+    pub rows: Option<(usize, usize)>,
+}
+
+/// `s B A` in a tensor.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct LowRank {
+    /// Key of `A`, `r x d_in`; of several experts one below the other.
+    pub a: String,
+    /// Key of `B`, `d_out x r`; of several experts column by column, those of one rank side by side.
+    pub b: String,
+    /// `r`, of each expert.
+    pub rank: usize,
+    /// Rows of `B`.
+    pub d_out: usize,
+    /// Columns of `A`.
+    pub d_in: usize,
+    /// `s`
+    pub scale: f64,
+    pub layout: Layout,
+    /// Pairs of factors, one an expert of a mixture; else 1.
+    pub experts: usize,
+    /// Which of the products the tensor holds.
+    pub window: Window,
+    /// A tensor with one number that scales them, already in `scale`.
+    pub alpha: Option<String>,
+}
+
+impl LowRank {
+    /// The keys it comes from.
+    pub fn keys(&self) -> impl Iterator<Item = &str> {
+        [Some(&self.a), Some(&self.b), self.alpha.as_ref()].into_iter().flatten().map(String::as_str)
+    }
+
+    /// Rows and columns of `B A` as it lies in the tensor.
+    fn product_shape(&self) -> (usize, usize) {
+        match self.layout {
+            Layout::Plain => (self.d_out, self.d_in),
+            Layout::Transposed => (self.d_in, self.d_out),
+        }
+    }
+
+    /// The first of those rows that the tensor holds, and how many.
+    fn held(&self) -> (usize, usize) {
+        self.window.rows.unwrap_or((0, self.product_shape().0))
+    }
+
+    /// The rows of the tensor, over all its matrices, that the flat `range` of its values touches.
+    fn rows(&self, range: &Range<usize>) -> Range<usize> {
+        let (_, columns) = self.product_shape();
+        range.start / columns..range.end.div_ceil(columns)
+    }
+
+    /// The rows of `B` that are read for some rows of the tensor: those alone where each of its rows is one of `B`.
+    fn rows_of_b(&self, rows: &Range<usize>) -> Range<usize> {
+        match (self.layout, self.experts) {
+            (Layout::Plain, 1) => self.held().0 + rows.start..self.held().0 + rows.end,
+            _ => 0..self.d_out,
+        }
+    }
+
+    /// Whether the tensor is the weight of a linear layer.
+    pub fn is_linear(&self) -> bool {
+        self.layout == Layout::Plain && self.experts == 1 && self.window == Window::default()
+    }
+
+    /// All of both factors, of a linear layer.
+    pub fn linear(&self, file: &Checkpoint) -> Result<Linear, Error> {
+        let [a, b] = self.extents(file, &(0..self.d_out * self.d_in))?;
+        Ok(Linear { a, b, rank: self.rank, scale: self.scale })
+    }
+
+    /// What is read for the values `range` of the tensor: of `A`, and of `B`.
+    pub fn extents(&self, file: &Checkpoint, range: &Range<usize>) -> Result<[Extent; 2], Error> {
+        let (r, rows) = (self.rank * self.experts, self.rows_of_b(&self.rows(range)));
+        Ok([file.values(&self.a, 0..r * self.d_in)?, file.values(&self.b, rows.start * r..rows.end * r)?])
+    }
+
+    /// The values `range` of `s B A` in the tensor, as one row.
+    pub fn difference<B: Backend>(
+        &self,
+        backend: &B,
+        range: &Range<usize>,
+        factors: [Factor; 2],
+    ) -> backend::Result<B::Tensor> {
+        let (rows, (_, columns)) = (self.rows(range), self.product_shape());
+        let product = match self.experts {
+            1 => self.product(backend, rows.clone(), factors)?,
+            _ => self.products(backend, rows.clone(), factors)?,
+        };
+        let (first, len) = (range.start - rows.start * columns, rows.len() * columns);
+        let flat = product.reshape(Shape::matrix(1, len))?;
+        if (first, range.len()) == (0, len) {
+            return Ok(flat);
+        }
+        backend.slice(&flat, 0..1, 0..1, first..first + range.len())
+    }
+
+    /// Some rows of a tensor with one product.
+    fn product<B: Backend>(
+        &self,
+        backend: &B,
+        rows: Range<usize>,
+        [a, b]: [Factor; 2],
+    ) -> backend::Result<B::Tensor> {
+        let a = backend.unpack(Shape::matrix(self.rank, self.d_in), a.0, a.1)?;
+        let b = backend.unpack(Shape::matrix(self.rows_of_b(&rows).len(), self.rank), b.0, b.1)?;
+        let first = self.held().0;
+        self.rows_of_product(backend, first + rows.start..first + rows.end, a, b)
+    }
+
+    /// Some rows of a tensor with the products of a mixture. `A` holds those of the experts one below the other; column `j E + e` of
+    /// `B` is column `j` of expert `e`'s.
+    fn products<B: Backend>(
+        &self,
+        backend: &B,
+        rows: Range<usize>,
+        [a, b]: [Factor; 2],
+    ) -> backend::Result<B::Tensor> {
+        let ((first, height), (_, columns)) = (self.held(), self.product_shape());
+        let (a, b) = (widen(a.0, a.1), widen(b.0, b.1));
+        let (r, d_out, d_in, experts) = (self.rank, self.d_out, self.d_in, self.experts);
+        let mut all = backend.zeros(Shape::matrix(rows.len(), columns))?;
+        for place in rows.start / height..rows.end.div_ceil(height) {
+            let e = self.window.expert.map_or(place, |(e, _)| e);
+            let column = |i: usize| (0..r).map(move |j| (i * r + j) * experts + e);
+            let own_b: Vec<f32> = (0..d_out).flat_map(column).map(|k| b[k]).collect();
+            let own_a = backend.upload(Shape::matrix(r, d_in), &a[e * r * d_in..(e + 1) * r * d_in])?;
+            let own_b = backend.upload(Shape::matrix(d_out, r), &own_b)?;
+            let own = (place * height).max(rows.start)..((place + 1) * height).min(rows.end);
+            let of_product = first + own.start - place * height..first + own.end - place * height;
+            let own_b = match self.layout {
+                Layout::Plain => backend.slice(&own_b, 0..1, of_product.clone(), 0..r)?,
+                Layout::Transposed => own_b,
+            };
+            let part = self.rows_of_product(backend, of_product, own_a, own_b)?;
+            let extent = [1, own.len(), columns];
+            backend.copy_block(&part, [0, 0, 0], &mut all, [0, own.start - rows.start, 0], extent)?;
+        }
+        Ok(all)
+    }
+
+    /// Some rows of `s B A`, of which `b` has no others, or of `s A^T B^T`.
+    fn rows_of_product<B: Backend>(
+        &self,
+        backend: &B,
+        rows: Range<usize>,
+        a: B::Tensor,
+        b: B::Tensor,
+    ) -> backend::Result<B::Tensor> {
+        match self.layout {
+            Layout::Plain => self.scaled(backend, (&b, Op::None), (&a, Op::None)),
+            Layout::Transposed => {
+                let whole = rows == (0..self.d_in);
+                let a = if whole { a } else { backend.slice(&a, 0..1, 0..self.rank, rows)? };
+                self.scaled(backend, (&a, Op::Transpose), (&b, Op::Transpose))
+            }
+        }
+    }
+
+    /// `s op(left) op(right)`
+    fn scaled<B: Backend>(
+        &self,
+        backend: &B,
+        (left, op_left): (&B::Tensor, Op),
+        (right, op_right): (&B::Tensor, Op),
+    ) -> backend::Result<B::Tensor> {
+        let (rows, columns) = (op_left.apply(left.shape()).0, op_right.apply(right.shape()).1);
+        let mut product = backend.zeros(Shape::matrix(rows, columns))?;
+        backend.gemm(self.scale as f32, left, op_left, right, op_right, 0.0, &mut product)?;
+        Ok(product)
+    }
+}

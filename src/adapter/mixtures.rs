@@ -1,0 +1,76 @@
+//! Mixtures of experts whose files keep a matrix an expert, and whose modules keep those of all experts as one parameter.
+
+use super::low_rank::Window;
+use crate::checkpoint::Checkpoint;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+/// The matrices of an expert in files: the way in, its gate first, and the way out.
+struct Spelling {
+    gate: &'static str,
+    up: &'static str,
+    down: &'static str,
+}
+
+const SPELLINGS: [Spelling; 2] = [
+    Spelling { gate: "gate_proj", up: "up_proj", down: "down_proj" },
+    Spelling { gate: "w1", up: "w3", down: "w2" },
+];
+
+/// What files call the module that holds gate and experts, and what it is called in a model.
+const RENAMED: [(&str, &str); 1] = [(".block_sparse_moe", ".mlp")];
+
+/// The experts of one layer.
+#[derive(Clone, Debug)]
+pub(super) struct Mixture {
+    /// What stands before an expert's number.
+    path: String,
+    experts: usize,
+    spelling: usize,
+    /// Rows of a gate, and of an `up`.
+    rows: [usize; 2],
+}
+
+impl Mixture {
+    /// What its module has as one: the parameter, and the tensors that hold it, each with its part.
+    pub fn parameters(&self) -> Vec<(&'static str, Vec<(String, Window)>)> {
+        let Spelling { gate, up, down } = SPELLINGS[self.spelling];
+        let [of_gate, of_up] = self.rows;
+        let tensor = |e: usize, name: &str, rows: Option<(usize, usize)>| {
+            (format!("{}.{e}.{name}.weight", self.path), Window { expert: Some((e, self.experts)), rows })
+        };
+        let halves = |e: usize| [tensor(e, gate, Some((0, of_gate))), tensor(e, up, Some((of_gate, of_up)))];
+        vec![
+            ("gate_up_proj", (0..self.experts).flat_map(halves).collect()),
+            ("down_proj", (0..self.experts).map(|e| tensor(e, down, None)).collect()),
+        ]
+    }
+}
+
+/// The mixtures of a model that keeps its experts apart, by what their modules are called.
+pub(super) fn mixtures(base: &Checkpoint) -> HashMap<String, Mixture> {
+    let mut found: BTreeMap<&str, BTreeSet<usize>> = BTreeMap::new();
+    for tensor in base.names() {
+        let Some((path, rest)) = tensor.split_once(".experts.") else { continue };
+        let Some(e) = rest.split_once('.').and_then(|(number, _)| number.parse::<usize>().ok()) else {
+            continue;
+        };
+        found.entry(path).or_default().insert(e);
+    }
+    let mixture = |(holder, numbers): (&str, BTreeSet<usize>)| {
+        let experts = numbers.len();
+        if !numbers.into_iter().eq(0..experts) {
+            return None;
+        }
+        let path = format!("{holder}.experts");
+        let rows = |name: &str| base.get(&format!("{path}.0.{name}.weight"))?.matrix().map(|(rows, _)| rows);
+        let spelled = SPELLINGS.iter().enumerate();
+        let (spelling, rows) = spelled
+            .filter_map(|(i, spelling)| Some((i, [rows(spelling.gate)?, rows(spelling.up)?])))
+            .next()?;
+        let renamed =
+            RENAMED.iter().find_map(|(from, to)| Some(format!("{}{to}.experts", holder.strip_suffix(from)?)));
+        let mixture = Mixture { path: path.clone(), experts, spelling, rows };
+        Some([Some((path, mixture.clone())), renamed.map(|module| (module, mixture))])
+    };
+    found.into_iter().filter_map(mixture).flatten().flatten().collect()
+}

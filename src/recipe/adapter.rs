@@ -1,0 +1,54 @@
+//! `out: lora`: adapters merged into one.
+
+use super::cursor::Mapping;
+use super::{AdapterOut, Alpha, Calibration, Compress, Error, Method, Model, Source};
+use crate::method::{Fusion, TaskNorm};
+
+/// Reads `out`, `rank` and `compress`; none where the output is a model.
+pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Option<AdapterOut>, Error> {
+    let is_adapter = top.get("out").map(|c| c.choice(&[("lora", true), ("model", false)])).transpose()?;
+    if is_adapter != Some(true) {
+        return match ["rank", "compress"].into_iter().find_map(|key| top.get(key)) {
+            Some(c) => Err(c.error(
+                "this is said of an adapter: write `out: lora` too (ESM's rank is `parameters.rank`)",
+            )),
+            None => Ok(None),
+        };
+    }
+    let out = top.require("out", "what to write")?;
+    let rank = top.require("rank", "the rank of the adapter, such as 16")?;
+    let directions = rank.unsigned()?;
+    let Some(directions) = usize::try_from(directions).ok().filter(|&r| r > 0) else {
+        return Err(rank.error("a whole number from 1 is expected: the rank of the adapter"));
+    };
+    if let Some(model) = models.iter().find(|m| !matches!(m.source, Source::Adapter { model: None, .. })) {
+        return Err(out.error(format!(
+            "`out: lora` merges adapters of the base_model, and `{}` is none; make one of it with `esmerge extract`",
+            model.name
+        )));
+    }
+    if let Some(model) = models.iter().find(|m| matches!(m.calibration, Calibration::Data(_))) {
+        return Err(out.error(format!(
+            "`out: lora` takes calibration from files; write one for `{}` with `esmerge capture MODEL+{} --data ... -o FILE`",
+            model.name,
+            model.source.path().display()
+        )));
+    }
+    let refuse = |what: &str| Err(out.error(format!("`out: lora` does not go with {what}")));
+    match method {
+        _ if method.experts().is_some() => return refuse("esm++, which writes adapters beside a model"),
+        _ if matches!(method.alpha(), Alpha::Search { .. }) => {
+            return refuse("a search of alpha; give a number");
+        }
+        Method::Esm(esm) if esm.options.fusion == Fusion::Qr => return refuse("`fusion: qr`"),
+        Method::Esm(esm) if esm.options.inter_task_norm == TaskNorm::CodePadded => {
+            return refuse("`inter_task_norm: code_padded`");
+        }
+        Method::Linear { normalize: false, .. } => {
+            return refuse("a `linear` without `normalize`, which scales the base too; use task_arithmetic");
+        }
+        _ => {}
+    }
+    let compress = top.get("compress").map(|c| c.choice(&Compress::NAMES)).transpose()?.unwrap_or_default();
+    Ok(Some(AdapterOut { rank: directions, compress }))
+}
