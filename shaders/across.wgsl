@@ -51,6 +51,20 @@ fn weigh(place: Place) {
     out[params.out_offset + i] = sum;
 }
 
+// 1 where sum_t v_t x_t > 0.
+@compute @workgroup_size(WORKGROUP)
+fn positive(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    var votes = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        votes += factor(t) * value(i, t);
+    }
+    out[params.out_offset + i] = select(0.0, 1.0, votes > 0.0);
+}
+
 // The sign of sum_t v_t x_t is elected, + where it is 0; sum_t w_t x_t over the tasks whose v_t x_t has it.
 @compute @workgroup_size(WORKGROUP)
 fn elect(place: Place) {

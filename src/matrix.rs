@@ -202,6 +202,8 @@ pub enum Divide {
 pub enum Across<'a> {
     /// `sum_t w_t x_t`
     Weigh(&'a [f32]),
+    /// 1 where `sum_t v_t x_t > 0`, else 0.
+    Positive(&'a [f32]),
     /// `sum_t w_t x_t` over the tasks whose `v_t x_t` has the sign of `sum_t v_t x_t`, + where that is 0; the first T factors
     /// are the votes `v`, the others the weights `w`.
     Elect {
@@ -244,6 +246,7 @@ impl Across<'_> {
     pub fn factors(&self) -> &[f32] {
         match self {
             Across::Weigh(factors)
+            | Across::Positive(factors)
             | Across::Elect { factors, .. }
             | Across::Share { factors, .. }
             | Across::Agree { factors, .. } => factors,
@@ -254,7 +257,7 @@ impl Across<'_> {
     /// How many factors it needs of so many tasks.
     pub(crate) fn needs(&self, tasks: usize) -> usize {
         match self {
-            Across::Weigh(_) | Across::Share { .. } | Across::Agree { .. } => tasks,
+            Across::Weigh(_) | Across::Positive(_) | Across::Share { .. } | Across::Agree { .. } => tasks,
             Across::Elect { .. } => 2 * tasks,
             Across::Having { .. } | Across::Variance | Across::Approach(_) => 0,
         }

@@ -43,7 +43,7 @@ pub trait Tensor {
 #[allow(async_fn_in_trait)] // futures are driven on the calling thread; nothing here needs them to be `Send`
 pub trait Backend {
     /// Device memory of one batched matrix.
-    type Tensor: Tensor;
+    type Tensor: Tensor + 'static;
 
     /// The device's name and driver, for reports.
     fn name(&self) -> String;

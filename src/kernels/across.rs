@@ -30,6 +30,7 @@ pub fn across(
     let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
     let (entry, divide, number, least) = match *rule {
         Across::Weigh(_) => ("weigh", 0, 0.0, 0),
+        Across::Positive(_) => ("positive", 0, 0.0, 0),
         Across::Elect { divide, .. } => {
             let divide = match divide {
                 Divide::Never => 0,

@@ -8,12 +8,7 @@ use super::{Recorder, Result, View};
 ///
 /// # Errors
 /// If the shapes do not fit, or a view has gaps or does not fit its buffer or the device's bindings.
-pub fn row_ranks(
-    recorder: &mut Recorder<'_>,
-    x: &View<'_>,
-    order: &View<'_>,
-    out: &View<'_>,
-) -> Result<()> {
+pub fn row_ranks(recorder: &mut Recorder<'_>, x: &View<'_>, order: &View<'_>, out: &View<'_>) -> Result<()> {
     const NAME: &str = "row_ranks";
     let packed = [x, order, out].iter().all(|view| view.is_packed());
     let fits = out.shape == x.shape && order.shape.len() >= 2 * x.shape.len();

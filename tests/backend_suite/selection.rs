@@ -5,7 +5,8 @@ use crate::{U, assert_near};
 use esmerge::backend::{Across, Backend, Chance, CountBy, Cut, Divide, Error, Shape, cpu::Cpu};
 
 /// Rows around the workgroup of the kernels, and one that small bindings cannot hold with its twins.
-const SHAPES: [(u64, usize, usize); 6] = [(1, 1, 1), (3, 17, 33), (2, 1, 257), (2, 5, 1000), (1, 127, 300), (3, 1, 30_000)];
+const SHAPES: [(u64, usize, usize); 6] =
+    [(1, 1, 1), (3, 17, 33), (2, 1, 257), (2, 5, 1000), (1, 127, 300), (3, 1, 30_000)];
 
 fn batch(count: u64, rows: usize, cols: usize, seed: u64) -> Vec<Matrix> {
     (0..count).map(|i| Matrix::random(rows, cols, seed + i)).collect()
@@ -198,6 +199,7 @@ claims! {
                 let epsilon = 0.3f32;
                 let rules = [
                     Across::Weigh(&votes),
+                    Across::Positive(&votes),
                     Across::Elect { factors: &factors, divide: Divide::Never },
                     Across::Elect { factors: &factors, divide: Divide::UnlessZero },
                     Across::Elect { factors: &factors, divide: Divide::BySome },
@@ -298,6 +300,13 @@ fn combined(own: &[f64], rule: Across<'_>) -> Option<f64> {
     let near = |a: f64, b: f64| (a - b).abs() < 1e-6 && a != b;
     Some(match rule {
         Across::Weigh(w) => own.iter().zip(w).map(|(x, &w)| x * f64::from(w)).sum(),
+        Across::Positive(votes) => {
+            let sum: f64 = own.iter().zip(votes).map(|(x, &v)| x * f64::from(v)).sum();
+            if sum.abs() < 1e-6 && sum != 0.0 || sum == 0.0 && own.iter().any(|x| *x != 0.0) {
+                return None;
+            }
+            f64::from(u8::from(sum > 0.0))
+        }
         Across::Elect { factors, divide } => {
             let (votes, weights) = factors.split_at(own.len());
             let sum: f64 = own.iter().zip(votes).map(|(x, &v)| x * f64::from(v)).sum();

@@ -3,9 +3,9 @@
 use crate::case::{Case, Run};
 use crate::compare::Actual;
 use crate::esm::wide;
-use esmerge::backend::{Backend, Result, Shape, Tensor};
+use esmerge::backend::{Backend, Result, Tensor};
 use esmerge::linalg::{Accuracy, NULL_SINGULAR_VALUE, polar, singular_values};
-use esmerge::method::{Solver, arithmetic, assembly, tsv};
+use esmerge::method::{Solver, assembly, tsv};
 
 pub async fn polar_units<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
     let mut actual = Actual::new();
@@ -32,32 +32,6 @@ pub async fn tsv_m<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Ac
         let delta =
             tsv::tsv_m(backend, &case.deltas(backend, weight)?, case.tasks, mean_sigma, solver).await?.deltas;
         insert(backend, case, run, weight, delta, &mut actual).await?;
-    }
-    Ok(actual)
-}
-
-pub async fn arithmetic<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
-    let number = |v: &serde_json::Value| v.as_f64().expect("a number");
-    let given = run.options.get("coeffs").and_then(|v| v.as_array());
-    let weights: Vec<f64> = given.map_or(vec![1.0; case.tasks], |c| c.iter().map(number).collect());
-    let coefficients = match run.method.as_str() {
-        "weight_average" => arithmetic::average_coefficients(&weights).expect("weights do not sum to zero"),
-        _ => arithmetic::task_arithmetic_coefficients(&weights, run.options.get("lam").map_or(1.0, number)),
-    };
-    let mut actual = Actual::new();
-    for weight in case.tensors.keys() {
-        let deltas = case.deltas(backend, weight)?;
-        let Shape { rows, cols, .. } = deltas.shape();
-        let mut sum = backend.zeros(Shape::matrix(rows, cols))?;
-        for (t, &c) in coefficients.iter().enumerate() {
-            arithmetic::accumulate(
-                backend,
-                &mut sum,
-                c,
-                &backend.slice(&deltas, t..t + 1, 0..rows, 0..cols)?,
-            )?;
-        }
-        insert(backend, case, run, weight, sum, &mut actual).await?;
     }
     Ok(actual)
 }

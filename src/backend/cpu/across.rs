@@ -23,6 +23,10 @@ pub fn across(x: &CpuTensor, rule: Across<'_>) -> CpuTensor {
 fn combine(tasks: &[&[f32]], rule: Across<'_>, out: &mut [f32]) {
     match rule {
         Across::Weigh(weights) => weigh(tasks, weights, out),
+        Across::Positive(votes) => {
+            weigh(tasks, votes, out);
+            out.iter_mut().for_each(|sum| *sum = f32::from(u8::from(*sum > 0.0)));
+        }
         Across::Elect { factors, divide } => elect(tasks, factors, divide, out),
         Across::Share { epsilon, factors } => each(tasks, out, |own| {
             let those = || own.iter().zip(factors).filter(|(x, _)| x.abs() > epsilon);

@@ -18,7 +18,10 @@ mod reduce;
 mod selection;
 mod triangle;
 
-use super::{Across, Backend, Chance, CountBy, Cut, Divide, Dtype, Error, MagnitudeSum, Op, Polarity, Result, Shape, Tensor};
+use super::{
+    Across, Backend, Chance, CountBy, Cut, Divide, Dtype, Error, MagnitudeSum, Op, Polarity, Result, Shape,
+    Tensor,
+};
 
 /// The CPU as a [`Backend`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -293,7 +296,8 @@ impl Backend for Cpu {
     }
 
     fn trim(&self, x: &mut CpuTensor, by: Option<&CpuTensor>, cuts: &[(Cut, Cut)]) -> Result<()> {
-        let fits = cuts.len() == x.shape.batch && by.is_none_or(|by| by.shape == Shape { batch: 1, ..x.shape });
+        let fits =
+            cuts.len() == x.shape.batch && by.is_none_or(|by| by.shape == Shape { batch: 1, ..x.shape });
         require(fits, "trim", &[x.shape])?;
         selection::trim(x, by, cuts);
         Ok(())

@@ -29,7 +29,10 @@ fn histogram_of(x: &[f32], by: CountBy) -> Vec<u32> {
             }),
             CountBy::Places { magnitude: wanted, shift } => {
                 let first = piece * COUNTED_BY_A_THREAD;
-                (first..).zip(x).filter(|(_, x)| magnitude(**x) == wanted).for_each(|(i, _)| counts[i >> shift] += 1);
+                (first..)
+                    .zip(x)
+                    .filter(|(_, x)| magnitude(**x) == wanted)
+                    .for_each(|(i, _)| counts[i >> shift] += 1);
             }
         }
         counts
@@ -38,7 +41,11 @@ fn histogram_of(x: &[f32], by: CountBy) -> Vec<u32> {
         sum.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         sum
     };
-    x.par_chunks(COUNTED_BY_A_THREAD).enumerate().map(of_piece).reduce_with(add).unwrap_or_else(|| vec![0; counts])
+    x.par_chunks(COUNTED_BY_A_THREAD)
+        .enumerate()
+        .map(of_piece)
+        .reduce_with(add)
+        .unwrap_or_else(|| vec![0; counts])
 }
 
 pub fn magnitude_sums(x: &CpuTensor) -> Vec<MagnitudeSum> {
@@ -52,7 +59,11 @@ pub fn magnitude_sums(x: &CpuTensor) -> Vec<MagnitudeSum> {
         sum
     };
     let of_member = |b| {
-        x.matrix(b).par_chunks(ELEMENTS_PER_TASK).map(of_piece).reduce_with(add).unwrap_or_else(MagnitudeSum::zero)
+        x.matrix(b)
+            .par_chunks(ELEMENTS_PER_TASK)
+            .map(of_piece)
+            .reduce_with(add)
+            .unwrap_or_else(MagnitudeSum::zero)
     };
     (0..x.shape.batch).map(of_member).collect()
 }

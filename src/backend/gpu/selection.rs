@@ -112,9 +112,11 @@ impl Gpu {
                 None => self.for_each_piece(b, [x], usize::MAX, |recorder, [x], at| {
                     kernels::drop_out(recorder, &x, None, first + at, chance)
                 })?,
-                Some(ranks) => self.for_each_piece(b, [x, ranks], usize::MAX, |recorder, [x, ranks], at| {
-                    kernels::drop_out(recorder, &x, Some((&ranks, cols)), first + at, chance)
-                })?,
+                Some(ranks) => {
+                    self.for_each_piece(b, [x, ranks], usize::MAX, |recorder, [x, ranks], at| {
+                        kernels::drop_out(recorder, &x, Some((&ranks, cols)), first + at, chance)
+                    })?
+                }
             }
         }
         Ok(())
@@ -160,12 +162,21 @@ impl Gpu {
         let (shape, factors) = (x.shape(), rule.factors());
         require(shape.batch > 0 && factors.len() == rule.needs(shape.batch), "across", &[shape])?;
         let out = self.allocate("a sum over tasks", Shape { batch: 1, ..shape })?;
-        let given = self.upload(Shape::matrix(1, factors.len().max(1)), if factors.is_empty() { &[0.0] } else { factors })?;
-        let (from, to, bindings) = (View::packed(x.buffer(), Shape::new(shape.batch, 1, shape.matrix_len())), flat(&out), self.bindings());
+        let given = self.upload(
+            Shape::matrix(1, factors.len().max(1)),
+            if factors.is_empty() { &[0.0] } else { factors },
+        )?;
+        let (from, to, bindings) = (
+            View::packed(x.buffer(), Shape::new(shape.batch, 1, shape.matrix_len())),
+            flat(&out),
+            self.bindings(),
+        );
         let flops = 4 * shape.len() as u64;
         if bindings.hold(&from) {
             if !shape.is_empty() {
-                self.live().queue.record(flops, |recorder| kernels::across(recorder, &from, &rule, &given.view(), &to))?;
+                self.live()
+                    .queue
+                    .record(flops, |recorder| kernels::across(recorder, &from, &rule, &given.view(), &to))?;
             }
             return Ok(out);
         }
@@ -177,7 +188,13 @@ impl Gpu {
             for b in 0..shape.batch {
                 let (own, into) = (from.batches(b..b + 1).cols(begin..end), part.view().batches(b..b + 1));
                 self.live().queue.encode(|encoder| {
-                    encoder.copy_buffer_to_buffer(own.buffer, 4 * own.offset, into.buffer, 4 * into.offset, own.shape.bytes());
+                    encoder.copy_buffer_to_buffer(
+                        own.buffer,
+                        4 * own.offset,
+                        into.buffer,
+                        4 * into.offset,
+                        own.shape.bytes(),
+                    );
                 })?;
             }
             self.live().queue.record(flops, |recorder| {
