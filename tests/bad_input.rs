@@ -88,7 +88,7 @@ fn a_missing_key_is_named() {
 fn a_wrong_value_is_named() {
     recipe_refuses("alpha: 0.5", "alpha: strong", &["`parameters.alpha`", "a number", "`strong`"]);
     recipe_refuses("alpha: 0.5", "alpha: .nan", &["`parameters.alpha`", "finite"]);
-    recipe_refuses("merge_method: esm", "merge_method: ties", &["`merge_method`", "`ties`", "tsv_m"]);
+    recipe_refuses("merge_method: esm", "merge_method: fusion", &["`merge_method`", "`fusion`", "tsv_m"]);
     recipe_refuses("  alpha: 0.5", "  alpha: 0.5\n  rank: 0", &["`parameters.rank`"]);
     recipe_refuses(
         "  alpha: 0.5",

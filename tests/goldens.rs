@@ -61,7 +61,11 @@ fn trial(case: &Arc<Case>, index: usize, run: &Run, device: Device) -> Trial {
 }
 
 fn is_supported(method: &str) -> bool {
-    matches!(method, "esm" | "esm_pp" | "polar" | "tsv_m") || is_elementwise(method)
+    matches!(method, "esm" | "esm_pp" | "polar" | "tsv_m") || is_elementwise(method) || is_spectral(method)
+}
+
+fn is_spectral(method: &str) -> bool {
+    matches!(method, "iso_c" | "iso_cts" | "regmean")
 }
 
 fn is_elementwise(method: &str) -> bool {
@@ -95,6 +99,7 @@ impl devices::Work for Job<'_> {
                 "esm_pp" => esm_plus::compute(backend, case, run).await,
                 "polar" => others::polar_units(backend, case, run).await,
                 "tsv_m" => others::tsv_m(backend, case, run).await,
+                method if is_spectral(method) => others::spectral(backend, case, run).await,
                 _ => elementwise::compute(backend, case, run).await,
             }
         })

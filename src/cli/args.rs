@@ -19,6 +19,7 @@ Examples:
                                                inputs of layers, for ESM
   esmerge eval merged/ --task cars.safetensors accuracy on a task
   esmerge route merged/ --data photos/         which expert each sample takes
+  esmerge methods ties                         what there is to merge by
   esmerge devices                              what there is to compute on
   esmerge bench --kernel gemm                  how fast that is
 
@@ -65,7 +66,7 @@ any other error; 2 an error in the command line.";
 const RECIPE: &str = "\
 A recipe is a YAML file; its paths are relative to it:
 
-  merge_method: esm        # or esm++, linear, task_arithmetic, tsv_m
+  merge_method: esm        # or another of `esmerge methods`
   base_model: models/base
   models:
     - model: models/cars   # a folder or .safetensors file, or {delta: FILE}
@@ -114,11 +115,25 @@ pub(super) enum Command {
     Devices(Devices),
     /// Measure the kernels against what the device can do
     Bench(Bench),
+    /// List the merging methods, or explain one
+    Methods(Methods),
     /// Print a script that completes commands and flags in a shell
     Completions(Completions),
     /// Print the manual page, for `man -l -`
     #[command(hide = true)]
     Man,
+}
+
+const METHODS: &str = "\
+Examples:
+  esmerge methods                              all, with a line each
+  esmerge methods ties                         one, with its parameters";
+
+#[derive(Debug, Args)]
+#[command(after_help = METHODS)]
+pub(super) struct Methods {
+    /// The method to explain
+    pub name: Option<String>,
 }
 
 const COMPLETIONS: &str = "\

@@ -12,6 +12,7 @@ mod failure;
 mod generate;
 mod memory;
 mod merge;
+mod methods;
 mod output;
 mod progress;
 mod rescale;
@@ -54,6 +55,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Methods(args) => methods::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man => generate::man(),
     }

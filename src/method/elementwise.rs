@@ -1,5 +1,8 @@
 //! Methods that merge every tensor for itself, element by element, in slabs.
 
+use super::Streamed;
+use super::held::Held;
+use super::spectral::batched;
 use super::values::Values;
 use crate::backend::{self, Across, Backend, Result, Shape, Tensor};
 
@@ -60,6 +63,19 @@ pub trait Elementwise: Sized {
         learned: &Self::Learned,
         slab: Slab<B::Tensor>,
     ) -> Result<B::Tensor>;
+}
+
+/// The merged delta of matrices that are on the device already, `rows x cols` each.
+pub async fn of_matrices<B: Backend>(
+    backend: &B,
+    method: &Streamed,
+    base: B::Tensor,
+    deltas: &[B::Tensor],
+) -> Result<B::Tensor> {
+    let shape = base.shape();
+    let mut held = Held::of::<B>(base, batched(backend, deltas)?, method.by_rows())?;
+    let learned = method.learn::<B, _>(backend, &mut held).await?;
+    method.apply(backend, &learned, held.into_slab()).await?.reshape(shape)
 }
 
 /// `dW = base W_0 + sum_t models_t dW_t`.

@@ -9,8 +9,10 @@ pub mod arcee_fusion;
 pub mod arithmetic;
 pub mod assembly;
 pub mod breadcrumbs;
+pub mod calibrate;
 pub mod consensus_ta;
 pub mod dare;
+pub mod dc_merge;
 pub mod della;
 mod election;
 pub mod elementwise;
@@ -19,7 +21,10 @@ pub mod esm;
 pub mod esm_plus;
 mod fusion;
 pub mod gram;
+mod held;
+pub mod iso;
 pub mod karcher;
+pub mod knots;
 pub mod linear;
 pub mod model_stock;
 pub mod multislerp;
@@ -29,16 +34,21 @@ pub mod options;
 pub mod passthrough;
 pub mod ram;
 pub mod ranks;
+pub mod regmean;
 pub mod sce;
 pub mod slerp;
+pub mod spectral;
+pub mod swudi;
 pub mod table;
 pub mod ties;
 pub mod tsv;
 pub mod values;
 
+pub use calibrate::Calibrate;
 pub use elementwise::{Elementwise, Slab, Slabs};
 pub use fusion::{MergedLayer, MergedLayers};
 pub use options::{AlphaScope, Decomposition, EsmOptions, Fusion, Preset, Scale, TaskNorm};
+pub use spectral::{Matrices, Spectral};
 pub use table::Description;
 pub use values::{Value, Values};
 
@@ -165,7 +175,66 @@ elementwise! {
     Passthrough: passthrough::Passthrough = passthrough::METHOD;
 }
 
+/// The methods for matrices of layers: their enum, and what hands a layer to one of them.
+macro_rules! spectral {
+    ($($name:ident: $method:ty = $description:path;)*) => {
+        /// A method for the matrices of layers with its parameters.
+        #[allow(missing_docs)]
+        pub enum Decomposed {
+            $($name($method),)*
+        }
+
+        const SPECTRAL: &[&Description] = &[$(&$description),*];
+
+        impl Decomposed {
+            /// The method that is described so; none if it is no such one.
+            ///
+            /// # Errors
+            /// Says which parameters do not go together.
+            pub fn new(method: &Description, values: &Values) -> std::result::Result<Option<Decomposed>, String> {
+                $(if method.name == $description.name {
+                    return <$method>::new(values).map(Decomposed::$name).map(Some);
+                })*
+                Ok(None)
+            }
+
+            /// [`Spectral::wants_base`]
+            pub fn wants_base(&self) -> bool {
+                match self {
+                    $(Decomposed::$name(method) => method.wants_base(),)*
+                }
+            }
+
+            /// [`Spectral::merge`]
+            ///
+            /// # Errors
+            /// Of the device.
+            pub async fn merge<B: Backend>(
+                &self,
+                backend: &B,
+                layer: &Matrices<'_, B::Tensor>,
+                solver: Solver,
+            ) -> Result<B::Tensor> {
+                match self {
+                    $(Decomposed::$name(method) => method.merge(backend, layer, solver).await,)*
+                }
+            }
+        }
+    };
+}
+
+spectral! {
+    TsvM: tsv::TsvM = tsv::METHOD;
+    IsoC: iso::IsoC = iso::METHOD;
+    IsoCts: iso::IsoCts = iso::COMMON_AND_SPECIFIC;
+    Swudi: swudi::Swudi = swudi::METHOD;
+    DcMerge: dc_merge::DcMerge = dc_merge::METHOD;
+    KnotsTies: knots::KnotsTies = knots::METHOD;
+    KnotsDareTies: knots::KnotsDareTies = knots::DROPPED;
+    RegMean: regmean::RegMean = regmean::METHOD;
+}
+
 /// All methods.
 pub fn methods() -> impl Iterator<Item = &'static Description> {
-    [&esm::METHOD, &esm_plus::METHOD, &tsv::METHOD].into_iter().chain(ELEMENTWISE.iter().copied())
+    [&esm::METHOD, &esm_plus::METHOD].into_iter().chain(SPECTRAL.iter().chain(ELEMENTWISE).copied())
 }

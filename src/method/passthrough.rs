@@ -17,7 +17,7 @@ pub const METHOD: Description = Description {
     calibration: false,
     strength: Strength::Alpha,
     parameters: &[of_models("scale", Range::ANY, 1.0, "factor of the weights")],
-    example: "scale:\n  - {filter: down_proj, value: 0.5}\n  - 1.0",
+    example: "scale:\n  - {filter: down_proj, value: 0.5}\n  - {value: 1.0}",
 };
 
 /// One model.

@@ -22,7 +22,7 @@ pub const METHOD: Description = Description {
         default: Default::Required,
         ..number("t", Range::ANY, 0.5, "0 is the base, 1 the other model")
     }],
-    example: "t:\n  - {filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}\n  - {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]}\n  - 0.5",
+    example: "t:\n  - {filter: self_attn, value: [0, 0.5, 0.3, 0.7, 1]}\n  - {filter: mlp, value: [1, 0.5, 0.7, 0.3, 0]}\n  - {value: 0.5}",
 };
 
 /// Vectors of this norm or less count as unit vectors.

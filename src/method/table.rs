@@ -227,6 +227,12 @@ pub(super) const DENSITY: Parameter =
     of_models("density", Range::SHARE, 1.0, "share of a model's differences that is kept");
 pub(super) const NORMALIZE: Parameter = switch("normalize", false, "divide by the sum of the weights");
 
+impl PartialEq for Description {
+    fn eq(&self, other: &Description) -> bool {
+        self.name == other.name
+    }
+}
+
 impl Description {
     /// The parameter of a name.
     pub fn parameter(&self, name: &str) -> Option<&'static Parameter> {
@@ -241,7 +247,8 @@ impl Description {
             Strength::OnlyLambda => &["lambda"],
         };
         let own = self.parameters.iter().map(|parameter| parameter.name);
-        strength.iter().copied().chain(["accuracy", "seed"]).chain(own).collect()
+        let last_step = (self.kind != Kind::Esm).then_some("calibrate");
+        strength.iter().copied().chain(["accuracy", "seed"]).chain(last_step).chain(own).collect()
     }
 }
 

@@ -1,7 +1,9 @@
 //! TSV-M: Task Singular Vectors merging (Gargiulo et al., CVPR 2025, arXiv 2412.00081).
 
 use super::fusion::Concatenations;
+use super::spectral::{Matrices, Spectral, batched};
 use super::table::{Base, Description, Kind, Strength};
+use super::values::Values;
 use super::{Fusion, MergedLayer, MergedLayers, Solver, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{SymmetricProduct, energy_retention, pending_eigenpairs};
@@ -116,4 +118,23 @@ pub async fn merge_triples<B: Backend>(
     };
     let layers = deficient.into_iter().enumerate().map(layer).collect();
     Ok(MergedLayers { deltas: fused.deltas, layers })
+}
+
+/// TSV-M of one layer at a time, with nothing but its deltas.
+pub struct TsvM;
+
+impl Spectral for TsvM {
+    fn new(_: &Values) -> std::result::Result<Self, String> {
+        Ok(TsvM)
+    }
+
+    async fn merge<B: Backend>(
+        &self,
+        backend: &B,
+        layer: &Matrices<'_, B::Tensor>,
+        solver: Solver,
+    ) -> Result<B::Tensor> {
+        let deltas = batched(backend, layer.deltas)?;
+        Ok(tsv_m(backend, &deltas, layer.deltas.len(), false, solver).await?.deltas)
+    }
 }

@@ -21,7 +21,13 @@ struct Kind {
 impl Kind {
     fn of(layer: &Layer) -> Option<Kind> {
         let &Layer { role, d_out, d_in, rank, mean_sigma, .. } = layer;
-        matches!(role, Role::Esm | Role::TsvM).then_some(Kind { role, d_out, d_in, rank, mean_sigma })
+        matches!(role, Role::Esm | Role::TsvM | Role::Spectral).then_some(Kind {
+            role,
+            d_out,
+            d_in,
+            rank,
+            mean_sigma,
+        })
     }
 }
 

@@ -53,11 +53,11 @@ pub(super) fn report<B: Backend>(
 
 /// The base, then the experts.
 fn inputs<B>(job: &Job<'_, B>) -> Result<Vec<Input>, Error> {
-    let weighted = matches!(job.recipe.method, Method::Linear { .. } | Method::TaskArithmetic { .. });
+    let weighted = job.recipe.method.description().parameter("weight").is_some();
     let mut inputs = vec![Input::of(&job.family.base, "base", None)?];
     for (expert, model) in job.family.experts.iter().zip(&job.recipe.models) {
         let role = if expert.is_delta { "task vector" } else { "expert" };
-        let input = Input::of(&expert.weights, role, weighted.then_some(model.weight))?;
+        let input = Input::of(&expert.weights, role, model.weight().filter(|_| weighted))?;
         inputs.push(Input { name: expert.name.clone(), ..input });
     }
     Ok(inputs)
@@ -67,7 +67,7 @@ fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64
     let by_task = |values: &[f64]| -> IndexMap<String, f64> {
         job.family.experts.iter().map(|e| e.name.clone()).zip(values.iter().copied()).collect()
     };
-    let decomposed = matches!(layer.role, Role::Esm | Role::TsvM);
+    let decomposed = matches!(layer.role, Role::Esm | Role::TsvM | Role::Spectral);
     LayerReport {
         norm: decomposed.then_some(outcome.norm),
         beta: layer.group.as_ref().map(|_| beta),

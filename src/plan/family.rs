@@ -100,7 +100,7 @@ fn expert(
     expert.matching = matched.map_err(|reason| super::check::mismatch(base, &expert, reason))?;
     let pairs = expert.matching.pairs.iter().map(|(name, own)| (name.as_str(), own.as_str()));
     expert.weights = expert.own.view(pairs);
-    if matches!(recipe.method, recipe::Method::Esm(_)) {
+    if recipe.method.description().calibration {
         let names = expert.names_of_base().into_iter().map(|(own, name)| (name, own)).collect();
         match &model.calibration {
             recipe::Calibration::File(path) => {

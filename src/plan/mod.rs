@@ -44,8 +44,12 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     /// The low-rank experts of ESM++.
     pub experts: Option<Experts>,
-    /// Weights of the sum for [`Role::Sum`].
-    pub sum: Sum,
+    /// What merging element by element is called, for [`Role::Sum`]: the method's name, or `average`.
+    pub sum: &'static str,
+    /// What the method for matrices of layers is called, for [`Role::Spectral`].
+    pub spectral: &'static str,
+    /// How many layers the base has: parameters may differ from one to the next.
+    pub blocks: usize,
     /// Factor of the merged deltas where `scaled` says so; 1 until a search has found another.
     pub alpha: f64,
     /// The search for it.
@@ -54,17 +58,6 @@ pub struct Plan {
     pub account: Account,
     /// What the user should know before the merge starts.
     pub warnings: Vec<String>,
-}
-
-/// `dW = base W0 + sum_t experts_t dW_t`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sum {
-    /// What such a sum is called: `average` or `task_arithmetic`.
-    pub name: &'static str,
-    /// Coefficients of the deltas.
-    pub experts: Vec<f64>,
-    /// Coefficient of the base: zero, except in a `linear` whose weights do not sum to 1.
-    pub base: f64,
 }
 
 /// One or several tensors that are merged as one matrix.
@@ -112,10 +105,24 @@ impl Plan {
     /// What is done with a layer, in a word.
     pub fn treatment(&self, layer: &Layer) -> &'static str {
         match layer.role {
-            Role::Sum => self.sum.name,
+            Role::Sum => self.sum,
+            Role::Spectral => self.spectral,
             role => role.name(),
         }
     }
+}
+
+impl Plan {
+    /// Where the layer of a tensor lies between the first, 0, and the last, 1; none for one outside of layers.
+    pub fn place(&self, tensor: &str) -> Option<f64> {
+        place(tensor, self.blocks)
+    }
+}
+
+/// As [`Plan::place`], among so many layers; 1 if there is only one.
+fn place(tensor: &str, blocks: usize) -> Option<f64> {
+    let block = names::block_index(tensor)?;
+    Some(if blocks > 1 { block as f64 / (blocks - 1) as f64 } else { 1.0 })
 }
 
 impl Part {

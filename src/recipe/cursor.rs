@@ -38,8 +38,7 @@ impl<'a> Cursor<'a> {
                     .error(format!("a number is expected, but text is given; write {text} without quotes")));
             }
             Value::List(_) => {
-                let message = "a number is expected; gradients and values by layer name (mergekit's lists and filters) are \
-                               not supported in this version";
+                let message = "a number is expected: this parameter is the same for all layers";
                 return Err(self.error(message));
             }
             _ => return Err(self.expected("a number")),

@@ -10,9 +10,9 @@ pub(super) enum Foreign {
 }
 
 /// The keys, wherever they stand in a recipe.
-const KEYS: [(&str, Foreign); 26] = [
+const KEYS: [(&str, Foreign); 17] = [
     ("int8_mask", Foreign::Harmless("masks take no memory worth saving here")),
-    ("rescale", Foreign::Harmless("only sparsifying methods rescale")),
+    ("rescale", Foreign::Harmless("only methods that drop differences rescale")),
     ("consensus_threshold", Foreign::Harmless("only consensus methods use it")),
     (
         "slices",
@@ -43,21 +43,12 @@ const KEYS: [(&str, Foreign); 26] = [
         Foreign::Unsupported("the output has the base's chat template in this version; leave the key out"),
     ),
     ("embed_slerp", Foreign::Unsupported("embeddings are averaged in this version")),
-    ("density", Foreign::Unsupported("sparsifying methods are not in this version")),
-    ("epsilon", Foreign::Unsupported("sparsifying methods are not in this version")),
-    ("gamma", Foreign::Unsupported("sparsifying methods are not in this version")),
     (
         "lambda",
         Foreign::Unsupported("it is a parameter of task_arithmetic; for this method the same is `alpha`"),
     ),
-    ("t", Foreign::Unsupported("slerp is not in this version")),
-    ("filter_wise", Foreign::Unsupported("model_stock is not in this version")),
-    ("select_topk", Foreign::Unsupported("sce is not in this version")),
-    ("nuslerp_row_wise", Foreign::Unsupported("nuslerp is not in this version")),
-    ("nuslerp_flatten", Foreign::Unsupported("nuslerp is not in this version")),
     ("swapping", Foreign::Unsupported("it is not in this version")),
     ("layer_range", Foreign::Unsupported("layer ranges are not supported in this version")),
-    ("filter", Foreign::Unsupported("values by layer name are not supported in this version")),
     (
         "lora",
         Foreign::Unsupported(
@@ -80,31 +71,4 @@ const KEYS: [(&str, Foreign); 26] = [
 /// What is to be said of a key; `None` if mergekit has no such key.
 pub(super) fn foreign(key: &str) -> Option<Foreign> {
     KEYS.iter().find(|(name, _)| *name == key).map(|(_, foreign)| *foreign)
-}
-
-/// Methods of mergekit that are not here.
-const METHODS: [&str; 18] = [
-    "ties",
-    "dare_ties",
-    "dare_linear",
-    "slerp",
-    "nuslerp",
-    "multislerp",
-    "karcher",
-    "della",
-    "della_linear",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "model_stock",
-    "nearswap",
-    "sce",
-    "ram",
-    "ramplus_tl",
-    "arcee_fusion",
-    "passthrough",
-];
-
-/// Whether mergekit has a method of this name.
-pub(super) fn is_method(name: &str) -> bool {
-    METHODS.contains(&name)
 }

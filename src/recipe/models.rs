@@ -1,15 +1,13 @@
 //! `models`: the experts.
 
-use super::cursor::Cursor;
-use super::{Calibration, Error, Method, Model, Proxies, Source};
+use super::cursor::{Cursor, Mapping};
+use super::{Calibration, Error, Method, Model, Proxies, Setting, Settings, Source, settings};
 use crate::checkpoint::{hub_repository, names_adapter, weights_file};
+use crate::method::table::Base;
 use std::path::Path;
 
 /// The keys of an expert.
 pub(super) const KEYS: [&str; 6] = ["model", "name", "calibration", "weight", "task", "parameters"];
-
-/// A sum of weights this far below the sum of their sizes is what rounding left of zero.
-const ROUNDING: f64 = 1e-9;
 
 /// Samples captured where a recipe names data but no number.
 const SAMPLES: usize = 32;
@@ -20,8 +18,6 @@ pub(super) struct Models<'a> {
     pub folder: &'a Path,
     /// The base.
     pub base: &'a Path,
-    /// The weight of a model that gives none.
-    pub default_weight: f64,
     /// What to tell the user.
     pub notes: Vec<String>,
 }
@@ -30,15 +26,22 @@ impl Models<'_> {
     pub fn read(&mut self, list: &Cursor, method: &Method) -> Result<Vec<Model>, Error> {
         let mut models: Vec<Model> = Vec::new();
         for c in list.list()? {
-            let model = self.model(&c)?;
-            if !matches!(method, Method::Linear { .. }) && self.is_base(model.source.path()) {
-                if matches!(method, Method::Esm(_)) {
-                    return Err(c.error("this is the base model itself; leave it out of `models`"));
+            let model = self.model(&c, method)?;
+            if self.is_base(model.source.path()) {
+                match method.description().base {
+                    Base::Origin { listed: false } => {
+                        return Err(c.error("this is the base model itself; leave it out of `models`"));
+                    }
+                    Base::Optional if !has_base(method) => {}
+                    // mergekit lists the base among the models and leaves it out of the sum.
+                    Base::Origin { listed: true } | Base::Optional => {
+                        let note =
+                            format!("{} is the base model; its delta is zero, so it is left out", c.path);
+                        self.notes.push(note);
+                        continue;
+                    }
+                    Base::Member => {}
                 }
-                // mergekit lists the base among the models and leaves it out of the sum.
-                self.notes
-                    .push(format!("{} is the base model; its delta is zero, so it is left out", c.path));
-                continue;
             }
             if let Some(twin) = models.iter().position(|m| m.name == model.name) {
                 return Err(c.error(format!(
@@ -61,27 +64,21 @@ impl Models<'_> {
         path == self.base || weights_file(path).is_some_and(|file| Some(file) == weights_file(self.base))
     }
 
-    fn model(&mut self, c: &Cursor) -> Result<Model, Error> {
+    fn model(&mut self, c: &Cursor, method: &Method) -> Result<Model, Error> {
         if let Ok(path) = c.text() {
             return Err(c.error(format!("a mapping is expected: write `- model: {path}`")));
         }
         let map = c.map(&KEYS)?;
         self.notes.extend(map.ignored(&KEYS));
         let source = self.source(&map.require("model", "the path of the expert")?)?;
-        let weights = (map.get("weight"), map.get("parameters").map(|p| p.map(&["weight"])).transpose()?);
-        let weight = match weights {
-            (Some(_), Some(p)) if p.get("weight").is_some() => {
-                return Err(c.error("`weight` is given twice; give it once"));
-            }
-            (own, p) => own.or(p.and_then(|p| p.get("weight"))),
-        };
+        let settings = self.settings(&map, method)?;
         Ok(Model {
             name: match map.get("name") {
                 Some(name) => name.text()?.to_owned(),
                 None => default_name(source.path()),
             },
             source,
-            weight: weight.map(|w| w.number()).transpose()?.unwrap_or(self.default_weight),
+            settings,
             calibration: map
                 .get("calibration")
                 .map(|c| self.calibration(&c))
@@ -89,6 +86,33 @@ impl Models<'_> {
                 .unwrap_or(Calibration::Unset),
             task: map.get("task").map(|t| t.text().map(|t| self.folder.join(t))).transpose()?,
         })
+    }
+
+    /// Its own parameters; `weight` may stand outside of `parameters` too.
+    fn settings(&mut self, map: &Mapping, method: &Method) -> Result<Settings, Error> {
+        let description = method.description();
+        let own = description.parameters.iter().filter(|p| p.of_models).map(|p| p.name);
+        let known: Vec<&str> = own.chain(["weight"]).collect();
+        let parameters = map.get("parameters").map(|p| p.map(&known)).transpose()?;
+        self.notes.extend(parameters.iter().flat_map(|p| p.ignored(&known)));
+        let inside = parameters.as_ref().and_then(|p| p.get("weight"));
+        let weight = match (map.get("weight"), inside) {
+            (Some(_), Some(second)) => return Err(second.error("`weight` is given twice; give it once")),
+            (first, second) => first.or(second),
+        };
+        let mut settings = match &parameters {
+            Some(parameters) => settings::read_all(parameters, description, true)?,
+            None => Settings::new(),
+        };
+        match (weight, description.parameter("weight")) {
+            (Some(c), Some(parameter)) => drop(settings.insert("weight", Setting::read(&c, parameter)?)),
+            (Some(c), None) if c.number()? != 1.0 => {
+                let name = description.name;
+                return Err(c.error(format!("merge_method {name} takes no weights; leave out `weight`")));
+            }
+            _ => {}
+        }
+        Ok(settings)
     }
 
     /// A path, `{delta: FILE}`, or `BASE+delta:FILE`.
@@ -169,12 +193,7 @@ fn default_name(path: &Path) -> String {
 }
 
 fn check_model(c: &Cursor, model: &Model, method: &Method) -> Result<(), Error> {
-    let weighted = matches!(method, Method::Linear { .. } | Method::TaskArithmetic { .. });
-    if !weighted && model.weight != 1.0 {
-        let name = method.name();
-        return Err(c.error(format!("merge_method {name} takes no weights; leave out `weight`")));
-    }
-    if matches!(method, Method::Esm(_)) && model.calibration == Calibration::Unset {
+    if method.description().calibration && model.calibration == Calibration::Unset {
         return Err(c.error(format!(
             "merge_method {} needs `calibration`, a file of the expert's layer inputs; for esm `calibration: none` on \
              every model asks for the data-free form",
@@ -214,7 +233,7 @@ fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
 }
 
 fn check_models(c: &Cursor, models: &[Model], method: &Method) -> Result<(), Error> {
-    if matches!(method, Method::Esm(_)) {
+    if method.description().calibration {
         let none = |m: &Model| m.calibration == Calibration::None;
         if let (Some(without), Some(with)) =
             (models.iter().find(|m| none(m)), models.iter().find(|m| !none(m)))
@@ -225,20 +244,28 @@ fn check_models(c: &Cursor, models: &[Model], method: &Method) -> Result<(), Err
             )));
         }
     }
-    let normalized = matches!(
-        method,
-        Method::Linear { normalize: true, .. } | Method::TaskArithmetic { normalize: true, .. }
-    );
-    let sum: f64 = models.iter().map(|m| m.weight).sum();
-    let size: f64 = models.iter().map(|m| m.weight.abs()).sum();
-    if normalized && sum.abs() <= ROUNDING * size {
-        let of = if sum == 0.0 { "0".to_owned() } else { format!("{sum:e}, which is rounding error") };
-        return Err(c.error(format!(
-            "the weights sum to {of}, so they cannot be divided by their sum; set `normalize: false`"
-        )));
-    }
-    if !size.is_finite() {
-        return Err(c.error("the weights are too large to be summed"));
+    let (name, (least, most)) = (method.name(), method.description().models);
+    if models.len() < least || models.len() > most {
+        let wanted = match (least, most) {
+            (1, 1) => "one model".to_owned(),
+            (least, most) if least == most => format!("{least} models"),
+            (least, _) => format!("{least} models or more"),
+        };
+        let besides = match method.description().base {
+            Base::Origin { .. } => " beside the base",
+            Base::Optional | Base::Member => "",
+        };
+        return Err(
+            c.error(format!("merge_method {name} takes {wanted}{besides}, but {} are given", models.len()))
+        );
     }
     Ok(())
+}
+
+/// Whether the recipe names a base.
+fn has_base(method: &Method) -> bool {
+    match method {
+        Method::Esm(_) => true,
+        Method::Tabled(tabled) => tabled.has_base,
+    }
 }

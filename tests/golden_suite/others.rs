@@ -5,7 +5,8 @@ use crate::compare::Actual;
 use crate::esm::wide;
 use esmerge::backend::{Backend, Result, Tensor};
 use esmerge::linalg::{Accuracy, NULL_SINGULAR_VALUE, polar, singular_values};
-use esmerge::method::{Solver, assembly, tsv};
+use esmerge::method::esd::Inputs;
+use esmerge::method::{Decomposed, Matrices, Solver, Value, Values, assembly, table, tsv};
 
 pub async fn polar_units<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
     let mut actual = Actual::new();
@@ -32,6 +33,44 @@ pub async fn tsv_m<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Ac
         let delta =
             tsv::tsv_m(backend, &case.deltas(backend, weight)?, case.tasks, mean_sigma, solver).await?.deltas;
         insert(backend, case, run, weight, delta, &mut actual).await?;
+    }
+    Ok(actual)
+}
+
+/// Methods for the matrices of layers, at `exact`.
+pub async fn spectral<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
+    let method = table::find(&run.method).expect("a method");
+    let mut values = Values::defaults(method, case.tasks);
+    for (key, given) in &run.options {
+        let name =
+            method.parameter(key).unwrap_or_else(|| panic!("{key} is no parameter of {}", method.name)).name;
+        values.set(
+            name,
+            match given.as_str() {
+                Some("zero") => Value::Word("zero"),
+                Some("mean") => Value::Word("mean"),
+                Some(other) => panic!("{other}"),
+                None => Value::Number(given.as_f64().expect("a number")),
+            },
+        );
+    }
+    let method = Decomposed::new(method, &values).unwrap().expect("a method for matrices");
+    let solver = Solver { accuracy: Accuracy::Exact, ..Solver::default() };
+    let mut actual = Actual::new();
+    for (weight, info) in &case.tensors {
+        let (all, shape) = (case.deltas(backend, weight)?, case.matrix_shape(&format!("base/{weight}")));
+        let own = |t: usize| backend.slice(&all, t..t + 1, 0..shape.0, 0..shape.1);
+        let deltas = (0..case.tasks).map(own).collect::<Result<Vec<_>>>()?;
+        let mut inputs = Vec::new();
+        if let (Some("gram"), Some(tokens)) = (info.activations.as_deref(), &info.n) {
+            for (t, &tokens) in tokens.iter().enumerate() {
+                let gram = case.upload(backend, &format!("gram.{t}/{weight}"))?;
+                inputs.push(Inputs::Gram { gram, tokens: vec![tokens] });
+            }
+        }
+        let base = case.upload(backend, &format!("base/{weight}"))?;
+        let layer = Matrices { deltas: &deltas, inputs: &inputs, base: Some(&base) };
+        insert(backend, case, run, weight, method.merge(backend, &layer, solver).await?, &mut actual).await?;
     }
     Ok(actual)
 }
