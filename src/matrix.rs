@@ -155,10 +155,9 @@ impl Cut {
     /// Nothing lies before it.
     pub const START: Cut = Cut { bits: u32::MAX, places: 0 };
 
-    /// Whether a number at a place lies before it.
-    pub fn is_after(self, number: f32, place: usize) -> bool {
-        let magnitude = number.to_bits() & 0x7fff_ffff;
-        magnitude > self.bits || magnitude == self.bits && place < self.places as usize
+    /// The smallest magnitude at a place that lies before it, in bits; more than any has where none does.
+    pub fn least(self, place: usize) -> u32 {
+        if place < self.places as usize { self.bits } else { self.bits.saturating_add(1) }
     }
 
     /// The same cut for a part of the row that begins at the place `first`.

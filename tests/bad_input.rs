@@ -98,7 +98,11 @@ fn a_wrong_value_is_named() {
     recipe_refuses("  alpha: 0.5", "  alpha: 0.5\n  inter_task: maybe", &["`parameters.inter_task`", "`on`"]);
     recipe_refuses("parameters:", "dtype: int8\nparameters:", &["`dtype`", "float16"]);
     recipe_refuses("models:\n", "models: 3\nmodel:\n", &["`model`"]);
-    recipe_refuses("birds.safetensors", "birds.safetensors\n    weight: 2", &["`models[1]`", "weight"]);
+    recipe_refuses(
+        "birds.safetensors",
+        "birds.safetensors\n    weight: 2",
+        &["`models[1].weight`", "takes no weights"],
+    );
 }
 
 #[test]

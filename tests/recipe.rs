@@ -4,7 +4,7 @@ use esmerge::backend::{Dtype, Polarity};
 use esmerge::linalg::Accuracy;
 use esmerge::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm};
 use esmerge::recipe::{
-    Alpha, Calibration, Error, Esm, Method, Overrides, Proxies, Rank, Recipe, Search, Source,
+    Alpha, Calibration, Error, Esm, Method, Overrides, Place, Proxies, Rank, Recipe, Search, Source,
 };
 use std::path::{Path, PathBuf};
 
@@ -218,7 +218,7 @@ out_dtype: float32
     .unwrap();
     assert_eq!(recipe.models.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     assert_eq!((recipe.method.name(), recipe.method.alpha()), ("task_arithmetic", &Alpha::Number(0.7)));
-    let values = recipe.values(recipe.method.elementwise().unwrap(), "any", None);
+    let values = recipe.values(recipe.method.elementwise().unwrap(), "any", Place::default());
     assert_eq!(values.of_models("weight"), [0.5, 0.2], "a model's own weight, else that of all");
     assert!(values.is_on("normalize"));
     assert_eq!(recipe.out_dtype, Some(Dtype::F32));
@@ -257,7 +257,7 @@ models:
   - model: a
     parameters:
       density: [1, 0.5, 0]
-      weight: {filter: mlp, value: 1}
+      weight: [{filter: mlp, value: 1}]
   - model: b
     parameters:
       density:
@@ -270,21 +270,20 @@ parameters:
   lambda:
     - {filter: lm_head, value: 0.5}
     - 1.0
-"
-        .replace("weight: {filter: mlp, value: 1}", "weight: [{filter: mlp, value: 1}]")
-        .as_str(),
+",
     )
     .unwrap();
     let tabled = recipe.method.elementwise().unwrap();
-    let values = |tensor: &str, place| recipe.values(tabled, tensor, place);
-    let attention = values("layers.3.self_attn.q", Some(0.75));
+    let values =
+        |tensor: &str, layer| recipe.values(tabled, tensor, Place { layer, layers: 5, before: false });
+    let attention = values("layers.3.self_attn.q", Some(3));
     assert_eq!(attention.of_models("density"), [0.25, 0.2 + 0.75 * (0.4 - 0.2)]);
     assert_eq!(
         attention.of_models("weight"),
         [0.75, 0.75],
         "a filter that does not match falls back to the top"
     );
-    assert_eq!(values("layers.3.mlp.up", Some(0.75)).of_models("weight"), [1.0, 0.75]);
+    assert_eq!(values("layers.3.mlp.up", Some(3)).of_models("weight"), [1.0, 0.75]);
     let head = values("lm_head", None);
     assert_eq!((head.of_models("density"), head.number("lambda")), (vec![1.0, 0.9], 0.5), "the first anchor");
     assert_eq!(values("norm", None).of_models("weight"), [0.25, 0.25]);
@@ -327,7 +326,7 @@ fn a_parameter_outside_its_range_and_a_model_too_many_are_told() {
         parse(&format!("merge_method: slerp\nbase_model: b\nmodels: {models}\nparameters: {parameters}\n"))
     };
     assert!(slerp("[{model: b}, {model: m}]", "{t: 0.5}").is_ok());
-    let two = slerp("[{model: m}, {model: n}]", "{t: 0.5}").unwrap_err();
+    let two = slerp("[{model: m}, {model: o}]", "{t: 0.5}").unwrap_err();
     assert!(two.to_string().contains("one model beside the base"), "{two}");
     assert_eq!(slerp("[{model: m}]", "{}").unwrap_err().key(), "parameters.t");
     let della = "merge_method: della\nbase_model: b\nmodels: [{model: m}]\nparameters: {density: 0.9}\n";

@@ -79,6 +79,13 @@ pub trait Backend {
     /// Raw little-endian values of any [`Dtype`], widened to f32 on the device (exact for all three).
     fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<Self::Tensor>;
 
+    /// [`unpack`](Backend::unpack) of one member of a batch, which holds as many values.
+    fn unpack_into(&self, dtype: Dtype, bytes: &[u8], x: &mut Self::Tensor, member: usize) -> Result<()> {
+        let Shape { rows, cols, .. } = x.shape();
+        let values = self.unpack(Shape::matrix(rows, cols), dtype, bytes)?;
+        self.copy_block(&values, [0, 0, 0], x, [member, 0, 0], [1, rows, cols])
+    }
+
     /// f32 values, row-major.
     fn upload(&self, shape: Shape, values: &[f32]) -> Result<Self::Tensor> {
         self.unpack(shape, Dtype::F32, bytemuck::cast_slice(values))

@@ -85,7 +85,10 @@ fn needs(method: &Description) -> String {
     let cost = match method.kind {
         Kind::Elementwise { passes: 0 } => "models are read once, a part of a tensor at a time".to_owned(),
         Kind::Elementwise { passes } => {
-            format!("a tensor of more than one part (4 million values) is read up to {} times", passes + 1)
+            format!(
+                "a tensor that is too large to be kept (some 64 million values of all models) is read up to {} times",
+                passes + 1
+            )
         }
         Kind::Spectral | Kind::Esm => {
             "matrices of layers are decomposed, one layer of all models in memory".to_owned()

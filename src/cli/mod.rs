@@ -10,6 +10,7 @@ mod dry_run;
 mod eval;
 mod failure;
 mod generate;
+mod init;
 mod memory;
 mod merge;
 mod methods;
@@ -55,6 +56,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Init(args) => init::run(&args),
         Command::Methods(args) => methods::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man => generate::man(),

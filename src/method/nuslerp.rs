@@ -4,7 +4,7 @@ use super::elementwise::{Combination, Elementwise, Slab, Slabs, combine_lines};
 use super::gram::{self, Along, Gram};
 use super::table::{Base, Description, Kind, Strength, WEIGHT, switch};
 use super::values::Values;
-use crate::backend::{Backend, Result};
+use crate::backend::{Backend, Result, Tensor};
 
 /// `nuslerp`
 pub const METHOD: Description = Description {
@@ -38,8 +38,10 @@ pub struct NuSlerp {
 pub enum Factors {
     /// All of it is one vector.
     All(Combination),
-    /// Those of every column; of rows each slab tells.
-    Lines(Vec<Vec<f32>>),
+    /// Every row is one, and each slab tells those of its own.
+    Rows,
+    /// Those of every column.
+    Columns(Vec<Vec<f32>>),
 }
 
 impl NuSlerp {
@@ -101,8 +103,15 @@ impl Elementwise for NuSlerp {
                 let gram = if gram.is_empty() { Gram::zeros(3) } else { gram };
                 Factors::All(self.coefficients(&gram))
             }
-            Along::Rows => Factors::Lines(Vec::new()),
-            Along::Columns => Factors::Lines(self.lines(&gram::of_columns(backend, slabs).await?)),
+            Along::Rows => Factors::Rows,
+            Along::Columns => {
+                let elements = slabs.elements();
+                // the only axis of a vector is its first and its last
+                match slabs.count() > 0 && slabs.slab(0).await?.base.shape().cols == elements {
+                    true => Factors::Rows,
+                    false => Factors::Columns(self.lines(&gram::of_columns(backend, slabs).await?)),
+                }
+            }
         })
     }
 
@@ -114,11 +123,11 @@ impl Elementwise for NuSlerp {
     ) -> Result<B::Tensor> {
         match factors {
             Factors::All(sum) => sum.apply(backend, &slab),
-            Factors::Lines(_) if self.along == Along::Rows => {
+            Factors::Rows => {
                 let grams = gram::products(backend, &slab.base, &slab.deltas, Along::Rows).await?;
                 combine_lines(backend, &slab, &self.lines(&grams), false)
             }
-            Factors::Lines(lines) => combine_lines(backend, &slab, lines, true),
+            Factors::Columns(lines) => combine_lines(backend, &slab, lines, true),
         }
     }
 }

@@ -5,7 +5,7 @@ use super::elementwise::{Elementwise, Slab, Slabs, scaled};
 use super::ranks::{self, Deltas};
 use super::table::{Base, DENSITY, Description, Kind, NORMALIZE, Parameter, Strength, WEIGHT, word};
 use super::values::{Value, Values};
-use crate::backend::{Across, Backend, Cut, Divide, Result};
+use crate::backend::{Across, Backend, Cut, Divide, Error, Result};
 use std::rc::Rc;
 
 /// `ties`
@@ -41,6 +41,7 @@ pub struct Ties {
     election: Election,
     normalize: bool,
     lambda: f64,
+    by_model: bool,
     of_model: Option<Rc<OfModel>>,
 }
 
@@ -96,16 +97,13 @@ impl Elementwise for Ties {
     type Learned = Vec<(Cut, Cut)>;
 
     fn new(values: &Values) -> std::result::Result<Self, String> {
-        let of_model = values.of_model.clone();
-        if values.word("scope") == "model" && of_model.is_none() {
-            return Err("scope: model needs a look at all tensors first".to_owned());
-        }
         Ok(Ties {
             density: values.of_models("density"),
             election: Election::new(values, true),
             normalize: values.is_on("normalize"),
             lambda: values.number("lambda"),
-            of_model,
+            by_model: values.word("scope") == "model",
+            of_model: values.of_model.clone(),
         })
     }
 
@@ -116,6 +114,10 @@ impl Elementwise for Ties {
     ) -> std::result::Result<Vec<(Cut, Cut)>, S::Error> {
         if let Some(of_model) = &self.of_model {
             return Ok(of_model.cuts.clone());
+        }
+        if self.by_model {
+            let why = "`scope: model` without a look at all tensors";
+            return Err(Error::Internal(why.to_owned()).into());
         }
         let n = slabs.elements();
         let wanted: Vec<Vec<u64>> = self.density.iter().map(|&density| vec![kept(density, n)]).collect();

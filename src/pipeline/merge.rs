@@ -5,7 +5,7 @@ use super::decompose::Outcome;
 use super::experts::write_experts;
 use super::flow::{Flow, Limits};
 use super::modules::Module;
-use super::outputs::{Keep, delta_meta, finish, name_wanted, write_reports};
+use super::outputs::{self, Keep, delta_meta, finish, name_wanted, write_reports};
 use super::reader::Reader;
 use super::rounding::{self, WARN_ABOVE};
 use super::spill::{is_spilled, largest_read, layer_bytes, spill};
@@ -53,6 +53,10 @@ pub async fn merge<B: Layers>(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
+    if let (Some(path), false) = (&options.keep_delta, recipe.slices.is_empty()) {
+        let reason = "a model of slices differs from its base by more than deltas".to_owned();
+        return Err(Error::KeepDelta { path: path.clone(), reason });
+    }
     let keep =
         options.keep_delta.as_ref().map(|file| Keep::create(file, &output, options.force)).transpose()?;
     for left in output.left().into_iter().chain(keep.as_ref().and_then(Keep::left)) {
@@ -135,6 +139,12 @@ async fn write<B: Layers>(
         report.warnings.push(warning);
     }
     sidecars.copy(output.path(), recipe.out_dtype)?;
+    if let Some(template) = &recipe.chat_template {
+        outputs::write_chat_template(output.path(), template)?;
+    }
+    if !recipe.slices.is_empty() {
+        outputs::renumber(recipe, output.path(), &family.settings)?;
+    }
     report.products = backend.tuning();
     report.pace = backend.pace();
     write_reports(output.path(), &recipe.text, &report)?;

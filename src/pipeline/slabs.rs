@@ -2,7 +2,7 @@
 //! one slab while that is at hand, of several by reading them as often as it takes.
 
 use super::reader::{Reader, Request};
-use super::weights::{BaseValues, base_row, delta_row, row_requests};
+use super::weights::{BaseValues, base_row, delta_rows, row_requests};
 use super::{Error, Job};
 use crate::backend::{self, Backend, Shape, Tensor};
 use crate::checkpoint::TensorMeta;
@@ -10,9 +10,13 @@ use crate::method::table::Kind;
 use crate::method::ties::OfModel;
 use crate::method::{Learned, Slab, Slabs, Streamed};
 use crate::plan::{Role, SUM_CHUNK};
+use crate::recipe::Place;
 use std::cell::RefCell;
 use std::ops::Range;
 use std::rc::Rc;
+
+/// Values of all models in a slab of a method that looks at a tensor before it begins.
+const LARGEST: usize = 64 << 20;
 
 /// How a tensor is cut into slabs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,9 +34,11 @@ impl Cuts {
         let shape = job.family.base.get(tensor).map_or(&[][..], |meta: &TensorMeta| &meta.shape);
         let elements: usize = shape.iter().product();
         let cols = shape.last().copied().unwrap_or(1).max(1);
-        let models = job.family.experts.len().max(1) as u64;
-        let fits = usize::try_from(job.backend.max_tensor_bytes() / 4 / models).unwrap_or(usize::MAX);
-        let size = SUM_CHUNK.min(fits).max(1);
+        let models = job.family.experts.len().max(1);
+        let fits = usize::try_from(job.backend.max_tensor_bytes() / 4 / models as u64).unwrap_or(usize::MAX);
+        // what is read again for every look had better be at hand, as the layers are that other methods decompose
+        let most = if passes(job) > 0 { (LARGEST / models).max(SUM_CHUNK) } else { SUM_CHUNK };
+        let size = most.min(fits).max(1);
         let size = if by_rows { (size / cols).max(1) * cols } else { size };
         Cuts { elements, cols, size, by_rows }
     }
@@ -167,14 +173,7 @@ fn slab<B: Backend>(
 ) -> Result<Slab<B::Tensor>, Error> {
     let (backend, experts) = (job.backend, &job.family.experts);
     let device = || Error::device(tensor);
-    let mut deltas = backend.zeros(Shape::new(experts.len(), 1, range.len())).map_err(device())?;
-    for (t, expert) in experts.iter().enumerate() {
-        let delta = delta_row(backend, reader, (t, expert), tensor, range.clone(), base)?;
-        let Some(delta) = delta else { continue };
-        backend
-            .copy_block(&delta, [0, 0, 0], &mut deltas, [t, 0, 0], [1, 1, range.len()])
-            .map_err(device())?;
-    }
+    let deltas = delta_rows(backend, reader, experts, tensor, range.clone(), base)?;
     let own = backend.duplicate(&base.values).map_err(device())?;
     let shaped = |x| cuts.shaped(x).map_err(device());
     Ok(Slab { base: shaped(own)?, deltas: shaped(deltas)?, first: range.start })
@@ -289,7 +288,7 @@ pub(super) async fn of_model<B: Backend>(
     reader: &mut Reader<'_>,
 ) -> Result<Option<Rc<OfModel>>, Error> {
     let Some(tabled) = job.recipe.method.elementwise() else { return Ok(None) };
-    let values = job.recipe.values(tabled, "", None);
+    let values = job.recipe.values(tabled, "", Place::default());
     if values.word("scope") != "model" {
         return Ok(None);
     }

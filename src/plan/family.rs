@@ -3,6 +3,7 @@
 use super::matching::{Matching, Models, match_delta, match_tensors};
 use super::quantised::refuse_quantised;
 use super::settings::{Settings, weights_mean_the_same};
+use super::sliced::{Composed, compose};
 use super::{Error, Rule};
 use crate::calibration::Calibration;
 use crate::checkpoint::{self, Checkpoint, DeltaFile};
@@ -56,14 +57,18 @@ impl Expert {
 impl Family {
     /// Opens everything that the recipe names.
     pub fn open(recipe: &Recipe) -> Result<Family, Error> {
-        let base = Checkpoint::open(&recipe.base_model)?;
+        let (base, mut composed) = match compose(recipe)? {
+            Some(Composed { base, experts }) => (base, experts.into_iter().map(Some).collect()),
+            None => (Checkpoint::open(&recipe.base_model)?, vec![None; recipe.models.len()]),
+        };
         if base.names().next().is_none() {
             let (path, reason) = (base.path().to_path_buf(), "it holds no tensors".to_owned());
             return Err(checkpoint::Error::NotAModel { path, reason }.into());
         }
         let settings = Settings::open(&base)?;
         refuse_quantised(&base, &settings)?;
-        let experts = recipe.models.iter().map(|model| expert(recipe, model, &base, &settings));
+        let models = recipe.models.iter().zip(composed.drain(..));
+        let experts = models.map(|(model, composed)| expert(recipe, (model, composed), &base, &settings));
         let experts = experts.collect::<Result<_, _>>()?;
         Ok(Family { experts, base, settings })
     }
@@ -71,11 +76,14 @@ impl Family {
 
 fn expert(
     recipe: &Recipe,
-    model: &recipe::Model,
+    (model, composed): (&recipe::Model, Option<Checkpoint>),
     base: &Checkpoint,
     base_settings: &Settings,
 ) -> Result<Expert, Error> {
-    let own = Checkpoint::open(model.source.path())?;
+    let own = match composed {
+        Some(composed) => composed,
+        None => Checkpoint::open(model.source.path())?,
+    };
     let is_delta = matches!(model.source, Source::Delta(_));
     let settings = if is_delta { Settings::default() } else { Settings::open(&own)? };
     refuse_quantised(&own, &settings)?;

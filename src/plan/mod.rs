@@ -18,6 +18,7 @@ mod routed;
 mod rule;
 mod samples;
 mod settings;
+mod sliced;
 
 pub use account::{Account, ModelAccount};
 pub use cost::Cost;
@@ -32,6 +33,7 @@ pub use rule::Rule;
 pub use samples::{AlphaSearch, SearchSamples, expert_source, read_proxies};
 pub use settings::Settings;
 
+use crate::recipe::Place;
 use serde::Serialize;
 
 /// Values of a tensor that are summed at a time: the memory of an embedding of any size stays at this.
@@ -113,16 +115,14 @@ impl Plan {
 }
 
 impl Plan {
-    /// Where the layer of a tensor lies between the first, 0, and the last, 1; none for one outside of layers.
-    pub fn place(&self, tensor: &str) -> Option<f64> {
+    /// Which layer a tensor is of.
+    pub fn place(&self, tensor: &str) -> Place {
         place(tensor, self.blocks)
     }
 }
 
-/// As [`Plan::place`], among so many layers; 1 if there is only one.
-fn place(tensor: &str, blocks: usize) -> Option<f64> {
-    let block = names::block_index(tensor)?;
-    Some(if blocks > 1 { block as f64 / (blocks - 1) as f64 } else { 1.0 })
+fn place(tensor: &str, layers: usize) -> Place {
+    Place { layer: names::block_index(tensor), layers, before: names::comes_first(tensor) }
 }
 
 impl Part {

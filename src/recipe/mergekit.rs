@@ -10,45 +10,18 @@ pub(super) enum Foreign {
 }
 
 /// The keys, wherever they stand in a recipe.
-const KEYS: [(&str, Foreign); 17] = [
+const KEYS: [(&str, Foreign); 12] = [
     ("int8_mask", Foreign::Harmless("masks take no memory worth saving here")),
     ("rescale", Foreign::Harmless("only methods that drop differences rescale")),
     ("consensus_threshold", Foreign::Harmless("only consensus methods use it")),
-    (
-        "slices",
-        Foreign::Unsupported(
-            "layer ranges are not supported in this version; whole models are, under `models`",
-        ),
-    ),
-    (
-        "modules",
-        Foreign::Unsupported("merging module by module is not supported in this version; give whole models"),
-    ),
-    (
-        "merges",
-        Foreign::Unsupported(
-            "several merges in one recipe are not supported in this version; write one recipe each",
-        ),
-    ),
-    (
-        "tokenizer_source",
-        Foreign::Unsupported("the output has the base's tokenizer in this version; `base` may be left out"),
-    ),
-    (
-        "tokenizer",
-        Foreign::Unsupported("the output has the base's tokenizer in this version; leave the key out"),
-    ),
-    (
-        "chat_template",
-        Foreign::Unsupported("the output has the base's chat template in this version; leave the key out"),
-    ),
+    ("merges", Foreign::Unsupported("write several documents, separated by ---, with `name`s")),
     ("embed_slerp", Foreign::Unsupported("embeddings are averaged in this version")),
     (
         "lambda",
         Foreign::Unsupported("it is a parameter of task_arithmetic; for this method the same is `alpha`"),
     ),
     ("swapping", Foreign::Unsupported("it is not in this version")),
-    ("layer_range", Foreign::Unsupported("layer ranges are not supported in this version")),
+    ("layer_range", Foreign::Unsupported("a source of `slices` has it")),
     (
         "lora",
         Foreign::Unsupported(

@@ -4,17 +4,23 @@
 //! line and the path of the key.
 
 mod cursor;
+mod documents;
 mod error;
 mod mergekit;
 mod models;
 mod parameters;
+mod paths;
 mod schema;
 mod settings;
+mod slices;
 mod text;
+mod tokenizer;
 mod yaml;
 
+pub use documents::Document;
 pub use error::Error;
 pub use settings::{Setting, Settings};
+pub use slices::{Place, Slice, SliceSource};
 
 use crate::backend::Dtype;
 use crate::data::Split;
@@ -41,12 +47,16 @@ pub struct Recipe {
     pub base_model: PathBuf,
     /// The experts, in order.
     pub models: Vec<Model>,
+    /// The layers of the output, where it is put together of ranges of layers; else none.
+    pub slices: Vec<Slice>,
     /// Accuracy against time.
     pub accuracy: Accuracy,
     /// Seed of random numbers.
     pub seed: u64,
     /// Type of the merged weights; the base's, tensor by tensor, if `None`.
     pub out_dtype: Option<Dtype>,
+    /// The chat template of the output; the base's if `None`.
+    pub chat_template: Option<String>,
     /// Keys of the models' configurations in which experts may differ from the base.
     pub allow_mismatch: Vec<String>,
     /// What a reader of the log should know about how the recipe was understood.
@@ -293,20 +303,29 @@ pub struct Overrides {
     pub seed: Option<u64>,
     /// `--allow-mismatch`
     pub allow_mismatch: Vec<String>,
+    /// Models that earlier documents of the recipe have made, by name.
+    pub made: Vec<(String, PathBuf)>,
 }
 
 impl Recipe {
-    /// The parameters of a method of the table for a tensor of a layer that lies at `place` between the first, 0, and the last, 1.
-    pub fn values(&self, tabled: &Tabled, tensor: &str, place: Option<f64>) -> Values {
+    /// The parameters of a method of the table for a tensor: a source's before its slice's, before the model's, before those for
+    /// all.
+    pub fn values(&self, tabled: &Tabled, tensor: &str, place: Place) -> Values {
         let mut values = Values::defaults(tabled.description, self.models.len());
         values.has_base = tabled.has_base;
         values.keys = (0..self.models.len()).map(|model| chance_key(self.seed, tensor, model)).collect();
-        for (name, setting) in &tabled.settings {
-            setting.at(tensor, place).into_iter().for_each(|value| values.set(name, value));
+        let (slice, share) = match self.slices.is_empty() {
+            true => (None, place.share()),
+            false => place.within(&self.slices),
+        };
+        for (name, setting) in tabled.settings.iter().chain(slice.iter().flat_map(|slice| &slice.settings)) {
+            setting.at(tensor, share).into_iter().for_each(|value| values.set(name, value));
         }
         for (i, model) in self.models.iter().enumerate() {
-            for (name, setting) in &model.settings {
-                setting.at(tensor, place).into_iter().for_each(|value| values.set_of(i, name, value));
+            let of_source =
+                slice.iter().filter_map(|slice| slice.sources.get(i)).flat_map(|source| &source.settings);
+            for (name, setting) in model.settings.iter().chain(of_source) {
+                setting.at(tensor, share).into_iter().for_each(|value| values.set_of(i, name, value));
             }
         }
         values
@@ -334,6 +353,11 @@ impl Recipe {
     /// Reads and checks a recipe.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
         Recipe::parse(&text::read(path)?, path, overrides)
+    }
+
+    /// The documents of a recipe, in order; one if it is not several.
+    pub fn documents(path: &Path) -> Result<Vec<Document>, Error> {
+        documents::split(&text::read(path)?, path)
     }
 
     /// Checks the text of a recipe; `path` is where it came from: relative paths in it start there.

@@ -1,6 +1,7 @@
 //! `models`: the experts.
 
 use super::cursor::{Cursor, Mapping};
+use super::paths::Paths;
 use super::{Calibration, Error, Method, Model, Proxies, Setting, Settings, Source, settings};
 use crate::checkpoint::{hub_repository, names_adapter, weights_file};
 use crate::method::table::Base;
@@ -14,8 +15,8 @@ const SAMPLES: usize = 32;
 
 /// Reads `models`.
 pub(super) struct Models<'a> {
-    /// Where relative paths start.
-    pub folder: &'a Path,
+    /// Where models are.
+    pub paths: Paths<'a>,
     /// The base.
     pub base: &'a Path,
     /// What to tell the user.
@@ -84,7 +85,7 @@ impl Models<'_> {
                 .map(|c| self.calibration(&c))
                 .transpose()?
                 .unwrap_or(Calibration::Unset),
-            task: map.get("task").map(|t| t.text().map(|t| self.folder.join(t))).transpose()?,
+            task: map.get("task").map(|t| t.text().map(|t| self.paths.folder.join(t))).transpose()?,
         })
     }
 
@@ -125,20 +126,20 @@ impl Models<'_> {
                 )));
             }
             let delta = c.map(&["delta"])?.require("delta", "the file of deltas")?;
-            return Ok(Source::Delta(self.folder.join(delta.text()?)));
+            return Ok(Source::Delta(self.paths.folder.join(delta.text()?)));
         }
         let text = c.text()?;
         let Some((base, delta)) = text.split_once("+delta:") else {
             return self.checkpoint(c, text);
         };
-        if !self.is_base(&self.folder.join(base)) {
+        if !self.is_base(&self.paths.find(base)) {
             return Err(c.error(format!("`{base}` is not the base_model; a delta is added to that")));
         }
-        Ok(Source::Delta(self.folder.join(delta)))
+        Ok(Source::Delta(self.paths.folder.join(delta)))
     }
 
     fn checkpoint(&self, c: &Cursor, text: &str) -> Result<Source, Error> {
-        let path = self.folder.join(text);
+        let path = self.paths.find(text);
         check_expanded(c, text, &path)?;
         if text.contains('+') && !path.exists() {
             return Err(c.error(
@@ -152,7 +153,8 @@ impl Models<'_> {
     fn calibration(&self, c: &Cursor) -> Result<Calibration, Error> {
         if c.is_map() {
             let map = c.map(&["data", "samples", "max_length"])?;
-            let data = self.folder.join(map.require("data", "the task file to run the expert on")?.text()?);
+            let data =
+                self.paths.folder.join(map.require("data", "the task file to run the expert on")?.text()?);
             let at_least_one = |key, what| match map.get(key) {
                 None => Ok(None),
                 Some(c) => match c.unsigned()? {
@@ -166,7 +168,7 @@ impl Models<'_> {
         }
         Ok(match c.text()? {
             "none" => Calibration::None,
-            file => Calibration::File(self.folder.join(file)),
+            file => Calibration::File(self.paths.folder.join(file)),
         })
     }
 }
@@ -183,7 +185,7 @@ pub(super) fn check_expanded(c: &Cursor, text: &str, path: &Path) -> Result<(), 
 
 /// The last part of the path, without the endings of weight files; for a model in the Hugging Face cache, where that is a hash,
 /// the last part of its name.
-fn default_name(path: &Path) -> String {
+pub(super) fn default_name(path: &Path) -> String {
     if let Some((_, name)) = hub_repository(path) {
         return name.rsplit('/').next().unwrap_or(&name).to_owned();
     }

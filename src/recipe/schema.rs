@@ -3,17 +3,33 @@
 use super::cursor::{Cursor, Mapping};
 use super::mergekit::{Foreign, foreign};
 use super::models::{self, Models};
+use super::paths::Paths;
+use super::slices::{Place, Slice, SliceSource, Slices};
 use super::yaml::Node;
-use super::{Error, Overrides, Recipe, parameters};
+use super::{Alpha, Error, Method, Overrides, Recipe, parameters, tokenizer};
 use crate::backend::Dtype;
 use crate::linalg::Accuracy;
-use crate::method::table::{self, Base, Default};
+use crate::method::table::{self, Base, Default, Parameter};
 use crate::method::{Description, methods};
 use serde_saphyr::NonFiniteFloatPolicy;
 use std::path::{Path, PathBuf};
 
-const TOP: [&str; 8] =
-    ["merge_method", "base_model", "models", "parameters", "dtype", "out_dtype", "accuracy", "seed"];
+const TOP: [&str; 14] = [
+    "name",
+    "merge_method",
+    "base_model",
+    "models",
+    "slices",
+    "modules",
+    "parameters",
+    "dtype",
+    "out_dtype",
+    "accuracy",
+    "seed",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
+];
 
 pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
     // NaN is refused where a number is read, which can name the key.
@@ -34,16 +50,42 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
     let method = parameters::method(description, has_base, parameters.as_ref(), overrides, missing)?;
 
     let folder = path.parent().unwrap_or(Path::new(""));
-    let list = top.require("models", "the list of experts to merge")?;
-    let base_model = base_model(&top, description, folder, &list)?;
-    let mut reader = Models { folder, base: &base_model, notes: Vec::new() };
-    let models = reader.read(&list, &method)?;
-    let mut notes = reader.notes;
+    let paths = Paths { folder, made: &overrides.made };
+    let (list, base_model, slices, models, mut notes) = match either_list(&top)? {
+        (Some(_), Some(slices)) => return Err(slices.error("either `models` or `slices` is given, not both")),
+        (None, Some(list)) => {
+            let Method::Tabled(_) = &method else {
+                return Err(
+                    list.error(format!("merge_method {} takes whole models, under `models`", method.name()))
+                );
+            };
+            let base =
+                top.get("base_model").map(|base| base.text().map(|base| paths.find(base))).transpose()?;
+            let (slices, models) = Slices { paths, method: description, base: base.clone() }.read(&list)?;
+            let first = slices.first().map(|slice| slice.base.0.clone()).unwrap_or_default();
+            (list, base.unwrap_or(first), slices, models, Vec::new())
+        }
+        (models, None) => {
+            let list = match models {
+                Some(list) => list,
+                None => top.require("models", "the list of experts to merge")?,
+            };
+            let base_model = base_model(&top, description, paths, &list)?;
+            let mut reader = Models { paths, base: &base_model, notes: Vec::new() };
+            let models = reader.read(&list, &method)?;
+            let notes = reader.notes;
+            (list, base_model, Vec::new(), models, notes)
+        }
+    };
+    if let (false, Alpha::Search { .. }) = (slices.is_empty(), method.alpha()) {
+        return Err(list.error("alpha cannot be searched for a model of slices; give a number"));
+    }
     notes.extend(top.ignored(&TOP));
     notes.extend(parameters.iter().flat_map(|p| p.ignored(&description.keys())));
     for parameter in description.parameters.iter().filter(|p| p.default == Default::Required) {
         let given = parameters.as_ref().is_some_and(|p| p.get(parameter.name).is_some())
-            || parameter.of_models && models.iter().all(|model| model.settings.contains_key(parameter.name));
+            || parameter.of_models && models.iter().all(|model| model.settings.contains_key(parameter.name))
+            || !slices.is_empty() && slices.iter().all(|slice| has(slice, parameter));
         if !given {
             let why = format!(
                 "{} ({}); see `esmerge methods {}`",
@@ -58,15 +100,18 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
     };
     let accuracy = either("accuracy")?.map(|c| accuracy(&c)).transpose()?;
     let seed = either("seed")?.map(|c| c.unsigned()).transpose()?;
+    tokenizer::check(&top, paths, &base_model)?;
     let recipe = Recipe {
         path: path.to_path_buf(),
         text: text.to_owned(),
         method,
         base_model,
         models,
+        slices,
         accuracy: overrides.accuracy.or(accuracy).unwrap_or_default(),
         seed: overrides.seed.or(seed).unwrap_or(0),
         out_dtype: out_dtype(&top, &mut notes)?,
+        chat_template: top.get("chat_template").map(|c| tokenizer::chat_template(&c)).transpose()?.flatten(),
         allow_mismatch: overrides.allow_mismatch.clone(),
         notes,
     };
@@ -74,11 +119,17 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
     Ok(recipe)
 }
 
+/// Whether a slice gives a parameter, for all models or for each.
+fn has(slice: &Slice, parameter: &Parameter) -> bool {
+    let own = |source: &SliceSource| source.settings.contains_key(parameter.name);
+    slice.settings.contains_key(parameter.name) || parameter.of_models && slice.sources.iter().all(own)
+}
+
 impl Recipe {
     /// Parameters that do not go together, as far as they are the same for all tensors.
     fn check(&self, models: &Cursor) -> Result<(), Error> {
         let Some(tabled) = self.method.tabled() else { return Ok(()) };
-        let values = self.values(tabled, "", None);
+        let values = self.values(tabled, "", Place::default());
         if self.method.elementwise().is_none() {
             return self.decomposed(&values).map(drop).map_err(|why| models.error(why));
         }
@@ -89,6 +140,21 @@ impl Recipe {
     }
 }
 
+/// `models` and `slices`, at the top or in the only one of `modules`.
+fn either_list<'a>(top: &Mapping<'a>) -> Result<(Option<Cursor<'a>>, Option<Cursor<'a>>), Error> {
+    let Some(modules) = top.get("modules") else { return Ok((top.get("models"), top.get("slices"))) };
+    if let Some(other) = top.get("models").or(top.get("slices")) {
+        return Err(other.error("either `models`, `slices` or `modules` is given, not several"));
+    }
+    let Some(module) = modules.only() else {
+        let why = "one module is expected, such as {default: {models: [...]}}: models of several modules are merged module by module \
+                   with a recipe each in this version";
+        return Err(modules.error(why));
+    };
+    let map = module.map(&["models", "slices"])?;
+    Ok((map.get("models"), map.get("slices")))
+}
+
 fn not_yaml(error: &serde_saphyr::Error, path: &Path) -> Error {
     let line = error.location().map(|l| l.line());
     let text = error.without_snippet().to_string();
@@ -96,7 +162,7 @@ fn not_yaml(error: &serde_saphyr::Error, path: &Path) -> Error {
     let text = text.split(" at line ").next().unwrap_or(&text).to_owned();
     if text.contains("multiple YAML documents") {
         let message =
-            "several YAML documents in one file are not supported in this version; write one recipe each";
+            "several documents are one merge after the other, which `esmerge merge` alone carries out";
         return Error::new(path, line, "", message);
     }
     Error::new(path, line, "", format!("not a valid YAML mapping: {text}"))
@@ -143,9 +209,9 @@ fn known_parameters<'a>(c: &Cursor<'a>, method: &Description) -> Result<Mapping<
     c.map(&known)
 }
 
-fn base_model(top: &Mapping, method: &Description, folder: &Path, models: &Cursor) -> Result<PathBuf, Error> {
+fn base_model(top: &Mapping, method: &Description, paths: Paths, models: &Cursor) -> Result<PathBuf, Error> {
     if let Some(base) = top.get("base_model") {
-        let path = folder.join(base.text()?);
+        let path = paths.find(base.text()?);
         models::check_expanded(&base, base.text()?, &path)?;
         return Ok(path);
     }
@@ -157,7 +223,7 @@ fn base_model(top: &Mapping, method: &Description, folder: &Path, models: &Curso
         _ => None,
     };
     match first {
-        Some(first) => Ok(folder.join(first)),
+        Some(first) => Ok(paths.find(first)),
         None => top
             .require("base_model", "the model that the experts were fine-tuned from")
             .map(|_| PathBuf::new()),

@@ -73,17 +73,21 @@ fn weigh(tasks: &[&[f32]], weights: &[f32], out: &mut [f32]) {
 }
 
 fn elect(tasks: &[&[f32]], factors: &[f32], divide: Divide, out: &mut [f32]) {
+    const SIGN: u32 = 1 << 31;
     let (votes, weights) = factors.split_at(tasks.len());
-    let mut elected = [0f32; BLOCK];
-    let mut agreeing = [0f32; BLOCK];
+    let (mut elected, mut agreeing) = ([0u32; BLOCK], [0f32; BLOCK]);
     let (elected, agreeing) = (&mut elected[..out.len()], &mut agreeing[..out.len()]);
-    weigh(tasks, votes, elected);
-    elected.iter_mut().for_each(|v| *v = if *v >= 0.0 { 1.0 } else { -1.0 });
+    weigh(tasks, votes, out);
+    elected.iter_mut().zip(&*out).for_each(|(sign, sum)| *sign = if *sum >= 0.0 { 0 } else { SIGN });
     out.fill(0.0);
     for ((x, &vote), &weight) in tasks.iter().zip(votes).zip(weights) {
-        let sign = if vote == 0.0 { 0.0 } else { vote.signum() };
-        for (((sum, total), x), elected) in out.iter_mut().zip(&mut *agreeing).zip(*x).zip(&*elected) {
-            let agrees = sign * x * elected > 0.0 || (*x != 0.0 && sign * x.signum() == *elected);
+        if vote == 0.0 {
+            continue;
+        }
+        let own = vote.to_bits() & SIGN;
+        for (((sum, total), &x), elected) in out.iter_mut().zip(&mut *agreeing).zip(*x).zip(&*elected) {
+            // the sign bit of what the three make together; no product that may underflow
+            let agrees = (x.to_bits() ^ own ^ elected) & SIGN == 0 && x != 0.0;
             *sum += if agrees { weight * x } else { 0.0 };
             *total += if agrees { weight } else { 0.0 };
         }
@@ -91,8 +95,7 @@ fn elect(tasks: &[&[f32]], factors: &[f32], divide: Divide, out: &mut [f32]) {
     for (sum, total) in out.iter_mut().zip(agreeing) {
         match divide {
             Divide::Never => {}
-            Divide::UnlessZero if *total == 0.0 => {}
-            Divide::UnlessZero => *sum /= *total,
+            Divide::UnlessZero => *sum /= if *total == 0.0 { 1.0 } else { *total },
             Divide::BySome => *sum /= total.max(1e-6),
         }
     }

@@ -103,6 +103,13 @@ impl Backend for Cpu {
         Ok(CpuTensor::new(shape, convert::unpack(dtype, bytes)))
     }
 
+    fn unpack_into(&self, dtype: Dtype, bytes: &[u8], x: &mut CpuTensor, member: usize) -> Result<()> {
+        let n = x.shape.matrix_len();
+        require(member < x.shape.batch && bytes.len() == n * dtype.size(), "unpack", &[x.shape])?;
+        convert::unpack_into(dtype, bytes, &mut x.values[member * n..(member + 1) * n]);
+        Ok(())
+    }
+
     fn zeros(&self, shape: Shape) -> Result<CpuTensor> {
         Ok(CpuTensor::new(shape, memory::zeros(shape.len())))
     }
