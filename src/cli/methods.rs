@@ -86,7 +86,7 @@ fn needs(method: &Description) -> String {
         Kind::Elementwise { passes: 0 } => "models are read once, a part of a tensor at a time".to_owned(),
         Kind::Elementwise { passes } => {
             format!(
-                "a tensor that is too large to be kept (some 64 million values of all models) is read up to {} times",
+                "a tensor that is too large to be kept (some 32 million values of all models) is read up to {} times",
                 passes + 1
             )
         }

@@ -16,7 +16,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 /// Values of all models in a slab of a method that looks at a tensor before it begins.
-const LARGEST: usize = 64 << 20;
+const LARGEST: usize = 32 << 20;
 
 /// How a tensor is cut into slabs.
 #[derive(Clone, Debug, PartialEq, Eq)]
