@@ -76,7 +76,8 @@ impl Spectral for DcMerge {
             let own = triples(backend, delta, rank, solver).await?;
             let sigma: Vec<f64> = backend.download(&own.sigma).await?.iter().map(|&s| f64::from(s)).collect();
             weighed.push(scaled_rows(backend, backend.duplicate(&own.v)?, &self.smoothed(&sigma))?);
-            (us.push(own.u), vs.push(own.v));
+            us.push(own.u);
+            vs.push(own.v);
         }
         let (u, _) = polar_of(backend, &stacked(backend, &us.iter().collect::<Vec<_>>())?, solver).await?;
         let (v, _) = polar_of(backend, &stacked(backend, &vs.iter().collect::<Vec<_>>())?, solver).await?;

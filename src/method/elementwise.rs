@@ -73,7 +73,7 @@ pub async fn of_matrices<B: Backend>(
     deltas: &[B::Tensor],
 ) -> Result<B::Tensor> {
     let shape = base.shape();
-    let mut held = Held::of::<B>(base, batched(backend, deltas)?, method.by_rows())?;
+    let mut held = Held::of(base, batched(backend, deltas)?, method.by_rows())?;
     let learned = method.learn::<B, _>(backend, &mut held).await?;
     method.apply(backend, &learned, held.into_slab()).await?.reshape(shape)
 }

@@ -16,7 +16,7 @@ impl<T: Tensor> Held<T> {
     }
 
     /// Of a base and the differences of all tasks, as they are or as rows.
-    pub fn of<B: Backend<Tensor = T>>(base: T, deltas: T, by_rows: bool) -> Result<Self> {
+    pub fn of(base: T, deltas: T, by_rows: bool) -> Result<Self> {
         match by_rows {
             true => Ok(Held(Slab { base, deltas, first: 0 })),
             false => {

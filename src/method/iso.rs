@@ -91,11 +91,15 @@ impl Spectral for IsoCts {
                     backend.gemm(-1.0, &shared.u, Op::Transpose, &along, Op::None, 1.0, &mut own)?;
                 }
                 let own = triples(backend, &own, specific, solver).await?;
-                (us.push(own.u), vs.push(own.v), sigmas.push(own.sigma));
+                us.push(own.u);
+                vs.push(own.v);
+                sigmas.push(own.sigma);
             }
         }
         if let Some(shared) = shared {
-            (us.push(shared.u), vs.push(shared.v), sigmas.push(shared.sigma));
+            us.push(shared.u);
+            vs.push(shared.v);
+            sigmas.push(shared.sigma);
         }
         let mut values = Vec::new();
         for sigma in &sigmas {

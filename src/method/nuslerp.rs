@@ -62,7 +62,7 @@ impl NuSlerp {
 
     /// For every row or column.
     fn lines(&self, grams: &[Gram]) -> Vec<Vec<f32>> {
-        let mut lines = vec![Vec::with_capacity(grams.len()); 3];
+        let mut lines = vec![Vec::new(); 3];
         for sum in grams.iter().map(|gram| self.coefficients(gram)) {
             lines[0].push(sum.base as f32);
             lines[1].push(sum.models[0] as f32);

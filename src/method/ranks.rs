@@ -122,9 +122,12 @@ fn descend(counts: &[u64], rest: &mut u64) -> usize {
     0
 }
 
-/// Looks at lower bits, one target of each row at a time: the keys, and which target each row's is.
-fn rounds(targets: &[Target], rows: usize) -> Vec<(Vec<CountBy>, Vec<(usize, usize)>)> {
-    let mut rounds: Vec<(Vec<CountBy>, Vec<(usize, usize)>)> = Vec::new();
+/// A look at lower bits: a key for each row, and which target that of a row is for.
+type Round = (Vec<CountBy>, Vec<(usize, usize)>);
+
+/// Looks at lower bits, one target of each row at a time.
+fn rounds(targets: &[Target], rows: usize) -> Vec<Round> {
+    let mut rounds: Vec<Round> = Vec::new();
     for (i, target) in targets.iter().enumerate().filter(|(_, target)| target.known.is_none()) {
         let free = |which: &[(usize, usize)]| which.iter().all(|(row, _)| *row != target.row);
         let at = rounds.iter().position(|(_, which)| free(which)).unwrap_or_else(|| {

@@ -179,11 +179,14 @@ fn slab<B: Backend>(
     Ok(Slab { base: shaped(own)?, deltas: shaped(deltas)?, first: range.start })
 }
 
+/// A tensor, how it is merged, and what was learnt of it.
+type Known = (String, Rc<Streamed>, Rc<Learned>);
+
 /// Merges tensors element by element, one after the other.
 pub(super) struct Merger<'a, B> {
     job: &'a Job<'a, B>,
     /// What was learnt of the tensor that is being merged.
-    now: RefCell<Option<(String, Rc<Streamed>, Rc<Learned>)>>,
+    now: RefCell<Option<Known>>,
 }
 
 impl<'a, B: Backend> Merger<'a, B> {
