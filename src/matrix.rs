@@ -138,3 +138,127 @@ impl Polarity {
         }
     }
 }
+
+/// A place in the order of a row's magnitudes, the largest first and among equal ones the first in the row: before the cut lie
+/// those above `bits`, and those of exactly these bits in the places before `places`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cut {
+    /// The 31 bits of a magnitude.
+    pub bits: u32,
+    /// How many places of the row count.
+    pub places: u32,
+}
+
+impl Cut {
+    /// Everything lies before it.
+    pub const END: Cut = Cut { bits: 0, places: u32::MAX };
+    /// Nothing lies before it.
+    pub const START: Cut = Cut { bits: u32::MAX, places: 0 };
+
+    /// The smallest magnitude at a place that lies before it, in bits; more than any has where none does.
+    pub fn least(self, place: usize) -> u32 {
+        if place < self.places as usize { self.bits } else { self.bits.saturating_add(1) }
+    }
+
+    /// The same cut for a part of the row that begins at the place `first`.
+    pub fn from(self, first: usize) -> Cut {
+        let places = (self.places as usize).saturating_sub(first);
+        Cut { bits: self.bits, places: if self.places == u32::MAX { u32::MAX } else { places as u32 } }
+    }
+}
+
+/// With what probability a number stays.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chance {
+    /// Of the generator; another for every tensor of every model.
+    pub key: u64,
+    /// The probability in units of `2^-24`: of all numbers, or of the smallest of a row.
+    pub least: u32,
+    /// What is added to it for the largest of a row; linear in the rank between.
+    pub span: u32,
+}
+
+impl Chance {
+    /// A probability in units of `2^-24`.
+    pub fn units(probability: f64) -> u32 {
+        (probability.clamp(0.0, 1.0) * f64::from(1 << 24)).round() as u32
+    }
+}
+
+/// What a sum of elected numbers is divided by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Divide {
+    /// Nothing.
+    Never,
+    /// The sum of the agreeing weights, unless that is 0.
+    UnlessZero,
+    /// The same, or 1e-6 if that is more.
+    BySome,
+}
+
+/// What T tasks make of each element together.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Across<'a> {
+    /// `sum_t w_t x_t`
+    Weigh(&'a [f32]),
+    /// 1 where `sum_t v_t x_t > 0`, else 0.
+    Positive(&'a [f32]),
+    /// `sum_t w_t x_t` over the tasks whose `v_t x_t` has the sign of `sum_t v_t x_t`, + where that is 0; the first T factors
+    /// are the votes `v`, the others the weights `w`.
+    Elect {
+        /// `v`, then `w`.
+        factors: &'a [f32],
+        /// Whether the sum is divided by the agreeing weights.
+        divide: Divide,
+    },
+    /// A task has the element where `|x_t| > epsilon`: the mean of those that have it, `f_t x_t` where one alone does, else 0.
+    Share {
+        /// What counts as zero.
+        epsilon: f32,
+        /// `f`
+        factors: &'a [f32],
+    },
+    /// 1 where a task has the element alone, or (`shared`) together with another; else 0.
+    Having {
+        /// What counts as zero.
+        epsilon: f32,
+        /// The task.
+        task: usize,
+        /// Whether it is to be together with another.
+        shared: bool,
+    },
+    /// `sum_t x_t` where `|x_t| > f_t |sum_s x_s - x_t|` in `least` tasks or more, else 0.
+    Agree {
+        /// `f`
+        factors: &'a [f32],
+        /// How many.
+        least: usize,
+    },
+    /// The population variance.
+    Variance,
+    /// `x clamp(t / max(|x|, 1e-6), 0, 1)` of the first task.
+    Approach(f32),
+}
+
+impl Across<'_> {
+    /// The factors that the rule needs of T tasks.
+    pub fn factors(&self) -> &[f32] {
+        match self {
+            Across::Weigh(factors)
+            | Across::Positive(factors)
+            | Across::Elect { factors, .. }
+            | Across::Share { factors, .. }
+            | Across::Agree { factors, .. } => factors,
+            Across::Having { .. } | Across::Variance | Across::Approach(_) => &[],
+        }
+    }
+
+    /// How many factors it needs of so many tasks.
+    pub(crate) fn needs(&self, tasks: usize) -> usize {
+        match self {
+            Across::Weigh(_) | Across::Positive(_) | Across::Share { .. } | Across::Agree { .. } => tasks,
+            Across::Elect { .. } => 2 * tasks,
+            Across::Having { .. } | Across::Variance | Across::Approach(_) => 0,
+        }
+    }
+}

@@ -23,6 +23,8 @@ mod opening;
 mod products;
 #[path = "backend_suite/reductions.rs"]
 mod reductions;
+#[path = "backend_suite/selection.rs"]
+mod selection;
 #[path = "backend_suite/tiles.rs"]
 mod tiles;
 
@@ -49,12 +51,13 @@ fn main() {
         elementwise::claims_on,
         reductions::claims_on,
         factorizations::claims_on,
+        selection::claims_on,
     ];
     let mut trials: Vec<_> = suites.iter().flat_map(|suite| suite(&devices)).collect();
     trials.extend(embedding::trials());
     trials.extend(tiles::trials());
     trials.extend(opening::trials());
-    claims::run(trials, Stated { cpu: 53, adapter: 270, besides: 1 });
+    claims::run(trials, Stated { cpu: 62, adapter: 306, besides: 1 });
 }
 
 /// Asserts that every value is within its bound.

@@ -88,7 +88,7 @@ fn a_missing_key_is_named() {
 fn a_wrong_value_is_named() {
     recipe_refuses("alpha: 0.5", "alpha: strong", &["`parameters.alpha`", "a number", "`strong`"]);
     recipe_refuses("alpha: 0.5", "alpha: .nan", &["`parameters.alpha`", "finite"]);
-    recipe_refuses("merge_method: esm", "merge_method: ties", &["`merge_method`", "`ties`", "tsv_m"]);
+    recipe_refuses("merge_method: esm", "merge_method: fusion", &["`merge_method`", "`fusion`", "tsv_m"]);
     recipe_refuses("  alpha: 0.5", "  alpha: 0.5\n  rank: 0", &["`parameters.rank`"]);
     recipe_refuses(
         "  alpha: 0.5",
@@ -98,7 +98,11 @@ fn a_wrong_value_is_named() {
     recipe_refuses("  alpha: 0.5", "  alpha: 0.5\n  inter_task: maybe", &["`parameters.inter_task`", "`on`"]);
     recipe_refuses("parameters:", "dtype: int8\nparameters:", &["`dtype`", "float16"]);
     recipe_refuses("models:\n", "models: 3\nmodel:\n", &["`model`"]);
-    recipe_refuses("birds.safetensors", "birds.safetensors\n    weight: 2", &["`models[1]`", "weight"]);
+    recipe_refuses(
+        "birds.safetensors",
+        "birds.safetensors\n    weight: 2",
+        &["`models[1].weight`", "takes no weights"],
+    );
 }
 
 #[test]

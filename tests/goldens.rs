@@ -11,12 +11,16 @@ mod claims;
 mod compare;
 #[path = "common/devices.rs"]
 mod devices;
+#[path = "golden_suite/elementwise.rs"]
+mod elementwise;
 #[path = "golden_suite/esm.rs"]
 mod esm;
 #[path = "golden_suite/esm_plus.rs"]
 mod esm_plus;
 #[path = "golden_suite/others.rs"]
 mod others;
+#[path = "common/slabs.rs"]
+mod slabs;
 
 use case::{Case, Run};
 use claims::Stated;
@@ -57,7 +61,25 @@ fn trial(case: &Arc<Case>, index: usize, run: &Run, device: Device) -> Trial {
 }
 
 fn is_supported(method: &str) -> bool {
-    matches!(method, "esm" | "esm_pp" | "polar" | "tsv_m" | "weight_average" | "task_arithmetic")
+    matches!(method, "esm" | "esm_pp" | "polar" | "tsv_m") || is_elementwise(method) || is_spectral(method)
+}
+
+fn is_spectral(method: &str) -> bool {
+    matches!(method, "iso_c" | "iso_cts" | "regmean")
+}
+
+fn is_elementwise(method: &str) -> bool {
+    let named = [
+        "weight_average",
+        "task_arithmetic",
+        "model_stock",
+        "consensus_ta",
+        "ties",
+        "breadcrumbs",
+        "dare",
+        "slerp",
+    ];
+    named.contains(&method)
 }
 
 /// Computes a run's values on whichever backend the device has.
@@ -77,7 +99,8 @@ impl devices::Work for Job<'_> {
                 "esm_pp" => esm_plus::compute(backend, case, run).await,
                 "polar" => others::polar_units(backend, case, run).await,
                 "tsv_m" => others::tsv_m(backend, case, run).await,
-                _ => others::arithmetic(backend, case, run).await,
+                method if is_spectral(method) => others::spectral(backend, case, run).await,
+                _ => elementwise::compute(backend, case, run).await,
             }
         })
         .map_err(Failed::from)

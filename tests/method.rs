@@ -9,6 +9,8 @@ mod devices;
 mod matrices;
 #[path = "method_suite/scales.rs"]
 mod scales;
+#[path = "method_suite/spectral.rs"]
+mod spectral;
 
 use claims::Stated;
 use devices::{Device, Variant};
@@ -19,13 +21,14 @@ use esmerge::method::esd::{EssentialSubspace, Inputs, essential_subspace};
 use esmerge::method::esm::{eigenvalue_weights, esm_layers, join_factors, merge_factors, task_factors};
 use esmerge::method::{Decomposition, EsmOptions, Fusion, Preset, Scale, Solver, assembly, tsv};
 use libtest_mimic::Trial;
-use matrices::{Matrix, download, upload};
+use matrices::{Matrix, download, upload, upload_one};
 
 const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0 };
 
 fn main() {
     let mut trials = claims();
     trials.extend(scales::claims());
+    trials.extend(spectral::claims());
     // as hardware does, these keep every projected problem to themselves
     for device in devices::for_each_device() {
         if let Device::Gpu(..) = device {
@@ -34,7 +37,7 @@ fn main() {
             trials.push(Trial::test(name, move || Ok(pollster::block_on(waits_once(device.gpu()))?)));
         }
     }
-    claims::run(trials, Stated { cpu: 23, adapter: 24, besides: 0 });
+    claims::run(trials, Stated { cpu: 30, adapter: 31, besides: 0 });
 }
 
 /// Each half of a merge waits once, whatever the number of layers and tasks: whether subspaces have converged, and for what is

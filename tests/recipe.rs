@@ -4,7 +4,7 @@ use esmerge::backend::{Dtype, Polarity};
 use esmerge::linalg::Accuracy;
 use esmerge::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm};
 use esmerge::recipe::{
-    Alpha, Calibration, Error, Esm, Method, Overrides, Proxies, Rank, Recipe, Search, Source,
+    Alpha, Calibration, Error, Esm, Method, Overrides, Place, Proxies, Rank, Recipe, Search, Source,
 };
 use std::path::{Path, PathBuf};
 
@@ -189,8 +189,8 @@ dtype: float16
     )
     .unwrap();
     assert_eq!(recipe.base_model, PathBuf::from("work/a"));
-    assert_eq!(recipe.models.iter().map(|m| m.weight).collect::<Vec<_>>(), [1.0, 0.3]);
-    assert_eq!(recipe.method, Method::Linear { alpha: Alpha::Number(1.0), normalize: true });
+    assert_eq!(recipe.models.iter().map(|m| m.weight().unwrap()).collect::<Vec<_>>(), [1.0, 0.3]);
+    assert_eq!((recipe.method.name(), recipe.method.alpha()), ("linear", &Alpha::Number(1.0)));
     // mergekit's dtype is also the type of the output
     assert_eq!(recipe.out_dtype, Some(Dtype::F16));
     assert_eq!(recipe.notes.len(), 1);
@@ -216,9 +216,11 @@ out_dtype: float32
 ",
     )
     .unwrap();
-    let models: Vec<_> = recipe.models.iter().map(|m| (m.name.as_str(), m.weight)).collect();
-    assert_eq!(models, [("a", 0.5), ("b", 0.2)]);
-    assert_eq!(recipe.method, Method::TaskArithmetic { alpha: Alpha::Number(0.7), normalize: true });
+    assert_eq!(recipe.models.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    assert_eq!((recipe.method.name(), recipe.method.alpha()), ("task_arithmetic", &Alpha::Number(0.7)));
+    let values = recipe.values(recipe.method.elementwise().unwrap(), "any", Place::default());
+    assert_eq!(values.of_models("weight"), [0.5, 0.2], "a model's own weight, else that of all");
+    assert!(values.is_on("normalize"));
     assert_eq!(recipe.out_dtype, Some(Dtype::F32));
 }
 
@@ -243,4 +245,92 @@ fn an_error_knows_its_key_and_line() {
     let text = error.to_string();
     assert!(text.starts_with("work/recipe.yaml, line 12: `parameters.gian`: unknown key"), "{text}");
     assert!(text.contains("did you mean `gain`?"), "{text}");
+}
+
+#[test]
+fn parameters_vary_with_the_layer_and_the_name_of_a_tensor() {
+    let recipe = parse(
+        "\
+merge_method: ties
+base_model: base
+models:
+  - model: a
+    parameters:
+      density: [1, 0.5, 0]
+      weight: [{filter: mlp, value: 1}]
+  - model: b
+    parameters:
+      density:
+        - {filter: self_attn, value: [0.2, 0.4]}
+        - {value: 0.9}
+parameters:
+  weight:
+    - {filter: norm, value: 0.25}
+    - 0.75
+  lambda:
+    - {filter: lm_head, value: 0.5}
+    - 1.0
+",
+    )
+    .unwrap();
+    let tabled = recipe.method.elementwise().unwrap();
+    let values =
+        |tensor: &str, layer| recipe.values(tabled, tensor, Place { layer, layers: 5, before: false });
+    let attention = values("layers.3.self_attn.q", Some(3));
+    assert_eq!(attention.of_models("density"), [0.25, 0.2 + 0.75 * (0.4 - 0.2)]);
+    assert_eq!(
+        attention.of_models("weight"),
+        [0.75, 0.75],
+        "a filter that does not match falls back to the top"
+    );
+    assert_eq!(values("layers.3.mlp.up", Some(3)).of_models("weight"), [1.0, 0.75]);
+    let head = values("lm_head", None);
+    assert_eq!((head.of_models("density"), head.number("lambda")), (vec![1.0, 0.9], 0.5), "the first anchor");
+    assert_eq!(values("norm", None).of_models("weight"), [0.25, 0.25]);
+}
+
+#[test]
+fn every_method_of_the_table_is_read_with_its_example() {
+    for method in esmerge::method::methods() {
+        let (least, most) = method.models;
+        let models = least.max(2).min(most);
+        let list: String = (0..models).map(|i| format!("  - model: m{i}\n    calibration: c\n")).collect();
+        let lines: String = method.example.lines().map(|line| format!("  {line}\n")).collect();
+        let text =
+            format!("merge_method: {}\nbase_model: base\nmodels:\n{list}parameters:\n{lines}", method.name);
+        let recipe = parse(&text).unwrap_or_else(|e| panic!("{text}\n{e}"));
+        assert_eq!(recipe.method.name(), method.name);
+        assert!(
+            method.line.len() < 110 && !method.formula.is_empty() && !method.source.is_empty(),
+            "{}",
+            method.name
+        );
+    }
+}
+
+#[test]
+fn a_parameter_outside_its_range_and_a_model_too_many_are_told() {
+    let ties = |parameters: &str| {
+        parse(&format!(
+            "merge_method: ties\nbase_model: b\nmodels:\n  - model: m\nparameters: {parameters}\n"
+        ))
+        .unwrap_err()
+    };
+    let told = ties("{density: 1.5}");
+    assert_eq!(told.key(), "parameters.density");
+    assert!(told.to_string().contains("from 0 to 1"), "{told}");
+    assert_eq!(ties("{density: [0.5, 2]}").key(), "parameters.density[1]");
+    assert_eq!(ties("{scope: world}").key(), "parameters.scope");
+    assert_eq!(ties("{normalize: [1, 0]}").key(), "parameters.normalize");
+    let slerp = |models: &str, parameters: &str| {
+        parse(&format!("merge_method: slerp\nbase_model: b\nmodels: {models}\nparameters: {parameters}\n"))
+    };
+    assert!(slerp("[{model: b}, {model: m}]", "{t: 0.5}").is_ok());
+    let two = slerp("[{model: m}, {model: o}]", "{t: 0.5}").unwrap_err();
+    assert!(two.to_string().contains("one model beside the base"), "{two}");
+    assert_eq!(slerp("[{model: m}]", "{}").unwrap_err().key(), "parameters.t");
+    let della = "merge_method: della\nbase_model: b\nmodels: [{model: m}]\nparameters: {density: 0.9}\n";
+    assert!(parse(della).unwrap_err().to_string().contains("density + epsilon"));
+    let slip = parse("merge_method: tiez\nbase_model: b\nmodels: [{model: m}]\n").unwrap_err();
+    assert!(slip.to_string().contains("did you mean `ties`?"), "{slip}");
 }

@@ -78,7 +78,7 @@ fn every_shell_has_completions_and_the_manual_page_every_command() {
         assert!(output.status.success(), "{arguments:?}");
         String::from_utf8(output.stdout).unwrap()
     };
-    let commands = ["merge", "rescale", "capture", "eval", "route", "devices", "bench"];
+    let commands = ["merge", "rescale", "capture", "eval", "route", "init", "methods", "devices", "bench"];
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
         has_all(&run(&["completions", shell]), &[&commands[..], &["keep-delta"]].concat());
     }

@@ -36,6 +36,8 @@ pub enum Error {
     },
     /// An operation met numbers past what f32 holds, or made of such.
     NotFinite(&'static str),
+    /// The result is not defined for these numbers; why, and what to do.
+    Undefined(&'static str),
     /// The driver or wgpu reported something else.
     Internal(String),
 }
@@ -44,6 +46,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::NoAdapter(text) | Error::NoDevice(text) | Error::Internal(text) => f.write_str(text),
+            Error::Undefined(why) => f.write_str(why),
             Error::NotFinite(what) => write!(f, "{what} holds a value that is not finite"),
             Error::OutOfMemory { what, bytes } => {
                 write!(

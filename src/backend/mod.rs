@@ -9,9 +9,12 @@ pub mod cpu;
 mod error;
 pub mod gpu;
 pub mod layers;
+mod magnitudes;
 
-pub use crate::matrix::{Dtype, Op, Polarity, Shape};
+pub use crate::kernels::CountBy;
+pub use crate::matrix::{Across, Chance, Cut, Divide, Dtype, Op, Polarity, Shape};
 pub use error::Error;
+pub use magnitudes::MagnitudeSum;
 
 use std::ops::Range;
 
@@ -40,7 +43,7 @@ pub trait Tensor {
 #[allow(async_fn_in_trait)] // futures are driven on the calling thread; nothing here needs them to be `Send`
 pub trait Backend {
     /// Device memory of one batched matrix.
-    type Tensor: Tensor;
+    type Tensor: Tensor + 'static;
 
     /// The device's name and driver, for reports.
     fn name(&self) -> String;
@@ -75,6 +78,13 @@ pub trait Backend {
 
     /// Raw little-endian values of any [`Dtype`], widened to f32 on the device (exact for all three).
     fn unpack(&self, shape: Shape, dtype: Dtype, bytes: &[u8]) -> Result<Self::Tensor>;
+
+    /// [`unpack`](Backend::unpack) of one member of a batch, which holds as many values.
+    fn unpack_into(&self, dtype: Dtype, bytes: &[u8], x: &mut Self::Tensor, member: usize) -> Result<()> {
+        let Shape { rows, cols, .. } = x.shape();
+        let values = self.unpack(Shape::matrix(rows, cols), dtype, bytes)?;
+        self.copy_block(&values, [0, 0, 0], x, [member, 0, 0], [1, rows, cols])
+    }
 
     /// f32 values, row-major.
     fn upload(&self, shape: Shape, values: &[f32]) -> Result<Self::Tensor> {
@@ -224,6 +234,46 @@ pub trait Backend {
 
     /// Frobenius inner product `sum_ij x_ij y_ij` of every member of the batch: `batch x 1 x 1`.
     fn inner_products(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Inner product of every row of `x` with that of `y`: `batch x rows x 1`.
+    fn row_products(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// Inner product of every column of `x` with that of `y`: `batch x 1 x cols`.
+    fn column_products(&self, x: &Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// `KL(softmax(base + delta) || softmax(base))` of every row, 1e-8 added to both: `batch x rows x 1`.
+    fn row_divergence(&self, base: &Self::Tensor, delta: &Self::Tensor) -> Result<Self::Tensor>;
+
+    // ---- ranks, chance, and what tasks make of an element together ----
+
+    /// How many numbers of each member of the batch have each value of a key, given for each member: one list of counts after
+    /// the other, of [`CountBy::counts`] each. Waits for the device.
+    async fn histogram(&self, x: &Self::Tensor, by: &[CountBy]) -> Result<Vec<Vec<u32>>>;
+
+    /// Sum of the magnitudes of each member of the batch, exact to the last rounding: the same bits on every device. Waits for the
+    /// device.
+    async fn magnitude_sums(&self, x: &Self::Tensor) -> Result<Vec<MagnitudeSum>>;
+
+    /// Keeps the numbers of member `b` that lie before the first cut of `cuts[b]` and not before the second, in the order of its
+    /// magnitudes; the others become 0. With `by`, one matrix, the order is that of its magnitudes for all members.
+    fn trim(&self, x: &mut Self::Tensor, by: Option<&Self::Tensor>, cuts: &[(Cut, Cut)]) -> Result<()>;
+
+    /// Keeps each number of member `b` with the probability of `chances[b]`; the others become 0. With `ranks` the probability
+    /// rises with the rank in the row. `first` is the place of the first number in its tensor. The same numbers stay on every
+    /// device.
+    fn drop_out(
+        &self,
+        x: &mut Self::Tensor,
+        ranks: Option<&Self::Tensor>,
+        chances: &[Chance],
+        first: usize,
+    ) -> Result<()>;
+
+    /// The rank of every number in its row by magnitude, 0 for the smallest; of equal ones the first in the row has the highest.
+    fn row_ranks(&self, x: &Self::Tensor) -> Result<Self::Tensor>;
+
+    /// What the members of the batch make of each element together, by a rule: one matrix.
+    fn across(&self, x: &Self::Tensor, rule: Across<'_>) -> Result<Self::Tensor>;
 
     // ---- small factorizations ----
 

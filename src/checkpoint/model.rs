@@ -197,6 +197,26 @@ impl Checkpoint {
         Checkpoint { tensors: names.into_iter().filter_map(renamed).collect(), ..self.clone() }
     }
 
+    /// A model of tensors of several: each by its name here, the model it is in, and its name there. What this model is beside its
+    /// tensors it stays.
+    pub fn composed(&self, parts: &[(String, &Checkpoint, &str)]) -> Checkpoint {
+        let mut composed = Checkpoint { files: Vec::new(), tensors: IndexMap::new(), ..self.clone() };
+        let mut first_files: Vec<(&Path, usize)> = Vec::new();
+        for (name, model, own) in parts {
+            let Some(Place { file, stored }) = model.tensors.get(*own) else { continue };
+            let known = first_files.iter().find(|(path, _)| *path == model.path()).map(|(_, first)| *first);
+            let first = known.unwrap_or_else(|| {
+                first_files.push((model.path(), composed.files.len()));
+                composed.files.extend(model.files.iter().cloned());
+                composed.files.len() - model.files.len()
+            });
+            let stored = stored.as_deref().unwrap_or(own);
+            let stored = (stored != name).then(|| stored.to_owned());
+            composed.tensors.insert(name.clone(), Place { file: first + file, stored });
+        }
+        composed
+    }
+
     /// The same model with the norms of old BERT checkpoints, `LayerNorm.gamma` and `.beta`, under today's names.
     pub fn with_modern_norms(self) -> Checkpoint {
         let modern = |name: &str| {

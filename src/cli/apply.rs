@@ -21,8 +21,9 @@ pub(super) fn run(args: &args::Apply) -> Result<(), Failure> {
         allow_mismatch: args.allow_mismatch.clone(),
         dry_run: args.dry_run,
         keep_delta: None,
+        foreign: args::ForeignFlags::default(),
     };
-    merge::carry_out(&recipe, &merge)
+    merge::carry_out(&merge, &recipe)
 }
 
 /// `W + scale (s_1 B_1 A_1 + s_2 B_2 A_2 + ...)`

@@ -23,6 +23,7 @@ Examples:
                                                inputs of layers, for ESM
   esmerge eval merged/ --task cars.safetensors accuracy on a task
   esmerge route merged/ --data photos/         which expert each sample takes
+  esmerge methods ties                         what there is to merge by
   esmerge devices                              what there is to compute on
   esmerge bench --kernel gemm                  how fast that is
 
@@ -69,7 +70,7 @@ any other error; 2 an error in the command line.";
 const RECIPE: &str = "\
 A recipe is a YAML file; its paths are relative to it:
 
-  merge_method: esm        # or esm++, linear, task_arithmetic, tsv_m
+  merge_method: esm        # or another of `esmerge methods`
   base_model: models/base
   models:
     - model: models/cars   # a folder or .safetensors file, {delta: FILE}, or
@@ -123,11 +124,40 @@ pub(super) enum Command {
     Devices(Devices),
     /// Measure the kernels against what the device can do
     Bench(Bench),
+    /// Write a commented recipe for the models in some folders
+    Init(Init),
+    /// List the merging methods, or explain one
+    Methods(Methods),
     /// Print a script that completes commands and flags in a shell
     Completions(Completions),
     /// Print the manual page, for `man -l -`
     #[command(hide = true)]
     Man,
+}
+
+const INIT: &str = "\
+Examples:
+  esmerge init models/ > recipe.yaml           of all models in a folder
+  esmerge init models/base models/cars         of these";
+
+#[derive(Debug, Args)]
+#[command(after_help = INIT)]
+pub(super) struct Init {
+    /// Models, or folders of models
+    #[arg(required = true)]
+    pub folders: Vec<PathBuf>,
+}
+
+const METHODS: &str = "\
+Examples:
+  esmerge methods                              all, with a line each
+  esmerge methods ties                         one, with its parameters";
+
+#[derive(Debug, Args)]
+#[command(after_help = METHODS)]
+pub(super) struct Methods {
+    /// The method to explain
+    pub name: Option<String>,
 }
 
 const COMPLETIONS: &str = "\
@@ -144,7 +174,7 @@ pub(super) struct Completions {
     pub shell: clap_complete::Shell,
 }
 
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 #[command(after_help = RECIPE)]
 pub(super) struct Merge {
     /// The recipe, a YAML file
@@ -173,6 +203,43 @@ pub(super) struct Merge {
     /// Keep the merged deltas in this file, for `esmerge rescale`
     #[arg(long, value_name = "FILE")]
     pub keep_delta: Option<PathBuf>,
+    #[command(flatten)]
+    pub foreign: ForeignFlags,
+}
+
+/// Flags of mergekit's that are taken so that its command lines work, and do nothing here.
+#[derive(Clone, Debug, Default, Args)]
+pub(super) struct ForeignFlags {
+    #[arg(long, hide = true)]
+    cuda: bool,
+    #[arg(long, hide = true)]
+    lazy_unpickle: bool,
+    #[arg(long, hide = true)]
+    low_cpu_memory: bool,
+    #[arg(long, hide = true)]
+    copy_tokenizer: bool,
+    #[arg(long, hide = true)]
+    allow_crimes: bool,
+    #[arg(long, hide = true)]
+    trust_remote_code: bool,
+}
+
+impl ForeignFlags {
+    /// What is said of those that are given.
+    pub fn notes(&self) -> impl Iterator<Item = String> {
+        let notes = [
+            (self.cuda, "--cuda: the best GPU there is is taken anyway; --device chooses another"),
+            (self.lazy_unpickle, "--lazy-unpickle: weights are always streamed, and pickles are not read"),
+            (
+                self.low_cpu_memory,
+                "--low-cpu-memory: one layer is in memory at a time; --max-memory limits what is beside it",
+            ),
+            (self.copy_tokenizer, "--copy-tokenizer: the base's tokenizer is always copied"),
+            (self.allow_crimes, "--allow-crimes: models of other architectures are refused all the same"),
+            (self.trust_remote_code, "--trust-remote-code: no code of a model is run"),
+        ];
+        notes.into_iter().filter(|(given, _)| *given).map(|(_, note)| note.to_owned())
+    }
 }
 
 #[derive(Debug, Args)]
@@ -620,7 +687,7 @@ mod tests {
 
     #[test]
     fn examples_and_lists_fit_eighty_columns_as_they_are_written() {
-        for text in [EXAMPLES, BENCH, RECIPE, CAPTURE, EVAL, ROUTE, COMPLETIONS] {
+        for text in [EXAMPLES, BENCH, RECIPE, CAPTURE, EVAL, ROUTE, INIT, METHODS, COMPLETIONS] {
             for line in text.lines() {
                 assert!(line.chars().count() <= 80, "{line}");
             }

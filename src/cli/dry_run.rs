@@ -40,7 +40,7 @@ fn line(plan: &Plan, layer: &Layer) -> String {
 }
 
 fn is_decomposed(layer: &Layer) -> bool {
-    matches!(layer.role, Role::Esm | Role::TsvM | Role::Experts)
+    matches!(layer.role, Role::Esm | Role::TsvM | Role::Spectral | Role::Experts)
 }
 
 /// Layers that are treated alike.

@@ -5,25 +5,81 @@ use super::failure::Failure;
 use super::output;
 use super::progress::Display;
 use super::terminal;
-use crate::checkpoint::OutputDir;
+use crate::checkpoint::{OutputDir, Temporary};
 use crate::pipeline::{self, Options, Progress};
 use crate::plan::{Family, Plan, plan};
-use crate::recipe::{Overrides, Recipe};
+use crate::recipe::{Document, Overrides, Recipe};
 use crate::report::{self, Stages};
+use std::path::PathBuf;
 
 /// `esmerge merge`
 pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
-    let overrides = Overrides {
+    for note in args.foreign.notes() {
+        if !args.run.quiet {
+            output::say(&note);
+        }
+    }
+    let documents = Recipe::documents(&args.recipe)?;
+    let Some((last, earlier)) = documents.split_last() else { return Ok(()) };
+    let mut overrides = Overrides {
         alpha: args.alpha,
         accuracy: args.accuracy,
         seed: args.seed,
         allow_mismatch: args.allow_mismatch.clone(),
+        made: Vec::new(),
     };
-    carry_out(&Recipe::open(&args.recipe, &overrides)?, args)
+    let parse =
+        |document: &Document, overrides: &Overrides| Recipe::parse(&document.text, &args.recipe, overrides);
+    if earlier.is_empty() {
+        return carry_out(args, &parse(last, &overrides)?);
+    }
+    let Some(out) = args.out.as_deref().filter(|_| !args.dry_run) else {
+        return plan_all(args, &documents, &mut overrides);
+    };
+    OutputDir::check(out, args.run.force)?; // told before any work
+    let name = out.file_name().unwrap_or_default().to_string_lossy();
+    let parts = Temporary::beside(&out.with_file_name(format!("{name}-parts")))?;
+    // every document is understood before the first is merged
+    for document in &documents {
+        parse(document, &overrides)?;
+        overrides.made.extend(document.name.iter().map(|name| (name.clone(), parts.path().join(name))));
+    }
+    for document in earlier {
+        let name = document.name.clone().unwrap_or_default();
+        let own = args::Merge { out: Some(parts.path().join(&name)), keep_delta: None, ..args.clone() };
+        if !args.run.quiet {
+            output::say(&format!("{name}:"));
+        }
+        carry_out(&own, &parse(document, &overrides)?)?;
+    }
+    carry_out(args, &parse(last, &overrides)?)
 }
 
-/// What a recipe says, wherever it came from.
-pub(super) fn carry_out(recipe: &Recipe, args: &args::Merge) -> Result<(), Failure> {
+/// Plans the documents that need none of the others.
+fn plan_all(args: &args::Merge, documents: &[Document], overrides: &mut Overrides) -> Result<(), Failure> {
+    for document in documents {
+        let recipe = Recipe::parse(&document.text, &args.recipe, overrides)?;
+        let name = document.name.as_deref().unwrap_or("the last document");
+        let models = recipe.models.iter().map(|model| model.source.path());
+        let needed = models
+            .chain([&*recipe.base_model])
+            .find(|path| overrides.made.iter().any(|(_, made)| made == path));
+        if let Some(needed) = needed {
+            let needed = needed.file_name().unwrap_or_default().to_string_lossy();
+            output::say(&format!("{name} needs `{needed}`, which is merged first"));
+        } else {
+            output::say(&format!("{name}:"));
+            carry_out(args, &recipe)?;
+        }
+        overrides
+            .made
+            .extend(document.name.iter().map(|name| (name.clone(), PathBuf::from("made").join(name))));
+    }
+    Ok(())
+}
+
+/// One merge.
+pub(super) fn carry_out(args: &args::Merge, recipe: &Recipe) -> Result<(), Failure> {
     let output = output(args)?; // a wrong path is told before any work
     let family = Family::open(recipe)?;
     let plan = plan(recipe, &family)?;

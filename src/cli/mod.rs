@@ -12,8 +12,10 @@ mod eval;
 mod extract;
 mod failure;
 mod generate;
+mod init;
 mod memory;
 mod merge;
+mod methods;
 mod output;
 mod progress;
 mod rescale;
@@ -58,6 +60,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Init(args) => init::run(&args),
+        Command::Methods(args) => methods::run(&args),
         Command::Completions(args) => generate::completions(&args),
         Command::Man => generate::man(),
     }

@@ -24,6 +24,23 @@ pub enum Inputs<T> {
     DataFree,
 }
 
+impl<T: Tensor> Inputs<T> {
+    /// Those of one task, without what pads them.
+    pub fn member<B: Backend<Tensor = T>>(&self, backend: &B, t: usize) -> Result<Inputs<T>> {
+        Ok(match self {
+            Inputs::Activations { x, tokens } => {
+                let x = backend.slice(x, t..t + 1, 0..tokens[t], 0..x.shape().cols)?;
+                Inputs::Activations { x, tokens: vec![tokens[t]] }
+            }
+            Inputs::Gram { gram, tokens } => {
+                let n = gram.shape().cols;
+                Inputs::Gram { gram: backend.slice(gram, t..t + 1, 0..n, 0..n)?, tokens: vec![tokens[t]] }
+            }
+            Inputs::DataFree => Inputs::DataFree,
+        })
+    }
+}
+
 impl<T> Inputs<T> {
     /// What a decomposition looks at.
     fn seen_by(&self, decomposition: Decomposition) -> &Inputs<T> {
@@ -134,17 +151,7 @@ pub async fn code_padded_norm<B: Backend>(
     decomposition: Decomposition,
 ) -> Result<f64> {
     let Shape { rows: d_out, cols: d_in, .. } = delta.shape();
-    let own = match inputs {
-        Inputs::Activations { x, tokens } => Inputs::Activations {
-            x: backend.slice(x, task..task + 1, 0..tokens[task], 0..d_in)?,
-            tokens: vec![tokens[task]],
-        },
-        Inputs::Gram { gram, tokens } => Inputs::Gram {
-            gram: backend.slice(gram, task..task + 1, 0..d_in, 0..d_in)?,
-            tokens: vec![tokens[task]],
-        },
-        Inputs::DataFree => Inputs::DataFree,
-    };
+    let own = inputs.member(backend, task)?;
     let m = match &own {
         Inputs::Activations { tokens, .. } | Inputs::Gram { tokens, .. } => tokens[0].min(d_out),
         Inputs::DataFree => d_out.min(d_in),

@@ -2,12 +2,60 @@
 
 use super::esd::{Inputs, code_padded_norm, pending_subspace};
 use super::fusion::Concatenations;
+use super::table::{Base, Description, Kind, Parameter, Strength, special, word};
 use super::{
     Decomposition, EsmOptions, Fusion, MergedFactors, MergedLayer, MergedLayers, Scale, Solver, TaskNorm,
     join_batches,
 };
 use crate::backend::{Backend, Op, Polarity, Result, Shape, Tensor};
 use crate::linalg::{PendingEigenpairs, energy_retention};
+
+/// `esm`
+pub const METHOD: Description = Description {
+    name: "esm",
+    line: "Essential Subspace Merging: fuses what fine-tuning changed in the outputs of layers",
+    formula: "C_t = dO_t^T dO_t / (n-1) of the output shifts dO_t = X_t dW_t^T; its r leading eigenvectors E_t, A_t = E_t^T dW_t;\n\
+              dW = gain polar(E_cat) polar(A_cat) mean(S_E) mean(S_A), with polarized scaling between tasks, dimensions and layers;\n\
+              W = b + alpha beta dW. Other matrices by tsv_m, the rest averaged",
+    source: "CVPR 2026 (arXiv 2602.20208) and arXiv 2606.19164",
+    kind: Kind::Esm,
+    models: (1, usize::MAX),
+    base: Base::Origin { listed: false },
+    calibration: true,
+    strength: Strength::Required,
+    parameters: PARAMETERS,
+    example: "alpha: 0.8",
+};
+
+/// What ESM takes.
+pub(super) const PARAMETERS: &[Parameter] = &[
+    word("preset", &["esm", "esm-paper", "esm-cvpr", "esm-lm"], "which variant; the keys below override it"),
+    special(
+        "alpha_scope",
+        "esm | all",
+        "by preset",
+        "whether alpha multiplies the layers merged by ESM, or all",
+    ),
+    word("decomposition", &["esd", "svd"], "directions of output shifts, or of the differences themselves"),
+    word("fusion", &["polar", "qr", "concat"], "how the tasks' directions are made orthogonal"),
+    special(
+        "rank",
+        "auto | a number | a fraction of d_out",
+        "auto: floor(d_out / T)",
+        "directions of a task",
+    ),
+    special("eigen_weight_power", "a number from 0", "by preset, 0.15 or 0", "weight of leading directions"),
+    special("gain", "a number", "by preset, 2 or 1", "constant factor"),
+    special("mean_sigma", "true or false", "by preset", "whether mean singular values multiply the product"),
+    special("inter_task", SCALE, "by preset", "scaling between tasks"),
+    special("inter_dimension", SCALE, "by preset", "scaling between input dimensions"),
+    special("inter_layer", SCALE, "by preset", "scaling between layers of a kind"),
+    special("inter_task_norm", "full | truncated | code_padded", "full", "the norm that inter_task compares"),
+    special("fuse_qkv", "auto | true | false", "auto: by architecture", "whether q, k and v are one matrix"),
+    special("layers", "patterns of tensors' names", "by architecture", "which tensors ESM merges"),
+];
+
+const SCALE: &str = "on | off | {exponent: 2, form: full}";
 
 /// Rank-r factors `dW_t ~ E_t A_t` of T tasks in L layers, `A_t = E_t^T dW_t`. Where the inputs show `m < r` directions at
 /// most, the others, rows of zeros, are left out.

@@ -4,8 +4,49 @@
 //! nearest to the mean of the sample's own tokens. Nothing is trained.
 
 use super::esd::{Inputs, essential_subspace};
-use super::{Decomposition, Solver};
+use super::table::{Description, Parameter, special};
+use super::{Decomposition, Solver, esm};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
+
+/// `esm++`
+pub const METHOD: Description = Description {
+    name: "esm++",
+    line: "esm, with a low-rank expert for each task beside it, to which samples are routed",
+    formula: "esm; in routed layers B_t = the r leading eigenvectors of R_t G_t R_t^T, R_t = W_t - W, A_t = B_t^T R_t;\n\
+              y = W x + b + B_t* (A_t* x) with t* the task whose prototype is nearest to the mean of the sample's own tokens",
+    parameters: PARAMETERS,
+    example: "alpha: 0.8\nrank: 8",
+    ..esm::METHOD
+};
+
+/// ESM's, where `rank` is the experts', and `esm_rank` takes its place.
+const PARAMETERS: &[Parameter] = &{
+    const OWN: [Parameter; 4] = [
+        special(
+            "esm_rank",
+            "auto | a number | a fraction of d_out",
+            "auto: floor(d_out / T)",
+            "directions of a task in the static merge",
+        ),
+        special("residual_base", "merged | pretrained", "merged", "what residuals are taken against"),
+        special("expert_decomposition", "esd | svd", "esd", "where the directions of an expert come from"),
+        special("routed_layers", "patterns of weights' names", "by architecture", "which layers get experts"),
+    ];
+    let mut all = [const { special("rank", "a whole number from 1", "8", "directions of an expert") }; 18];
+    let mut i = 0;
+    while i < 14 {
+        if i != 4 {
+            all[i] = esm::PARAMETERS[i];
+        }
+        i += 1;
+    }
+    let mut i = 0;
+    while i < 4 {
+        all[14 + i] = OWN[i];
+        i += 1;
+    }
+    all
+};
 
 /// The experts of one layer.
 pub struct LowRankExperts<T> {

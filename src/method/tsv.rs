@@ -1,9 +1,28 @@
 //! TSV-M: Task Singular Vectors merging (Gargiulo et al., CVPR 2025, arXiv 2412.00081).
 
 use super::fusion::Concatenations;
+use super::spectral::{Matrices, Spectral, batched};
+use super::table::{Base, Description, Kind, Strength};
+use super::values::Values;
 use super::{Fusion, MergedFactors, MergedLayer, MergedLayers, Solver, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{SymmetricProduct, energy_retention, pending_eigenpairs};
+
+/// `tsv_m`
+pub const METHOD: Description = Description {
+    name: "tsv_m",
+    line: "orthogonalises the leading singular directions of all tasks together",
+    formula: "dW_t = U S V^T, k = max(1, floor(min(d_out, d_in)/T)) leading triples of each task;\n\
+              dW = polar(U_cat) diag(S_cat) polar(V_cat)",
+    source: "Gargiulo et al., CVPR 2025 (arXiv 2412.00081)",
+    kind: Kind::Spectral,
+    models: (1, usize::MAX),
+    base: Base::Origin { listed: true },
+    calibration: false,
+    strength: Strength::Alpha,
+    parameters: &[],
+    example: "alpha: 1.0",
+};
 
 /// The k leading singular triples of T tasks in L layers.
 pub struct TaskTriples<T> {
@@ -151,4 +170,23 @@ fn merged_layers(facts: &[Vec<f32>; 2], deficient: Vec<bool>, tasks: usize, k: u
         ..MergedLayer::default()
     };
     deficient.into_iter().enumerate().map(layer).collect()
+}
+
+/// TSV-M of one layer at a time, with nothing but its deltas.
+pub struct TsvM;
+
+impl Spectral for TsvM {
+    fn new(_: &Values) -> std::result::Result<Self, String> {
+        Ok(TsvM)
+    }
+
+    async fn merge<B: Backend>(
+        &self,
+        backend: &B,
+        layer: &Matrices<'_, B::Tensor>,
+        solver: Solver,
+    ) -> Result<B::Tensor> {
+        let deltas = batched(backend, layer.deltas)?;
+        Ok(tsv_m(backend, &deltas, layer.deltas.len(), false, solver).await?.deltas)
+    }
 }

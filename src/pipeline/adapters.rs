@@ -14,7 +14,7 @@ use crate::backend::{Backend, Dtype, Shape};
 use crate::calibration::Captured;
 use crate::checkpoint::{self, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite, widen};
 use crate::method::low_rank::{Cores, truncated};
-use crate::method::{MergedFactors, Preset, Solver, tsv};
+use crate::method::{MergedFactors, Preset, Solver, arithmetic, tsv};
 use crate::plan::{Layer, Part, Role};
 use crate::recipe::{AdapterOut, Compress, Method};
 use crate::report::{AdapterReport, Report};
@@ -27,7 +27,7 @@ pub(super) async fn write<B: Backend>(
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<(Report, Flow), Error> {
-    let Job { backend, recipe, family, plan } = job;
+    let Job { backend, recipe, family, plan, .. } = job;
     let stacks = stacks(&job)?;
     let adapters = family.experts.iter().filter_map(|e| e.adapter.as_ref());
     progress
@@ -235,7 +235,7 @@ async fn merged_cores<B: Backend>(
     stack: &Stack<'_>,
     cores: &Cores<B::Tensor>,
 ) -> Result<MergedFactors<B::Tensor>, Error> {
-    let Job { backend, recipe, family, plan } = *job;
+    let Job { backend, recipe, family, .. } = *job;
     let layer = stack.layer;
     let solver = Solver { accuracy: recipe.accuracy, seed: recipe.seed };
     let tasks = family.experts.len();
@@ -254,9 +254,21 @@ async fn merged_cores<B: Backend>(
                 if few { job.esm_preset().is_some_and(Preset::tsv_mean_sigma) } else { layer.mean_sigma };
             cores.tsv_m(backend, tsv::rank_budget(rows, columns, tasks), mean_sigma, solver).await
         }
-        _ => cores.sum(backend, &plan.sum.experts),
+        _ => cores.sum(backend, &coefficients(job, layer)),
     };
     merged.map_err(Error::device(&layer.name))
+}
+
+/// `c_t` of `dW = sum_t c_t dW_t`: of the method where it is a weighted sum, of the average for any other.
+fn coefficients<B>(job: &Job<'_, B>, layer: &Layer) -> Vec<f64> {
+    let tasks = job.family.experts.len();
+    let average = || vec![1.0 / tasks.max(1) as f64; tasks];
+    let Some(tabled) = job.recipe.method.elementwise() else { return average() };
+    let values = job.recipe.values(tabled, &layer.name, job.plan.place(&layer.name));
+    let weights = values.of_models("weight");
+    let lambda = values.number("lambda");
+    let normalized = values.is_on("normalize").then(|| arithmetic::average_coefficients(&weights)).flatten();
+    normalized.unwrap_or(weights).into_iter().map(|weight| lambda * weight).collect()
 }
 
 /// Calibration comes from files here.

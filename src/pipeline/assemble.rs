@@ -17,6 +17,9 @@ use std::path::Path;
 
 /// Where the merged deltas come from.
 pub(super) trait Deltas<B: Backend> {
+    /// How many values of a tensor are asked for at a time.
+    fn chunk(&self, tensor: &str) -> usize;
+
     /// What is read for the values `range` of a tensor, those of the base first.
     fn requests(&self, tensor: &str, range: Range<usize>) -> Vec<Request>;
 
@@ -99,7 +102,7 @@ impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
             for tensor in &shard.tensors {
                 progress.layer(&tensor.name);
                 let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
-                for range in step.chunks(tensor) {
+                for range in self.chunks(tensor, step) {
                     self.chunk(&tensor.name, step, range, reader, writer, progress).await?;
                 }
             }
@@ -112,7 +115,7 @@ impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
     fn requests<'s>(&'s self, shards: &'s [Shard]) -> impl Iterator<Item = Request> + 's {
         shards.iter().flat_map(|shard| &shard.tensors).flat_map(move |tensor| {
             let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
-            step.chunks(tensor).flat_map(move |range| match step {
+            self.chunks(tensor, step).flat_map(move |range| match step {
                 Step::Merge { .. } => self.deltas.requests(&tensor.name, range),
                 Step::Keep { .. } => base_request(self.base, &tensor.name, range).into_iter().collect(),
                 Step::Copy => {
@@ -121,6 +124,17 @@ impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
                 }
             })
         })
+    }
+
+    /// The pieces in which a tensor is made: of its values, or of its bytes where it is copied.
+    fn chunks(&self, tensor: &TensorSpec, step: Step) -> impl Iterator<Item = Range<usize>> + use<B, D> {
+        let values = || tensor.shape.iter().product();
+        let (end, chunk) = match step {
+            Step::Copy => (tensor.bytes() as usize, 4 * SUM_CHUNK),
+            Step::Keep { .. } => (values(), SUM_CHUNK),
+            Step::Merge { .. } => (values(), self.deltas.chunk(&tensor.name)),
+        };
+        (0..end).step_by(chunk.max(1)).map(move |start| start..end.min(start + chunk))
     }
 
     async fn chunk(
@@ -149,17 +163,6 @@ impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
         assembly::assemble(backend, &base.values, &mut weights, alpha, beta).map_err(Error::device(name))?;
         let bytes = backend.pack(&weights, dtype).await.map_err(Error::device(name))?;
         writer.values(name, range.start, (dtype, bytes), progress)
-    }
-}
-
-impl Step {
-    /// The pieces in which a tensor is made: of its values, or of its bytes where it is copied.
-    fn chunks(self, tensor: &TensorSpec) -> impl Iterator<Item = Range<usize>> + use<> {
-        let (end, chunk) = match self {
-            Step::Copy => (tensor.bytes() as usize, 4 * SUM_CHUNK),
-            Step::Merge { .. } | Step::Keep { .. } => (tensor.shape.iter().product(), SUM_CHUNK),
-        };
-        (0..end).step_by(chunk).map(move |start| start..end.min(start + chunk))
     }
 }
 

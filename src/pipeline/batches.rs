@@ -23,7 +23,7 @@ impl Kind {
     fn of(layer: &Layer) -> Option<Kind> {
         let &Layer { role, d_out, d_in, transposed, rank, mean_sigma, .. } = layer;
         let kind = Kind { role, d_out, d_in, transposed, rank, mean_sigma };
-        matches!(role, Role::Esm | Role::TsvM).then_some(kind)
+        matches!(role, Role::Esm | Role::TsvM | Role::Spectral).then_some(kind)
     }
 }
 

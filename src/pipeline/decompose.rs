@@ -3,12 +3,14 @@
 use super::inputs::{input_requests, member_inputs, statistic};
 use super::members::{Member, cut, members};
 use super::reader::{Reader, Request};
-use super::weights::{member_deltas, member_requests};
+use super::weights::{layer_weights, member_deltas, member_requests};
 use super::{Error, Job, not_finite};
-use crate::backend::{Backend, Dtype};
+use crate::backend::{self, Backend, Dtype, Shape, Tensor};
 use crate::calibration::Captured;
 use crate::checkpoint::first_not_finite;
-use crate::method::{EsmOptions, MergedLayer, MergedLayers, Preset, Solver, esm, join_batches, tsv};
+use crate::method::{
+    EsmOptions, Matrices, MergedLayer, MergedLayers, Preset, Solver, elementwise, esm, join_batches, tsv,
+};
 use crate::plan::{Expert, Layer, Role};
 
 /// What is known of a layer once it is merged.
@@ -111,8 +113,8 @@ pub(super) fn requests<B: Backend>(job: &Job<'_, B>, layers: &[&Layer]) -> Vec<R
     let experts = &job.family.experts;
     let (members, captured) = (members(layers, experts.len()), vec![Vec::new(); experts.len()]);
     let of_group = |group: &[Member<'_>]| {
-        let esm = group.iter().all(|member| member.layer.role == Role::Esm);
-        let inputs = if esm { input_requests(job.family, group) } else { Vec::new() };
+        let seen = group.iter().all(|member| is_calibrated(job, member.layer.role));
+        let inputs = if seen { input_requests(job.family, group) } else { Vec::new() };
         member_requests(job.family, group).into_iter().chain(inputs).collect::<Vec<_>>()
     };
     let groups = cut(&members, experts, &captured, job.backend.max_tensor_bytes());
@@ -138,6 +140,11 @@ pub(super) fn is_untouched<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
     job.family.experts.iter().all(lacks)
 }
 
+/// Whether the layers of a role are merged with a look at their inputs.
+fn is_calibrated<B>(job: &Job<'_, B>, role: Role) -> bool {
+    role == Role::Esm || role == Role::Spectral && job.recipe.method.description().calibration
+}
+
 /// Merged layers on the device, and `||dW_t||_F` of the experts, `LT x 1 x 1`.
 type Merged<B> = Result<(MergedLayers<<B as Backend>::Tensor>, <B as Backend>::Tensor), Error>;
 
@@ -158,6 +165,7 @@ impl<B: Backend> Batch<'_, B> {
         let tasks = self.job.family.experts.len();
         let (merged, expert_norms) = match (self.role, self.job.esm_options()) {
             (Role::Esm, Some(options)) => self.by_esm(options, reader).await?,
+            (Role::Spectral, _) => self.by_table(reader).await?,
             _ => self.by_tsv(reader).await?,
         };
         let norms = backend.frobenius_norms(&merged.deltas).map_err(self.failed())?;
@@ -213,6 +221,63 @@ impl<B: Backend> Batch<'_, B> {
         let merged =
             tsv::merge_triples(backend, parts, family.experts.len(), mean_sigma, self.solver()).await;
         Ok((merged.map_err(self.failed())?, norms))
+    }
+
+    /// A method of the table, layer by layer, and its last step.
+    async fn by_table(&self, reader: &mut Reader<'_>) -> Merged<B> {
+        let Job { backend, recipe, family, plan, .. } = *self.job;
+        let calibrated = is_calibrated(self.job, Role::Spectral);
+        let half = async |deltas: &B::Tensor, members: &[Member<'_>], reader: &mut Reader<'_>| {
+            let inputs = match calibrated {
+                true => Some(member_inputs(backend, reader, family, self.captured, members)?),
+                false => None,
+            };
+            let Shape { rows, cols, .. } = deltas.shape();
+            let own = |t: usize| {
+                let inputs = inputs.as_ref().map(|inputs| inputs.member(backend, t)).transpose()?;
+                Ok((backend.slice(deltas, t..t + 1, 0..rows, 0..cols)?, inputs))
+            };
+            (0..members.len()).map(own).collect::<backend::Result<Vec<_>>>().map_err(self.failed())
+        };
+        let (parts, norms) = self.first_half(reader, half).await?;
+        let (deltas, inputs): (Vec<_>, Vec<_>) = parts.into_iter().flatten().unzip();
+        let inputs: Vec<_> = inputs.into_iter().flatten().collect();
+        let Some(tabled) = recipe.method.tabled() else {
+            return Err(self.failed()(backend::Error::Internal("a method without parameters".to_owned())));
+        };
+        let tasks = family.experts.len();
+        let mut merged = Vec::new();
+        for (l, layer) in self.layers.iter().enumerate() {
+            let values = recipe.values(tabled, &layer.name, plan.place(&layer.name));
+            let wrong = |reason| Error::Parameters { tensor: layer.name.clone(), reason };
+            let own = l * tasks..(l + 1) * tasks;
+            let deltas = &deltas[own.clone()];
+            let inputs = inputs.get(own).unwrap_or(&[]);
+            let delta = match recipe.decomposed(&values).map_err(wrong)? {
+                Some(method) => {
+                    let base = match method.wants_base() {
+                        true => Some(layer_weights(backend, reader, &family.base, layer)?),
+                        false => None,
+                    };
+                    let matrices = Matrices { deltas, inputs, base: base.as_ref() };
+                    method.merge(backend, &matrices, self.solver()).await
+                }
+                None => {
+                    let base = layer_weights(backend, reader, &family.base, layer)?;
+                    let method = self.job.streamed(&layer.name)?;
+                    elementwise::of_matrices(backend, &method, base, deltas).await
+                }
+            };
+            let delta = delta.map_err(self.failed())?;
+            merged.push(match tabled.calibrate {
+                Some(step) => {
+                    step.apply(backend, delta, deltas, self.solver()).await.map_err(self.failed())?
+                }
+                None => delta,
+            });
+        }
+        let layers = vec![MergedLayer::default(); merged.len()];
+        Ok((MergedLayers { deltas: join_batches(backend, merged).map_err(self.failed())?, layers }, norms))
     }
 
     /// The half of a method that is independent between tasks, so that they pass through it in groups; and the norms of all

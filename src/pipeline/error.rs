@@ -28,6 +28,14 @@ pub enum Error {
         /// The layer.
         layer: String,
     },
+    /// Parameters do not go together for a tensor.
+    #[error("parameters for the tensor `{tensor}`: {reason}")]
+    Parameters {
+        /// The tensor.
+        tensor: String,
+        /// Which.
+        reason: String,
+    },
     /// The device failed.
     #[error("merging {layer}: {source}")]
     Device {

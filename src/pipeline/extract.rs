@@ -38,7 +38,7 @@ pub async fn extract<B: Backend>(
 ) -> Result<Extracted, Error> {
     let started = Instant::now();
     output.left().iter().for_each(|left| progress.warn(&left.to_string()));
-    let job = Job { backend, recipe, family, plan };
+    let job = Job { backend, recipe, family, plan, of_model: None };
     let written = write(job, request, &output, progress).await;
     let mut report = written.map_err(|e| name_wanted(e, &output, None))?;
     output.finish()?;
@@ -53,7 +53,7 @@ async fn write<B: Backend>(
     output: &OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<Extracted, Error> {
-    let Job { backend, recipe, family, plan } = job;
+    let Job { backend, recipe, family, plan, .. } = job;
     if let Some((expert, calibration)) =
         family.experts.iter().find_map(|e| Some((e, e.calibration.as_ref()?)))
     {
@@ -220,7 +220,7 @@ fn requests<'a, B: Backend>(
 async fn norm<B: Backend>(job: &Job<'_, B>, reader: &mut Reader<'_>, part: &Part) -> Result<f64, Error> {
     let Job { backend, family, .. } = *job;
     let mut squared = 0.0;
-    for (tensor, range) in chunks(part) {
+    for (tensor, range) in chunks(job, part) {
         let base = base_row(backend, reader, &family.base, tensor, range.clone())?;
         let delta = delta_row(backend, reader, (0, &family.experts[0]), tensor, range, &base)?;
         let Some(delta) = delta else { continue };
@@ -238,7 +238,7 @@ fn rows<'a, B: Backend>(
 ) -> impl Iterator<Item = Request> + use<'a, B> {
     let parts: Vec<&Part> = layers.iter().flat_map(|layer| &layer.parts).collect();
     let of_part = move |part: &'a Part| {
-        chunks(part).flat_map(move |(tensor, range)| row_requests(job.family, tensor, range))
+        chunks(job, part).flat_map(move |(tensor, range)| row_requests(job.family, tensor, range))
     };
     parts.into_iter().flat_map(of_part)
 }

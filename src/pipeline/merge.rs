@@ -5,12 +5,13 @@ use super::decompose::Outcome;
 use super::experts::write_experts;
 use super::flow::{Flow, Limits};
 use super::modules::Module;
-use super::outputs::{Keep, delta_meta, finish, name_wanted, write_reports};
+use super::outputs::{self, Keep, delta_meta, finish, name_wanted, write_reports};
+use super::reader::Reader;
 use super::rounding::{self, WARN_ABOVE};
 use super::spill::{is_spilled, largest_read, layer_bytes, spill};
 use super::sums::Merged;
 use super::variances::negative_variances;
-use super::{Error, Job, Progress, adapters, modules, search, summary};
+use super::{Error, Job, Progress, adapters, modules, search, slabs, summary};
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::method::assembly;
@@ -52,12 +53,16 @@ pub async fn merge<B: Layers>(
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
     let started = Instant::now();
+    if let (Some(path), false) = (&options.keep_delta, recipe.slices.is_empty()) {
+        let reason = "a model of slices differs from its base by more than deltas".to_owned();
+        return Err(Error::KeepDelta { path: path.clone(), reason });
+    }
     let keep =
         options.keep_delta.as_ref().map(|file| Keep::create(file, &output, options.force)).transpose()?;
     for left in output.left().into_iter().chain(keep.as_ref().and_then(Keep::left)) {
         progress.warn(&left.to_string());
     }
-    let job = Job { backend, recipe, family, plan };
+    let job = Job { backend, recipe, family, plan, of_model: None };
     let written = write(job, &output, keep.as_ref(), options, progress).await;
     let (mut report, deltas, flow) = written.map_err(|e| name_wanted(e, &output, keep.as_ref()))?;
     finish(output, deltas, keep)?;
@@ -74,7 +79,7 @@ async fn write<B: Layers>(
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<(Report, Option<DeltaWriter>, Flow), Error> {
-    let Job { backend, recipe, family, plan } = job;
+    let Job { backend, recipe, family, plan, .. } = job;
     if let Some(out) = recipe.adapter {
         if let Some(path) = &options.keep_delta {
             let reason =
@@ -96,6 +101,14 @@ async fn write<B: Layers>(
 
     let limits = Limits::new(options.max_memory, backend.batch_bytes(), largest_read(&job));
     let mut flow = Flow::new(limits, family.experts.len());
+    let of_model = {
+        let mut reader = Reader::ahead(&flow, std::iter::empty());
+        let learned = slabs::of_model(&job, &mut reader).await?;
+        reader.rounding.clone_from(&flow.rounding);
+        reader.finish(&mut flow);
+        learned
+    };
+    let job = Job { of_model: of_model.as_ref(), ..job };
     let spilled = spill(&job, output, keep, &mut flow, progress).await?;
     let betas = betas(&job, &spilled.outcomes);
     let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas, progress).await? {
@@ -104,7 +117,7 @@ async fn write<B: Layers>(
     };
     let job = Job { plan: &searched, ..job };
     let steps = steps(&job, &betas);
-    let deltas = Merged { job: &job, store: Some(&spilled.deltas) };
+    let deltas = Merged::new(&job, Some(&spilled.deltas));
     let source = Source { backend, base: &family.base, steps: &steps, deltas: &deltas };
     let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
     write_model(&source, output.path(), &files, &mut flow, progress).await?;
@@ -126,7 +139,7 @@ async fn write<B: Layers>(
     report.rounding = damages.iter().map(|&(name, damage)| (name.to_owned(), damage)).collect();
     let mut warnings: Vec<String> = summary::vanished(&job, &spilled.outcomes).into_iter().collect();
     // a sum only averages the noise; a decomposition takes it for directions
-    if plan.layers.iter().any(|layer| matches!(layer.role, Role::Esm | Role::TsvM)) {
+    if plan.layers.iter().any(|layer| matches!(layer.role, Role::Esm | Role::TsvM | Role::Spectral)) {
         let coarse: Vec<_> = damages.into_iter().filter(|(_, damage)| *damage > WARN_ABOVE).collect();
         warnings.extend(rounding::warning(&coarse));
     }
@@ -136,6 +149,12 @@ async fn write<B: Layers>(
         report.warnings.push(warning);
     }
     sidecars.copy(output.path(), recipe.out_dtype)?;
+    if let Some(template) = &recipe.chat_template {
+        outputs::write_chat_template(output.path(), template)?;
+    }
+    if !recipe.slices.is_empty() {
+        outputs::renumber(recipe, output.path(), &family.settings)?;
+    }
     report.products = backend.tuning();
     report.pace = backend.pace();
     write_reports(output.path(), &recipe.text, &report)?;

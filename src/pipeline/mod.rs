@@ -25,6 +25,7 @@ mod reader;
 mod rescale;
 mod rounding;
 mod search;
+mod slabs;
 mod spill;
 mod store;
 mod summary;
@@ -42,9 +43,11 @@ pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
 pub use spill::delta_bytes;
 
-use crate::method::{EsmOptions, Preset};
+use crate::method::ties::OfModel;
+use crate::method::{EsmOptions, Preset, Streamed};
 use crate::plan::{Family, Plan};
 use crate::recipe::{Method, Recipe};
+use std::rc::Rc;
 
 /// Everything that the steps of a merge share.
 struct Job<'a, B> {
@@ -52,9 +55,23 @@ struct Job<'a, B> {
     recipe: &'a Recipe,
     family: &'a Family,
     plan: &'a Plan,
+    /// What `ties` with `scope: model` knows of all tensors.
+    of_model: Option<&'a Rc<OfModel>>,
 }
 
 impl<B> Job<'_, B> {
+    /// How a tensor is merged element by element.
+    fn streamed(&self, tensor: &str) -> Result<Streamed, Error> {
+        let values = self.recipe.method.elementwise().map(|tabled| {
+            let mut values = self.recipe.values(tabled, tensor, self.plan.place(tensor));
+            values.of_model = self.of_model.cloned();
+            values
+        });
+        self.recipe
+            .streamed(values.as_ref())
+            .map_err(|reason| Error::Parameters { tensor: tensor.to_owned(), reason })
+    }
+
     fn esm_options(&self) -> Option<&EsmOptions> {
         match &self.recipe.method {
             Method::Esm(esm) => Some(&esm.options),

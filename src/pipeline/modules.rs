@@ -56,7 +56,7 @@ impl Module {
         std::fs::create_dir_all(&folder).map_err(checkpoint::Error::io("create", &folder))?;
         let job = Job { family, ..*job };
         let counted = flow.rounding.clone(); // of the model alone
-        let deltas = Merged { job: &job, store: None };
+        let deltas = Merged::new(&job, None);
         let (backend, base) = (job.backend, &family.base);
         let source = Source { backend, base, steps: &steps(&job), deltas: &deltas };
         let files = Files { shard_size, always_index: false };

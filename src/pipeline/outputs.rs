@@ -4,7 +4,8 @@ use super::{Error, Job};
 use crate::checkpoint::{
     self, DeltaEntry, DeltaFile, DeltaMeta, DeltaWriter, Left, OutputDir, Temporary, parent,
 };
-use crate::plan::{Layer, Role};
+use crate::plan::{Layer, Role, Settings};
+use crate::recipe::Recipe;
 use crate::report::{self, Report};
 use std::ffi::OsString;
 use std::fs;
@@ -21,6 +22,46 @@ pub(super) fn write_reports(folder: &Path, recipe: &str, report: &Report) -> Res
     write(folder, "recipe.yaml", format!("{note}{recipe}").as_bytes())?;
     write_json(folder, report::FILE, report)?;
     write(folder, "README.md", report::model_card(report, recipe).as_bytes())
+}
+
+/// Tells a model of slices how many layers it has, and of what kind each is.
+pub(super) fn renumber(recipe: &Recipe, folder: &Path, base: &Settings) -> Result<(), Error> {
+    const COUNTS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
+    let path = folder.join("config.json");
+    if !path.exists() {
+        return Ok(());
+    }
+    let read = checkpoint::settings::read::<serde_json::Value>(&path);
+    let mut config = read.map_err(checkpoint::Error::io("read", &path))?;
+    let layers = recipe.slices.last().map_or(0, |slice| slice.layers.end);
+    let known = COUNTS.iter().find_map(|key| base.config.get(*key)?.as_u64());
+    let Some(object) = config.as_object_mut() else { return Ok(()) };
+    for (key, value) in object.iter_mut() {
+        if COUNTS.contains(&key.as_str()) {
+            *value = layers.into();
+        } else if let Some(list) = value.as_array_mut().filter(|list| known == Some(list.len() as u64)) {
+            // one entry a layer, such as `layer_types`
+            let from = recipe.slices.iter().flat_map(|slice| slice.base.1..slice.base.1 + slice.layers.len());
+            let picked: Option<Vec<serde_json::Value>> = from.map(|layer| list.get(layer).cloned()).collect();
+            *list = picked.unwrap_or_else(|| list.clone());
+        }
+    }
+    fs::remove_file(&path).map_err(checkpoint::Error::io("replace", &path))?;
+    write_json(folder, "config.json", &config)
+}
+
+/// Puts a chat template in place of the base's, wherever that stands.
+pub(super) fn write_chat_template(folder: &Path, template: &str) -> Result<(), Error> {
+    let path = folder.join("tokenizer_config.json");
+    if path.exists() {
+        let read = checkpoint::settings::read::<serde_json::Value>(&path);
+        let mut config = read.map_err(checkpoint::Error::io("read", &path))?;
+        if config.as_object_mut().is_some_and(|keys| keys.shift_remove("chat_template").is_some()) {
+            fs::remove_file(&path).map_err(checkpoint::Error::io("replace", &path))?;
+            write_json(folder, "tokenizer_config.json", &config)?;
+        }
+    }
+    write(folder, "chat_template.jinja", template.as_bytes())
 }
 
 /// Writes a small JSON file into the output.

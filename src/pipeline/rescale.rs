@@ -8,7 +8,7 @@ use super::weights::{BaseValues, base_request};
 use super::{Error, Progress};
 use crate::backend::{Backend, Shape};
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, Sidecars, fingerprint};
-use crate::plan::{self, Role};
+use crate::plan::{self, Role, SUM_CHUNK};
 use crate::report::{Group, Input, Report, library};
 use indexmap::IndexMap;
 use std::ops::Range;
@@ -144,6 +144,10 @@ struct Kept<'a, B> {
 }
 
 impl<B: Backend> Deltas<B> for Kept<'_, B> {
+    fn chunk(&self, _: &str) -> usize {
+        SUM_CHUNK
+    }
+
     fn requests(&self, tensor: &str, range: Range<usize>) -> Vec<Request> {
         let deltas = self.file.file().values(tensor, range.clone()).ok().map(Request::other);
         base_request(self.base, tensor, range).into_iter().chain(deltas).collect()

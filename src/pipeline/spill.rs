@@ -5,12 +5,13 @@ use super::decompose::{OnHost, Outcome, merge_layers};
 use super::flow::Flow;
 use super::outputs::{Keep, delta_meta};
 use super::reader::{Reader, Request};
+use super::slabs::Merger;
 use super::store::{Delta, Store};
-use super::{Error, Job, Progress, batches, decompose, sums, weights};
+use super::{Error, Job, Progress, batches, decompose, weights};
 use crate::backend::Backend;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, OutputDir};
-use crate::plan::{Layer, Part, Plan, Role, SUM_CHUNK};
+use crate::plan::{Layer, Part, Plan, Role};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -108,8 +109,8 @@ fn requests<'a, B: Backend>(job: &'a Job<'_, B>, order: &'a [usize]) -> impl Ite
             Role::Sum => leader
                 .parts
                 .iter()
-                .flat_map(chunks)
-                .flat_map(|(tensor, range)| weights::row_requests(job.family, tensor, range))
+                .flat_map(|part| chunks(job, part))
+                .flat_map(|(tensor, range)| Merger::new(job).requests(tensor, range))
                 .collect(),
             _ => decompose::requests(job, &batch.iter().map(|&i| &job.plan.layers[i]).collect::<Vec<_>>()),
         })
@@ -125,10 +126,12 @@ fn deltas<'a, B>(job: &Job<'a, B>, batch: &[usize]) -> Vec<Delta<'a>> {
     parts.map(delta).collect()
 }
 
-/// The pieces in which a tensor is summed.
-pub(super) fn chunks(part: &Part) -> impl Iterator<Item = (&str, Range<usize>)> {
-    let end = part.elements();
-    (0..end).step_by(SUM_CHUNK).map(move |start| (part.name.as_str(), start..end.min(start + SUM_CHUNK)))
+/// The pieces in which a tensor is merged element by element.
+pub(super) fn chunks<'p, B: Backend>(
+    job: &Job<'_, B>,
+    part: &'p Part,
+) -> impl Iterator<Item = (&'p str, Range<usize>)> + use<'p, B> {
+    Merger::new(job).ranges(&part.name).into_iter().map(|range| (part.name.as_str(), range))
 }
 
 /// The error, unless the device is ready for another try.
@@ -150,7 +153,7 @@ pub(super) async fn try_again<B: Backend>(
 /// kept.
 pub(super) fn is_spilled(layer: &Layer, keep: bool) -> bool {
     match layer.role {
-        Role::Esm | Role::TsvM => true,
+        Role::Esm | Role::TsvM | Role::Spectral => true,
         Role::Sum => keep,
         Role::Base | Role::Pretrained | Role::Experts => false,
     }
@@ -162,10 +165,11 @@ async fn spill_sum<B: Backend>(
     store: &mut Store,
     reader: &mut Reader<'_>,
 ) -> Result<(), Error> {
+    let merger = Merger::new(job);
     for part in &layer.parts {
-        for (tensor, range) in chunks(part) {
+        for (tensor, range) in chunks(job, part) {
             let base = weights::base_row(job.backend, reader, &job.family.base, tensor, range.clone())?;
-            let sum = sums::sum(job, reader, tensor, range.clone(), &base).await?;
+            let sum = merger.merge(reader, tensor, range.clone(), &base).await?;
             let values = job.backend.download(&sum).await.map_err(Error::device(tensor))?;
             let (first, len, whole) = (range.start, range.len(), part.elements());
             store.put(values, &[Delta { tensor, first, len, whole }])?;
@@ -184,9 +188,9 @@ pub fn delta_bytes(plan: &Plan, kept: bool) -> u64 {
 pub(super) fn largest_read<B: Backend>(job: &Job<'_, B>) -> u64 {
     let bytes = |requests: Vec<Request>| requests.iter().map(Request::bytes).sum::<u64>();
     let of_layer = |layer: &Layer| match layer.role {
-        Role::Esm | Role::TsvM | Role::Experts => bytes(decompose::requests(job, &[layer])),
+        Role::Esm | Role::TsvM | Role::Spectral | Role::Experts => bytes(decompose::requests(job, &[layer])),
         Role::Sum | Role::Base | Role::Pretrained => {
-            let first = layer.parts.iter().filter_map(|part| chunks(part).next());
+            let first = layer.parts.iter().filter_map(|part| chunks(job, part).next());
             first
                 .map(|(tensor, range)| bytes(weights::row_requests(job.family, tensor, range)))
                 .max()

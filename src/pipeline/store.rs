@@ -114,6 +114,11 @@ impl Store {
         Ok(())
     }
 
+    /// Whether a tensor is one of the store's.
+    pub fn has(&self, tensor: &str) -> bool {
+        self.held.contains_key(tensor) || self.file.is_some() && self.names.contains(tensor)
+    }
+
     /// The values `range` of a tensor; none if it is not one of the store's.
     pub fn find(&self, tensor: &str, range: Range<usize>) -> Option<Result<Found<'_>, checkpoint::Error>> {
         if let Some(pieces) = self.held.get(tensor) {

@@ -53,10 +53,10 @@ pub(super) fn report<B: Backend>(
 
 /// The base, then the experts.
 fn inputs<B>(job: &Job<'_, B>) -> Result<Vec<Input>, Error> {
-    let weighted = matches!(job.recipe.method, Method::Linear { .. } | Method::TaskArithmetic { .. });
+    let weighted = job.recipe.method.description().parameter("weight").is_some();
     let mut inputs = vec![Input::of(&job.family.base, "base", None)?];
     for (expert, model) in job.family.experts.iter().zip(&job.recipe.models) {
-        let weight = weighted.then_some(model.weight);
+        let weight = model.weight().filter(|_| weighted);
         let role = if expert.is_delta { "task vector" } else { "expert" };
         let mut own = match &expert.adapter {
             None => vec![Input::of(&expert.weights, role, weight)?],
@@ -75,7 +75,7 @@ fn layer_report<B>(job: &Job<'_, B>, layer: &Layer, outcome: &Outcome, beta: f64
     let by_task = |values: &[f64]| -> IndexMap<String, f64> {
         job.family.experts.iter().map(|e| e.name.clone()).zip(values.iter().copied()).collect()
     };
-    let decomposed = matches!(layer.role, Role::Esm | Role::TsvM);
+    let decomposed = matches!(layer.role, Role::Esm | Role::TsvM | Role::Spectral);
     let planned = LayerReport::planned(job.plan, layer);
     let planned = match outcome.too_few_tokens {
         false => planned,

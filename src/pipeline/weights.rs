@@ -39,7 +39,7 @@ fn base_values<B: Backend>(
     Ok(BaseValues { values, stored })
 }
 
-/// What [`base_row`] and then [`delta_row`] of all experts will read.
+/// What [`base_row`] and then [`delta_rows`] will read.
 pub(super) fn row_requests(family: &Family, tensor: &str, range: Range<usize>) -> Vec<Request> {
     let experts = family.experts.iter().flat_map(|expert| expert_requests(expert, tensor, range.clone()));
     base_request(&family.base, tensor, range.clone()).into_iter().chain(experts).collect()
@@ -69,6 +69,35 @@ pub(super) fn delta_row<B: Backend>(
 ) -> Result<Option<B::Tensor>, Error> {
     let shape = Shape::matrix(1, range.len());
     delta(backend, reader, (task, expert), tensor, range, shape, base)
+}
+
+/// `dW_t` of a part of a tensor of all experts, `T x 1 x n`: zeros where an expert lacks the tensor.
+pub(super) fn delta_rows<B: Backend>(
+    backend: &B,
+    reader: &mut Reader<'_>,
+    experts: &[Expert],
+    tensor: &str,
+    range: Range<usize>,
+    base: &BaseValues<B::Tensor>,
+) -> Result<B::Tensor, Error> {
+    let device = || Error::device(tensor);
+    let mut deltas = backend.zeros(Shape::new(experts.len(), 1, range.len())).map_err(device())?;
+    if experts.iter().all(|e| !e.is_delta && e.adapter.is_none() && e.weights.get(tensor).is_some()) {
+        for (t, expert) in experts.iter().enumerate() {
+            let stored =
+                reader.expert(expert.weights.values(tensor, range.clone())?, false, t, &base.stored)?;
+            backend.unpack_into(stored.dtype(), &stored, &mut deltas, t).map_err(device())?;
+        }
+        backend.axpby(-1.0, &base.values, 1.0, &mut deltas).map_err(device())?;
+        return Ok(deltas);
+    }
+    for (t, expert) in experts.iter().enumerate() {
+        let delta = delta_row(backend, reader, (t, expert), tensor, range.clone(), base)?;
+        let Some(delta) = delta else { continue };
+        let extent = [1, 1, range.len()];
+        backend.copy_block(&delta, [0, 0, 0], &mut deltas, [t, 0, 0], extent).map_err(device())?;
+    }
+    Ok(deltas)
 }
 
 /// The difference of an expert's values, and what its adapter adds; none where it has neither: a task vector that leaves the

@@ -4,6 +4,7 @@ use super::matching::{Matching, Models, match_delta, match_tensors};
 use super::names::is_task_part;
 use super::quantised::refuse_quantised;
 use super::settings::{Settings, weights_mean_the_same};
+use super::sliced::{Composed, compose};
 use super::{Error, Rule};
 use crate::adapter::Adapter;
 use crate::calibration::Calibration;
@@ -76,14 +77,18 @@ impl Expert {
 impl Family {
     /// Opens everything that the recipe names.
     pub fn open(recipe: &Recipe) -> Result<Family, Error> {
-        let base = Checkpoint::open(&recipe.base_model)?;
+        let (base, mut composed) = match compose(recipe)? {
+            Some(Composed { base, experts }) => (base, experts.into_iter().map(Some).collect()),
+            None => (Checkpoint::open(&recipe.base_model)?, vec![None; recipe.models.len()]),
+        };
         if base.names().next().is_none() {
             let (path, reason) = (base.path().to_path_buf(), "it holds no tensors".to_owned());
             return Err(checkpoint::Error::NotAModel { path, reason }.into());
         }
         let settings = Settings::open(&base)?;
         refuse_quantised(&base, &settings)?;
-        let experts = recipe.models.iter().map(|model| expert(recipe, model, &base, &settings));
+        let models = recipe.models.iter().zip(composed.drain(..));
+        let experts = models.map(|(model, composed)| expert(recipe, (model, composed), &base, &settings));
         let experts = experts.collect::<Result<_, _>>()?;
         Ok(Family { experts, base, settings })
     }
@@ -91,17 +96,19 @@ impl Family {
 
 fn expert(
     recipe: &Recipe,
-    model: &recipe::Model,
+    (model, composed): (&recipe::Model, Option<Checkpoint>),
     base: &Checkpoint,
     base_settings: &Settings,
 ) -> Result<Expert, Error> {
-    let own = match &model.source {
-        Source::Adapter { model: None, adapter } => {
+    let own = match (&model.source, composed) {
+        (_, Some(composed)) => composed,
+        (Source::Adapter { model: None, adapter }, None) => {
             return adapter_expert(recipe, model, adapter, base, base_settings);
         }
-        Source::Adapter { model: Some(path), .. } | Source::Checkpoint(path) | Source::Delta(path) => {
-            Checkpoint::open(path)?
-        }
+        (
+            Source::Adapter { model: Some(path), .. } | Source::Checkpoint(path) | Source::Delta(path),
+            None,
+        ) => Checkpoint::open(path)?,
     };
     let is_delta = matches!(model.source, Source::Delta(_));
     let settings = if is_delta { Settings::default() } else { Settings::open(&own)? };
@@ -188,7 +195,7 @@ fn left_out(adapter: &Adapter) -> Result<Vec<(String, Rule)>, Error> {
 
 /// The expert with what is known of the inputs of its layers.
 fn with_inputs(recipe: &Recipe, model: &recipe::Model, mut expert: Expert) -> Result<Expert, Error> {
-    if matches!(recipe.method, recipe::Method::Esm(_)) {
+    if recipe.method.description().calibration {
         let names = expert.names_of_base().into_iter().map(|(own, name)| (name, own)).collect();
         match &model.calibration {
             recipe::Calibration::File(path) => {

@@ -4,14 +4,14 @@ use super::account::account;
 use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
 use super::identical::identical;
-use super::names::{is_of_expert, kind_of_layer, projection};
+use super::names::{block_index, is_of_expert, kind_of_layer, projection};
 use super::roles::{Architecture, Rules, Ruling};
 use super::samples::{alpha_search, check_proxies};
 use super::settings::used_otherwise;
-use super::{Error, Expert, Family, Layer, Part, Plan, Role, Sum};
+use super::{Error, Expert, Family, Layer, Part, Plan, Role, place};
 use crate::calibration::Statistic;
 use crate::checkpoint::{TensorMeta, stores_transposed};
-use crate::method::{AlphaScope, arithmetic, tsv};
+use crate::method::{AlphaScope, linear, tsv};
 use crate::recipe::{Alpha, Esm, Method, Recipe};
 use indexmap::IndexMap;
 use std::collections::HashMap;
@@ -46,7 +46,19 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let search = alpha_search(recipe)?;
     warnings.extend(recipe.notes.iter().cloned());
     let account = account(family, &layers)?;
-    Ok(Plan { layers, experts, sum: sum(recipe), alpha, search, account, warnings })
+    let blocks = family.base.names().filter_map(block_index).max().map_or(0, |last| last + 1);
+    check_values(recipe, &layers, blocks)?;
+    Ok(Plan {
+        layers,
+        experts,
+        sum: sum(recipe),
+        spectral: recipe.method.name(),
+        blocks,
+        alpha,
+        search,
+        account,
+        warnings,
+    })
 }
 
 /// What is noteworthy about the models' files.
@@ -75,20 +87,25 @@ fn alpha(recipe: &Recipe) -> f64 {
     }
 }
 
-fn sum(recipe: &Recipe) -> Sum {
-    let weights: Vec<f64> = recipe.models.iter().map(|m| m.weight).collect();
-    let plain = || arithmetic::task_arithmetic_coefficients(&weights, 1.0);
-    let normalized = || arithmetic::average_coefficients(&weights).unwrap_or_else(plain);
-    let (name, normalize) = match recipe.method {
-        Method::TaskArithmetic { normalize, .. } => ("task_arithmetic", normalize),
-        Method::Linear { normalize, .. } => ("average", normalize),
-        _ => ("average", true),
-    };
-    let experts = if normalize { normalized() } else { plain() };
-    // A linear sum is one of weights: what its coefficients lack to 1, or have beyond it, is the base's.
-    let linear = matches!(recipe.method, Method::Linear { .. });
-    let base = if linear && !normalize { weights.iter().sum::<f64>() - 1.0 } else { 0.0 };
-    Sum { name, experts, base }
+/// What merging element by element is called.
+fn sum(recipe: &Recipe) -> &'static str {
+    match recipe.method.elementwise() {
+        Some(tabled) if tabled.description != &linear::METHOD => tabled.description.name,
+        _ => "average",
+    }
+}
+
+/// The parameters of every tensor that is merged element by element go together.
+fn check_values(recipe: &Recipe, layers: &[Layer], blocks: usize) -> Result<(), Error> {
+    let Some(tabled) = recipe.method.elementwise() else { return Ok(()) };
+    for part in layers.iter().filter(|layer| layer.role == Role::Sum).flat_map(|layer| &layer.parts) {
+        let values = recipe.values(tabled, &part.name, place(&part.name, blocks));
+        recipe.streamed(Some(&values)).map_err(|why| {
+            let why = format!("{why} (for the tensor `{}`)", part.name);
+            crate::recipe::Error::new(&recipe.path, None, "parameters", why)
+        })?;
+    }
+    Ok(())
 }
 
 fn check_esm(recipe: &Recipe, family: &Family, esm: &Esm) -> Result<(), Error> {
@@ -179,7 +196,7 @@ impl Planner<'_> {
         let elements: usize = parts.iter().map(Part::elements).sum();
         let transposed = role == Role::Esm && self.transposed;
         let (d_out, d_in) = match role {
-            Role::Esm | Role::TsvM | Role::Experts => {
+            Role::Esm | Role::TsvM | Role::Spectral | Role::Experts => {
                 let rows: usize = parts.iter().map(|p| p.rows).sum();
                 let columns = elements.checked_div(rows).unwrap_or(0);
                 if transposed { (columns, rows) } else { (rows, columns) }
@@ -193,6 +210,7 @@ impl Planner<'_> {
         let rank = match (role, esm) {
             (Role::Esm, Some(esm)) => esm.rank.of(d_out, tasks),
             (Role::TsvM, _) => tsv::rank_budget(d_out, d_in, tasks),
+            (Role::Spectral, _) => d_out.min(d_in),
             // a residual has no more directions than its smaller side
             (Role::Experts, Some(esm)) => esm.experts.as_ref().map_or(0, |e| e.rank).min(d_out).min(d_in),
             _ => 0,
@@ -200,7 +218,7 @@ impl Planner<'_> {
         match role {
             // what no expert changes is compared with other layers, and not decomposed
             Role::Esm if !self.is_changed(&parts) => {}
-            Role::Esm => self.check_calibration(&parts, d_in, "layers")?,
+            Role::Esm | Role::Spectral => self.check_calibration(&parts, d_in, "layers")?,
             Role::Experts => self.check_calibration(&parts, d_in, "routed_layers")?,
             _ => {}
         }
@@ -259,7 +277,7 @@ impl Planner<'_> {
                 flops: (2 * tasks * elements) as f64,
                 bytes: 12 * elements.min(super::SUM_CHUNK) as u64,
             },
-            Role::Esm | Role::TsvM => {
+            Role::Esm | Role::TsvM | Role::Spectral => {
                 self.decomposed(parts, (d_out, d_in), rank, role == Role::Esm).cost(self.recipe.accuracy)
             }
             Role::Experts => {

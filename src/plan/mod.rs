@@ -18,6 +18,7 @@ mod routed;
 mod rule;
 mod samples;
 mod settings;
+mod sliced;
 
 pub use account::{Account, ModelAccount};
 pub use cost::Cost;
@@ -32,6 +33,7 @@ pub use rule::Rule;
 pub use samples::{AlphaSearch, SearchSamples, expert_source, read_proxies};
 pub use settings::Settings;
 
+use crate::recipe::Place;
 use serde::Serialize;
 
 /// Values of a tensor that are summed at a time: the memory of an embedding of any size stays at this.
@@ -44,8 +46,12 @@ pub struct Plan {
     pub layers: Vec<Layer>,
     /// The low-rank experts of ESM++.
     pub experts: Option<Experts>,
-    /// Weights of the sum for [`Role::Sum`].
-    pub sum: Sum,
+    /// What merging element by element is called, for [`Role::Sum`]: the method's name, or `average`.
+    pub sum: &'static str,
+    /// What the method for matrices of layers is called, for [`Role::Spectral`].
+    pub spectral: &'static str,
+    /// How many layers the base has: parameters may differ from one to the next.
+    pub blocks: usize,
     /// Factor of the merged deltas where `scaled` says so; 1 until a search has found another.
     pub alpha: f64,
     /// The search for it.
@@ -54,17 +60,6 @@ pub struct Plan {
     pub account: Account,
     /// What the user should know before the merge starts.
     pub warnings: Vec<String>,
-}
-
-/// `dW = base W0 + sum_t experts_t dW_t`.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Sum {
-    /// What such a sum is called: `average` or `task_arithmetic`.
-    pub name: &'static str,
-    /// Coefficients of the deltas.
-    pub experts: Vec<f64>,
-    /// Coefficient of the base: zero, except in a `linear` whose weights do not sum to 1.
-    pub base: f64,
 }
 
 /// One or several tensors that are merged as one matrix.
@@ -114,10 +109,22 @@ impl Plan {
     /// What is done with a layer, in a word.
     pub fn treatment(&self, layer: &Layer) -> &'static str {
         match layer.role {
-            Role::Sum => self.sum.name,
+            Role::Sum => self.sum,
+            Role::Spectral => self.spectral,
             role => role.name(),
         }
     }
+}
+
+impl Plan {
+    /// Which layer a tensor is of.
+    pub fn place(&self, tensor: &str) -> Place {
+        place(tensor, self.blocks)
+    }
+}
+
+fn place(tensor: &str, layers: usize) -> Place {
+    Place { layer: names::block_index(tensor), layers, before: names::comes_first(tensor) }
 }
 
 impl Part {

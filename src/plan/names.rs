@@ -22,6 +22,14 @@ pub fn block_index(name: &str) -> Option<usize> {
     block(name)?.1.parse().ok()
 }
 
+/// Whether a tensor outside of blocks comes before them: embeddings, and what is done to them at once.
+pub(super) fn comes_first(name: &str) -> bool {
+    name.split('.').any(|part| {
+        part.contains("embed")
+            || matches!(part, "wte" | "wpe" | "pre_layrnorm" | "ln_pre" | "conv1" | "patch_embed")
+    })
+}
+
 /// The name with its block index, and the number of an expert in a mixture, replaced by `*`: layers of the same name are the
 /// same kind of layer.
 pub fn kind_of_layer(name: &str) -> String {

@@ -7,9 +7,10 @@ use super::names::{
     vit_weight,
 };
 use super::rule::Rule;
-use crate::checkpoint::{Kind, TensorMeta, kind};
-use crate::method::Preset;
+use crate::checkpoint::{self, TensorMeta, kind};
 use crate::method::esm_plus::ResidualBase;
+use crate::method::table::Kind;
+use crate::method::{Preset, tsv};
 use crate::recipe::{Esm, Method};
 use indexmap::IndexMap;
 use std::collections::HashSet;
@@ -22,6 +23,8 @@ pub enum Role {
     Esm,
     /// Task Singular Vectors merging.
     TsvM,
+    /// Another method for matrices of layers, or an elementwise one with a last step on matrices.
+    Spectral,
     /// The weighted sum of the deltas: the average, or task arithmetic.
     Sum,
     /// The base's tensor, byte for byte.
@@ -39,6 +42,7 @@ impl Role {
         match self {
             Role::Esm => "esm",
             Role::TsvM => "tsv_m",
+            Role::Spectral => "spectral",
             Role::Sum => "sum",
             Role::Base => "base",
             Role::Pretrained => "pretrained",
@@ -176,7 +180,7 @@ impl<'a> Rules<'a> {
 
     /// The role of a tensor.
     pub(super) fn of(&self, name: &str, meta: &TensorMeta) -> Ruling {
-        if kind(meta.dtype) == Kind::Integer {
+        if kind(meta.dtype) == checkpoint::Kind::Integer {
             return Ruling::kept(Role::Base, Rule::Integer);
         }
         if self.identical.contains(name) {
@@ -194,8 +198,17 @@ impl<'a> Rules<'a> {
             return Ruling::kept(Role::Pretrained, Rule::Routed);
         }
         match self.method {
-            Method::Linear { .. } | Method::TaskArithmetic { .. } => Ruling::plain(Role::Sum),
-            Method::TsvM { .. } => self.average(name, meta).unwrap_or(Ruling::plain(Role::TsvM)),
+            Method::Tabled(tabled) => match tabled.description.kind {
+                Kind::Elementwise { .. }
+                    if tabled.calibrate.is_none() || self.average(name, meta).is_some() =>
+                {
+                    Ruling::plain(Role::Sum)
+                }
+                Kind::Spectral if tabled.description == &tsv::METHOD && tabled.calibrate.is_none() => {
+                    self.average(name, meta).unwrap_or(Ruling::plain(Role::TsvM))
+                }
+                _ => self.average(name, meta).unwrap_or(Ruling::plain(Role::Spectral)),
+            },
             Method::Esm(esm) if self.is_esm(name, meta, esm) => Ruling::plain(Role::Esm),
             Method::Esm(esm) => self.average(name, meta).unwrap_or_else(|| other_matrix(esm.preset)),
         }

@@ -1,8 +1,11 @@
 //! `out: lora`: adapters merged into one.
 
 use super::cursor::Mapping;
-use super::{AdapterOut, Alpha, Calibration, Compress, Error, Method, Model, Source};
-use crate::method::{Fusion, TaskNorm};
+use super::{AdapterOut, Alpha, Calibration, Compress, Error, Method, Model, Setting, Source};
+use crate::method::{Fusion, TaskNorm, Value};
+
+/// The methods that merge adapters in their core space, beside ESM.
+const MERGED: [&str; 3] = ["linear", "task_arithmetic", "tsv_m"];
 
 /// Reads `out`, `rank` and `compress`; none where the output is a model.
 pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Option<AdapterOut>, Error> {
@@ -44,8 +47,22 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
         Method::Esm(esm) if esm.options.inter_task_norm == TaskNorm::CodePadded => {
             return refuse("`inter_task_norm: code_padded`");
         }
-        Method::Linear { normalize: false, .. } => {
-            return refuse("a `linear` without `normalize`, which scales the base too; use task_arithmetic");
+        Method::Tabled(tabled) if !MERGED.contains(&tabled.description.name) => {
+            return refuse(&format!(
+                "merge_method {}, which has no form on factors; {} and esm have one",
+                tabled.description.name,
+                MERGED.join(", ")
+            ));
+        }
+        Method::Tabled(tabled) if tabled.calibrate.is_some() => return refuse("`calibrate`"),
+        Method::Tabled(tabled) if tabled.description.name == "linear" => {
+            // its default is to divide by the sum
+            let normalize = tabled.settings.get("normalize");
+            if normalize.is_some_and(|setting| *setting != Setting::Value(Value::Switch(true))) {
+                return refuse(
+                    "a `linear` without `normalize`, which scales the base too; use task_arithmetic",
+                );
+            }
         }
         _ => {}
     }

@@ -38,8 +38,7 @@ impl<'a> Cursor<'a> {
                     .error(format!("a number is expected, but text is given; write {text} without quotes")));
             }
             Value::List(_) => {
-                let message = "a number is expected; gradients and values by layer name (mergekit's lists and filters) are \
-                               not supported in this version";
+                let message = "a number is expected: this parameter is the same for all layers";
                 return Err(self.error(message));
             }
             _ => return Err(self.expected("a number")),
@@ -91,6 +90,13 @@ impl<'a> Cursor<'a> {
     pub fn entry(&self, key: &str) -> Option<Cursor<'a>> {
         let Value::Map(entries) = &self.node.value else { return None };
         let (_, _, node) = entries.iter().find(|(k, _, _)| k == key)?;
+        Some(Cursor { recipe: self.recipe, path: format!("{}.{key}", self.path), node })
+    }
+
+    /// The only entry of a mapping.
+    pub fn only(&self) -> Option<Cursor<'a>> {
+        let Value::Map(entries) = &self.node.value else { return None };
+        let [(key, _, node)] = &entries[..] else { return None };
         Some(Cursor { recipe: self.recipe, path: format!("{}.{key}", self.path), node })
     }
 

@@ -10,54 +10,18 @@ pub(super) enum Foreign {
 }
 
 /// The keys, wherever they stand in a recipe.
-const KEYS: [(&str, Foreign); 25] = [
+const KEYS: [(&str, Foreign); 11] = [
     ("int8_mask", Foreign::Harmless("masks take no memory worth saving here")),
-    ("rescale", Foreign::Harmless("only sparsifying methods rescale")),
+    ("rescale", Foreign::Harmless("only methods that drop differences rescale")),
     ("consensus_threshold", Foreign::Harmless("only consensus methods use it")),
-    (
-        "slices",
-        Foreign::Unsupported(
-            "layer ranges are not supported in this version; whole models are, under `models`",
-        ),
-    ),
-    (
-        "modules",
-        Foreign::Unsupported("merging module by module is not supported in this version; give whole models"),
-    ),
-    (
-        "merges",
-        Foreign::Unsupported(
-            "several merges in one recipe are not supported in this version; write one recipe each",
-        ),
-    ),
-    (
-        "tokenizer_source",
-        Foreign::Unsupported("the output has the base's tokenizer in this version; `base` may be left out"),
-    ),
-    (
-        "tokenizer",
-        Foreign::Unsupported("the output has the base's tokenizer in this version; leave the key out"),
-    ),
-    (
-        "chat_template",
-        Foreign::Unsupported("the output has the base's chat template in this version; leave the key out"),
-    ),
+    ("merges", Foreign::Unsupported("write several documents, separated by ---, with `name`s")),
     ("embed_slerp", Foreign::Unsupported("embeddings are averaged in this version")),
-    ("density", Foreign::Unsupported("sparsifying methods are not in this version")),
-    ("epsilon", Foreign::Unsupported("sparsifying methods are not in this version")),
-    ("gamma", Foreign::Unsupported("sparsifying methods are not in this version")),
     (
         "lambda",
         Foreign::Unsupported("it is a parameter of task_arithmetic; for this method the same is `alpha`"),
     ),
-    ("t", Foreign::Unsupported("slerp is not in this version")),
-    ("filter_wise", Foreign::Unsupported("model_stock is not in this version")),
-    ("select_topk", Foreign::Unsupported("sce is not in this version")),
-    ("nuslerp_row_wise", Foreign::Unsupported("nuslerp is not in this version")),
-    ("nuslerp_flatten", Foreign::Unsupported("nuslerp is not in this version")),
     ("swapping", Foreign::Unsupported("it is not in this version")),
-    ("layer_range", Foreign::Unsupported("layer ranges are not supported in this version")),
-    ("filter", Foreign::Unsupported("values by layer name are not supported in this version")),
+    ("layer_range", Foreign::Unsupported("a source of `slices` has it")),
     ("adapter", Foreign::Unsupported("an adapter is given by `lora`, beside `model`")),
     (
         "revision",
@@ -69,31 +33,4 @@ const KEYS: [(&str, Foreign); 25] = [
 /// What is to be said of a key; `None` if mergekit has no such key.
 pub(super) fn foreign(key: &str) -> Option<Foreign> {
     KEYS.iter().find(|(name, _)| *name == key).map(|(_, foreign)| *foreign)
-}
-
-/// Methods of mergekit that are not here.
-const METHODS: [&str; 18] = [
-    "ties",
-    "dare_ties",
-    "dare_linear",
-    "slerp",
-    "nuslerp",
-    "multislerp",
-    "karcher",
-    "della",
-    "della_linear",
-    "breadcrumbs",
-    "breadcrumbs_ties",
-    "model_stock",
-    "nearswap",
-    "sce",
-    "ram",
-    "ramplus_tl",
-    "arcee_fusion",
-    "passthrough",
-];
-
-/// Whether mergekit has a method of this name.
-pub(super) fn is_method(name: &str) -> bool {
-    METHODS.contains(&name)
 }

@@ -5,21 +5,34 @@
 
 mod adapter;
 mod cursor;
+mod documents;
 mod error;
 mod mergekit;
 mod models;
 mod parameters;
+mod paths;
 mod schema;
+mod settings;
+mod slices;
 mod text;
+mod tokenizer;
 mod yaml;
 
+pub use documents::Document;
 pub use error::Error;
+pub use settings::{Setting, Settings};
+pub use slices::{Place, Slice, SliceSource};
 
 use crate::backend::Dtype;
 use crate::data::Split;
 use crate::linalg::Accuracy;
 use crate::method::esm_plus::ResidualBase;
-use crate::method::{AlphaScope, Decomposition, EsmOptions, Preset, esd};
+use crate::method::table::Kind;
+use crate::method::values::chance_key;
+use crate::method::{
+    self, AlphaScope, Calibrate, Decomposed, Decomposition, Description, EsmOptions, Preset, Streamed,
+    Values, esd,
+};
 use std::path::{Path, PathBuf};
 
 /// A recipe, complete and checked; paths are relative to nothing but the working directory any more.
@@ -35,6 +48,8 @@ pub struct Recipe {
     pub base_model: PathBuf,
     /// The experts, in order.
     pub models: Vec<Model>,
+    /// The layers of the output, where it is put together of ranges of layers; else none.
+    pub slices: Vec<Slice>,
     /// Accuracy against time.
     pub accuracy: Accuracy,
     /// Seed of random numbers.
@@ -43,6 +58,8 @@ pub struct Recipe {
     pub out_dtype: Option<Dtype>,
     /// What the output is, where it is an adapter.
     pub adapter: Option<AdapterOut>,
+    /// The chat template of the output; the base's if `None`.
+    pub chat_template: Option<String>,
     /// Keys of the models' configurations in which experts may differ from the base.
     pub allow_mismatch: Vec<String>,
     /// What a reader of the log should know about how the recipe was understood.
@@ -89,8 +106,8 @@ pub struct Model {
     pub name: String,
     /// Where its weights are.
     pub source: Source,
-    /// Its coefficient in `linear` and `task_arithmetic`.
-    pub weight: f64,
+    /// Its own parameters of the method.
+    pub settings: Settings,
     /// What is known of the inputs of its layers.
     pub calibration: Calibration,
     /// A task file, for alpha search and evaluation.
@@ -152,49 +169,45 @@ pub struct Proxies {
 pub enum Method {
     /// Essential Subspace Merging, alone or with the low-rank experts of ESM++.
     Esm(Box<Esm>),
-    /// `W0 + alpha sum c_t dW_t / sum c`, without the division if not `normalize`.
-    Linear {
-        /// Factor of the merged delta, 1 by default.
-        alpha: Alpha,
-        /// Whether the weights are divided by their sum.
-        normalize: bool,
-    },
-    /// `W0 + alpha sum c_t dW_t`, the weights divided by their sum if `normalize`.
-    TaskArithmetic {
-        /// Lambda, 1 by default.
-        alpha: Alpha,
-        /// Whether the weights are divided by their sum.
-        normalize: bool,
-    },
-    /// TSV-M on matrices, the average elsewhere.
-    TsvM {
-        /// Factor of the merged delta, 1 by default.
-        alpha: Alpha,
-    },
+    /// Any other method of the table.
+    Tabled(Tabled),
 }
 
-/// The methods by name.
-pub const METHODS: [&str; 5] = ["esm", "esm++", "linear", "task_arithmetic", "tsv_m"];
+/// A method of the table with its parameters.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tabled {
+    /// Which.
+    pub description: &'static Description,
+    /// Factor of the merged delta, 1 by default.
+    pub alpha: Alpha,
+    /// Parameters for all models.
+    pub settings: Settings,
+    /// Whether the recipe names a base.
+    pub has_base: bool,
+    /// A last step on the merged matrices of layers.
+    pub calibrate: Option<Calibrate>,
+}
 
 impl Method {
+    /// Its line in the table.
+    pub fn description(&self) -> &'static Description {
+        match self {
+            Method::Esm(_) if self.experts().is_some() => &method::esm_plus::METHOD,
+            Method::Esm(_) => &method::esm::METHOD,
+            Method::Tabled(tabled) => tabled.description,
+        }
+    }
+
     /// Its name in a recipe.
     pub fn name(&self) -> &'static str {
-        match self {
-            Method::Esm(_) if self.experts().is_some() => "esm++",
-            Method::Esm(_) => "esm",
-            Method::Linear { .. } => "linear",
-            Method::TaskArithmetic { .. } => "task_arithmetic",
-            Method::TsvM { .. } => "tsv_m",
-        }
+        self.description().name
     }
 
     /// The coefficient of the merged delta.
     pub fn alpha(&self) -> &Alpha {
         match self {
             Method::Esm(esm) => &esm.alpha,
-            Method::Linear { alpha, .. } | Method::TaskArithmetic { alpha, .. } | Method::TsvM { alpha } => {
-                alpha
-            }
+            Method::Tabled(tabled) => &tabled.alpha,
         }
     }
 
@@ -202,8 +215,33 @@ impl Method {
     pub fn experts(&self) -> Option<&Experts> {
         match self {
             Method::Esm(esm) => esm.experts.as_ref(),
+            Method::Tabled(_) => None,
+        }
+    }
+
+    /// The method, if it is one of the table's that are not ESM.
+    pub fn tabled(&self) -> Option<&Tabled> {
+        match self {
+            Method::Esm(_) => None,
+            Method::Tabled(tabled) => Some(tabled),
+        }
+    }
+
+    /// The method, if it merges every tensor for itself.
+    pub fn elementwise(&self) -> Option<&Tabled> {
+        match self {
+            Method::Tabled(tabled) if matches!(tabled.description.kind, Kind::Elementwise { .. }) => {
+                Some(tabled)
+            }
             _ => None,
         }
+    }
+}
+
+impl Model {
+    /// Its weight, where it is the same for all tensors.
+    pub fn weight(&self) -> Option<f64> {
+        self.settings.get("weight").map_or(Some(1.0), Setting::number)
     }
 }
 
@@ -308,12 +346,61 @@ pub struct Overrides {
     pub seed: Option<u64>,
     /// `--allow-mismatch`
     pub allow_mismatch: Vec<String>,
+    /// Models that earlier documents of the recipe have made, by name.
+    pub made: Vec<(String, PathBuf)>,
 }
 
 impl Recipe {
+    /// The parameters of a method of the table for a tensor: a source's before its slice's, before the model's, before those for
+    /// all.
+    pub fn values(&self, tabled: &Tabled, tensor: &str, place: Place) -> Values {
+        let mut values = Values::defaults(tabled.description, self.models.len());
+        values.has_base = tabled.has_base;
+        values.keys = (0..self.models.len()).map(|model| chance_key(self.seed, tensor, model)).collect();
+        let (slice, share) = match self.slices.is_empty() {
+            true => (None, place.share()),
+            false => place.within(&self.slices),
+        };
+        for (name, setting) in tabled.settings.iter().chain(slice.iter().flat_map(|slice| &slice.settings)) {
+            setting.at(tensor, share).into_iter().for_each(|value| values.set(name, value));
+        }
+        for (i, model) in self.models.iter().enumerate() {
+            let of_source =
+                slice.iter().filter_map(|slice| slice.sources.get(i)).flat_map(|source| &source.settings);
+            for (name, setting) in model.settings.iter().chain(of_source) {
+                setting.at(tensor, share).into_iter().for_each(|value| values.set_of(i, name, value));
+            }
+        }
+        values
+    }
+
+    /// How a tensor is merged element by element: by the method, or where that is of another kind by the average.
+    ///
+    /// # Errors
+    /// Says which parameters do not go together.
+    pub fn streamed(&self, values: Option<&Values>) -> Result<Streamed, String> {
+        let average = Values::defaults(&method::linear::METHOD, self.models.len());
+        let values = values.unwrap_or(&average);
+        let found = Streamed::new(values.method(), values)?;
+        found.ok_or_else(|| format!("`{}` is no elementwise method", values.method().name))
+    }
+
+    /// How the matrices of a layer are merged; none where that is done element by element.
+    ///
+    /// # Errors
+    /// Says which parameters do not go together.
+    pub fn decomposed(&self, values: &Values) -> Result<Option<Decomposed>, String> {
+        Decomposed::new(values.method(), values)
+    }
+
     /// Reads and checks a recipe.
     pub fn open(path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
         Recipe::parse(&text::read(path)?, path, overrides)
+    }
+
+    /// The documents of a recipe, in order; one if it is not several.
+    pub fn documents(path: &Path) -> Result<Vec<Document>, Error> {
+        documents::split(&text::read(path)?, path)
     }
 
     /// Checks the text of a recipe; `path` is where it came from: relative paths in it start there.

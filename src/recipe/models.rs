@@ -1,28 +1,25 @@
 //! `models`: the experts.
 
-use super::cursor::Cursor;
-use super::{Calibration, Error, Method, Model, Proxies, Source};
+use super::cursor::{Cursor, Mapping};
+use super::paths::Paths;
+use super::{Calibration, Error, Method, Model, Proxies, Setting, Settings, Source, settings};
 use crate::adapter::Adapter;
 use crate::checkpoint::{hub_repository, names_adapter, weights_file};
+use crate::method::table::Base;
 use std::path::Path;
 
 /// The keys of an expert.
 pub(super) const KEYS: [&str; 7] = ["model", "lora", "name", "calibration", "weight", "task", "parameters"];
-
-/// A sum of weights this far below the sum of their sizes is what rounding left of zero.
-const ROUNDING: f64 = 1e-9;
 
 /// Samples captured where a recipe names data but no number.
 const SAMPLES: usize = 32;
 
 /// Reads `models`.
 pub(super) struct Models<'a> {
-    /// Where relative paths start.
-    pub folder: &'a Path,
+    /// Where models are.
+    pub paths: Paths<'a>,
     /// The base.
     pub base: &'a Path,
-    /// The weight of a model that gives none.
-    pub default_weight: f64,
     /// What to tell the user.
     pub notes: Vec<String>,
 }
@@ -31,15 +28,22 @@ impl Models<'_> {
     pub fn read(&mut self, list: &Cursor, method: &Method) -> Result<Vec<Model>, Error> {
         let mut models: Vec<Model> = Vec::new();
         for c in list.list()? {
-            let model = self.model(&c)?;
-            if !matches!(method, Method::Linear { .. }) && self.is_base(model.source.path()) {
-                if matches!(method, Method::Esm(_)) {
-                    return Err(c.error("this is the base model itself; leave it out of `models`"));
+            let model = self.model(&c, method)?;
+            if self.is_base(model.source.path()) {
+                match method.description().base {
+                    Base::Origin { listed: false } => {
+                        return Err(c.error("this is the base model itself; leave it out of `models`"));
+                    }
+                    Base::Optional if !has_base(method) => {}
+                    // mergekit lists the base among the models and leaves it out of the sum.
+                    Base::Origin { listed: true } | Base::Optional => {
+                        let note =
+                            format!("{} is the base model; its delta is zero, so it is left out", c.path);
+                        self.notes.push(note);
+                        continue;
+                    }
+                    Base::Member => {}
                 }
-                // mergekit lists the base among the models and leaves it out of the sum.
-                self.notes
-                    .push(format!("{} is the base model; its delta is zero, so it is left out", c.path));
-                continue;
             }
             if let Some(twin) = models.iter().position(|m| m.name == model.name) {
                 return Err(c.error(format!(
@@ -62,7 +66,7 @@ impl Models<'_> {
         path == self.base || weights_file(path).is_some_and(|file| Some(file) == weights_file(self.base))
     }
 
-    fn model(&mut self, c: &Cursor) -> Result<Model, Error> {
+    fn model(&mut self, c: &Cursor, method: &Method) -> Result<Model, Error> {
         if let Ok(path) = c.text() {
             return Err(c.error(format!("a mapping is expected: write `- model: {path}`")));
         }
@@ -73,27 +77,48 @@ impl Models<'_> {
             Some(lora) => self.with_adapter(&model, &lora)?,
             None => self.source(&model)?,
         };
-        let weights = (map.get("weight"), map.get("parameters").map(|p| p.map(&["weight"])).transpose()?);
-        let weight = match weights {
-            (Some(_), Some(p)) if p.get("weight").is_some() => {
-                return Err(c.error("`weight` is given twice; give it once"));
-            }
-            (own, p) => own.or(p.and_then(|p| p.get("weight"))),
-        };
+        let settings = self.settings(&map, method)?;
         Ok(Model {
             name: match map.get("name") {
                 Some(name) => name.text()?.to_owned(),
                 None => default_name(source.path()),
             },
             source,
-            weight: weight.map(|w| w.number()).transpose()?.unwrap_or(self.default_weight),
+            settings,
             calibration: map
                 .get("calibration")
                 .map(|c| self.calibration(&c))
                 .transpose()?
                 .unwrap_or(Calibration::Unset),
-            task: map.get("task").map(|t| t.text().map(|t| self.folder.join(t))).transpose()?,
+            task: map.get("task").map(|t| t.text().map(|t| self.paths.folder.join(t))).transpose()?,
         })
+    }
+
+    /// Its own parameters; `weight` may stand outside of `parameters` too.
+    fn settings(&mut self, map: &Mapping, method: &Method) -> Result<Settings, Error> {
+        let description = method.description();
+        let own = description.parameters.iter().filter(|p| p.of_models).map(|p| p.name);
+        let known: Vec<&str> = own.chain(["weight"]).collect();
+        let parameters = map.get("parameters").map(|p| p.map(&known)).transpose()?;
+        self.notes.extend(parameters.iter().flat_map(|p| p.ignored(&known)));
+        let inside = parameters.as_ref().and_then(|p| p.get("weight"));
+        let weight = match (map.get("weight"), inside) {
+            (Some(_), Some(second)) => return Err(second.error("`weight` is given twice; give it once")),
+            (first, second) => first.or(second),
+        };
+        let mut settings = match &parameters {
+            Some(parameters) => settings::read_all(parameters, description, true)?,
+            None => Settings::new(),
+        };
+        match (weight, description.parameter("weight")) {
+            (Some(c), Some(parameter)) => drop(settings.insert("weight", Setting::read(&c, parameter)?)),
+            (Some(c), None) if c.number()? != 1.0 => {
+                let name = description.name;
+                return Err(c.error(format!("merge_method {name} takes no weights; leave out `weight`")));
+            }
+            _ => {}
+        }
+        Ok(settings)
     }
 
     /// A path, `{delta: FILE}`, `{model: PATH, lora: PATH}`, `BASE+delta:FILE` or `MODEL+ADAPTER`.
@@ -110,20 +135,20 @@ impl Models<'_> {
                 return self.with_adapter(&model, &map.require("lora", "the adapter of the model")?);
             }
             let delta = map.require("delta", "the file of deltas")?;
-            return Ok(Source::Delta(self.folder.join(delta.text()?)));
+            return Ok(Source::Delta(self.paths.folder.join(delta.text()?)));
         }
         let text = c.text()?;
         let Some((base, delta)) = text.split_once("+delta:") else {
             return self.checkpoint(c, text);
         };
-        if !self.is_base(&self.folder.join(base)) {
+        if !self.is_base(&self.paths.find(base)) {
             return Err(c.error(format!("`{base}` is not the base_model; a delta is added to that")));
         }
-        Ok(Source::Delta(self.folder.join(delta)))
+        Ok(Source::Delta(self.paths.folder.join(delta)))
     }
 
     fn checkpoint(&self, c: &Cursor, text: &str) -> Result<Source, Error> {
-        let path = self.folder.join(text);
+        let path = self.paths.find(text);
         check_expanded(c, text, &path)?;
         if path.exists() || !text.contains('+') {
             return Ok(match Adapter::is_one(&path) {
@@ -132,7 +157,7 @@ impl Models<'_> {
             });
         }
         let halves = || text.match_indices('+').map(|(plus, _)| (&text[..plus], &text[plus + 1..]));
-        match halves().find(|(model, _)| self.folder.join(model).exists()) {
+        match halves().find(|(model, _)| self.paths.find(model).exists()) {
             Some((model, adapter)) => self.adapter_of(c, model, adapter),
             None => Err(c.error(format!(
                 "no such path; in `MODEL+ADAPTER` there is no model `{}`",
@@ -154,7 +179,7 @@ impl Models<'_> {
     }
 
     fn adapter_of(&self, c: &Cursor, model: &str, adapter: &str) -> Result<Source, Error> {
-        let (model, path) = (self.folder.join(model), self.folder.join(adapter));
+        let (model, path) = (self.paths.find(model), self.paths.find(adapter));
         check_expanded(c, adapter, &path)?;
         if !Adapter::is_one(&path) {
             let what = if path.exists() { "is no adapter" } else { "does not exist" };
@@ -170,7 +195,8 @@ impl Models<'_> {
     fn calibration(&self, c: &Cursor) -> Result<Calibration, Error> {
         if c.is_map() {
             let map = c.map(&["data", "samples", "max_length"])?;
-            let data = self.folder.join(map.require("data", "the task file to run the expert on")?.text()?);
+            let data =
+                self.paths.folder.join(map.require("data", "the task file to run the expert on")?.text()?);
             let at_least_one = |key, what| match map.get(key) {
                 None => Ok(None),
                 Some(c) => match c.unsigned()? {
@@ -184,7 +210,7 @@ impl Models<'_> {
         }
         Ok(match c.text()? {
             "none" => Calibration::None,
-            file => Calibration::File(self.folder.join(file)),
+            file => Calibration::File(self.paths.folder.join(file)),
         })
     }
 }
@@ -201,7 +227,7 @@ pub(super) fn check_expanded(c: &Cursor, text: &str, path: &Path) -> Result<(), 
 
 /// The last part of the path, without the endings of weight files; for a model in the Hugging Face cache, where that is a hash,
 /// the last part of its name.
-fn default_name(path: &Path) -> String {
+pub(super) fn default_name(path: &Path) -> String {
     if let Some((_, name)) = hub_repository(path) {
         return name.rsplit('/').next().unwrap_or(&name).to_owned();
     }
@@ -211,12 +237,7 @@ fn default_name(path: &Path) -> String {
 }
 
 fn check_model(c: &Cursor, model: &Model, method: &Method) -> Result<(), Error> {
-    let weighted = matches!(method, Method::Linear { .. } | Method::TaskArithmetic { .. });
-    if !weighted && model.weight != 1.0 {
-        let name = method.name();
-        return Err(c.error(format!("merge_method {name} takes no weights; leave out `weight`")));
-    }
-    if matches!(method, Method::Esm(_)) && model.calibration == Calibration::Unset {
+    if method.description().calibration && model.calibration == Calibration::Unset {
         return Err(c.error(format!(
             "merge_method {} needs `calibration`, a file of the expert's layer inputs; for esm `calibration: none` on \
              every model asks for the data-free form",
@@ -256,7 +277,7 @@ fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
 }
 
 fn check_models(c: &Cursor, models: &[Model], method: &Method) -> Result<(), Error> {
-    if matches!(method, Method::Esm(_)) {
+    if method.description().calibration {
         let none = |m: &Model| m.calibration == Calibration::None;
         if let (Some(without), Some(with)) =
             (models.iter().find(|m| none(m)), models.iter().find(|m| !none(m)))
@@ -267,20 +288,28 @@ fn check_models(c: &Cursor, models: &[Model], method: &Method) -> Result<(), Err
             )));
         }
     }
-    let normalized = matches!(
-        method,
-        Method::Linear { normalize: true, .. } | Method::TaskArithmetic { normalize: true, .. }
-    );
-    let sum: f64 = models.iter().map(|m| m.weight).sum();
-    let size: f64 = models.iter().map(|m| m.weight.abs()).sum();
-    if normalized && sum.abs() <= ROUNDING * size {
-        let of = if sum == 0.0 { "0".to_owned() } else { format!("{sum:e}, which is rounding error") };
-        return Err(c.error(format!(
-            "the weights sum to {of}, so they cannot be divided by their sum; set `normalize: false`"
-        )));
-    }
-    if !size.is_finite() {
-        return Err(c.error("the weights are too large to be summed"));
+    let (name, (least, most)) = (method.name(), method.description().models);
+    if models.len() < least || models.len() > most {
+        let wanted = match (least, most) {
+            (1, 1) => "one model".to_owned(),
+            (least, most) if least == most => format!("{least} models"),
+            (least, _) => format!("{least} models or more"),
+        };
+        let besides = match method.description().base {
+            Base::Origin { .. } => " beside the base",
+            Base::Optional | Base::Member => "",
+        };
+        return Err(
+            c.error(format!("merge_method {name} takes {wanted}{besides}, but {} are given", models.len()))
+        );
     }
     Ok(())
+}
+
+/// Whether the recipe names a base.
+fn has_base(method: &Method) -> bool {
+    match method {
+        Method::Esm(_) => true,
+        Method::Tabled(tabled) => tabled.has_base,
+    }
 }

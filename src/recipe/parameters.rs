@@ -1,33 +1,13 @@
 //! `parameters`: what the method does.
 
 use super::cursor::{Cursor, Mapping};
-use super::{Alpha, Error, Esm, Experts, Method, Overrides, Rank, Search};
+use super::{Alpha, Error, Esm, Experts, Method, Overrides, Rank, Search, Setting, Tabled, settings};
 use crate::backend::Polarity;
 use crate::method::esm_plus::ResidualBase;
-use crate::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm};
-
-/// Keys that every method takes.
-pub(super) const COMMON: [&str; 3] = ["alpha", "accuracy", "seed"];
-
-const ESM: [&str; 14] = [
-    "preset",
-    "alpha_scope",
-    "decomposition",
-    "fusion",
-    "rank",
-    "eigen_weight_power",
-    "gain",
-    "mean_sigma",
-    "inter_task",
-    "inter_dimension",
-    "inter_layer",
-    "inter_task_norm",
-    "fuse_qkv",
-    "layers",
-];
-
-/// What ESM++ takes beside: there `rank` is the experts', and `esm_rank` takes the place of ESM's.
-const ESM_PLUS: [&str; 4] = ["esm_rank", "residual_base", "expert_decomposition", "routed_layers"];
+use crate::method::table::{Default, Form, Parameter, Range, Strength};
+use crate::method::{
+    AlphaScope, Calibrate, Decomposition, Description, Fusion, Preset, Scale, TaskNorm, Value,
+};
 
 const DECOMPOSITIONS: [(&str, Decomposition); 2] = [("esd", Decomposition::Esd), ("svd", Decomposition::Svd)];
 
@@ -39,52 +19,76 @@ const PAPERS_ALPHA: &str = "alpha is the strength of the merge and has no defaul
     ViT-B/32 0.76, 0.57, 0.61 for 8, 14, 20 tasks; ViT-B/16 0.84, 0.70, 0.65; ViT-L/14 0.82, 0.68, 0.63; RoBERTa 2.8; \
     Llama-3.2-3B 2.0. Give parameters.alpha or --alpha";
 
-/// The keys of `parameters` for a method.
-pub(super) fn keys(method: &str) -> Vec<&'static str> {
-    let own: &[&str] = match method {
-        "esm" => &ESM,
-        "esm++" => return [&COMMON[..], &ESM, &ESM_PLUS].concat(),
-        "linear" => &["normalize", "weight"],
-        "task_arithmetic" => &["lambda", "normalize", "weight"],
-        _ => &[],
-    };
-    COMMON.iter().chain(own).copied().collect()
-}
-
 /// The method with its parameters; `missing` makes the error about a key that is not there.
 pub(super) fn method(
-    name: &str,
+    description: &'static Description,
+    has_base: bool,
     parameters: Option<&Mapping>,
     overrides: &Overrides,
     missing: impl Fn(&str, &str) -> Error,
 ) -> Result<Method, Error> {
-    let get = |key: &str| parameters.and_then(|p| p.get(key));
-    let boolean = |key: &str| get(key).map(|c| c.boolean()).transpose();
-    let factor = |key: &str| match (overrides.alpha, get(key)) {
-        (Some(number), _) => Ok(Alpha::Number(number)),
-        (None, Some(c)) => alpha(c),
-        (None, None) => Ok(Alpha::Number(1.0)),
-    };
-    Ok(match name {
-        "linear" => {
-            Method::Linear { alpha: factor("alpha")?, normalize: boolean("normalize")?.unwrap_or(true) }
-        }
-        "task_arithmetic" => {
-            if let (Some(_), Some(lambda)) = (get("alpha"), get("lambda")) {
-                return Err(lambda.error("`alpha` and `lambda` are the same thing here; give one of them"));
-            }
-            let alpha = factor(if get("lambda").is_some() { "lambda" } else { "alpha" })?;
-            Method::TaskArithmetic { alpha, normalize: boolean("normalize")?.unwrap_or(false) }
-        }
-        "tsv_m" => Method::TsvM { alpha: factor("alpha")? },
+    match description.name {
+        "esm" => Ok(Method::Esm(Box::new(esm(parameters, "rank", overrides, missing)?))),
         "esm++" => {
             let mut esm = esm(parameters, "esm_rank", overrides, missing)?;
             esm.experts = Some(experts(parameters)?);
-            Method::Esm(Box::new(esm))
+            Ok(Method::Esm(Box::new(esm)))
         }
-        _ => Method::Esm(Box::new(esm(parameters, "rank", overrides, missing)?)),
-    })
+        _ => tabled(description, has_base, parameters, overrides).map(Method::Tabled),
+    }
 }
+
+fn tabled(
+    description: &'static Description,
+    has_base: bool,
+    parameters: Option<&Mapping>,
+    overrides: &Overrides,
+) -> Result<Tabled, Error> {
+    let get = |key: &str| parameters.and_then(|p| p.get(key));
+    let mut settings =
+        parameters.map(|p| settings::read_all(p, description, false)).transpose()?.unwrap_or_default();
+    let (own, lambda) = match description.strength {
+        Strength::Required | Strength::Alpha => (get("alpha"), None),
+        Strength::Lambda => (get("alpha"), get("lambda")),
+        Strength::OnlyLambda => (None, get("lambda")),
+    };
+    if let (Some(_), Some(lambda)) = (&own, &lambda) {
+        return Err(lambda.error("`alpha` and `lambda` are the same thing here; give one of them"));
+    }
+    let varies = |c: &Cursor| matches!(c.node.value, super::yaml::Value::List(_));
+    if let Some(lambda) = lambda.as_ref().filter(|c| varies(c)) {
+        settings.insert(LAMBDA.name, Setting::read(lambda, &LAMBDA)?);
+    }
+    let alpha = match (overrides.alpha, own.or(lambda.filter(|c| !varies(c)))) {
+        (Some(number), _) => Alpha::Number(number),
+        (None, Some(c)) => alpha(c)?,
+        (None, None) => Alpha::Number(1.0),
+    };
+    let calibrate = get("calibrate").map(|c| calibrate(&c)).transpose()?;
+    Ok(Tabled { description, alpha, settings, has_base, calibrate })
+}
+
+/// `svc`, `boost`, or `{boost: 0.05}`.
+fn calibrate(c: &Cursor) -> Result<Calibrate, Error> {
+    const SHARE: f64 = 0.01;
+    if c.is_map() {
+        let share = c.map(&["boost"])?.require("boost", "the share of singular values, from 0 to 1")?;
+        return match share.number()? {
+            beta if (0.0..=1.0).contains(&beta) => Ok(Calibrate::Boost(beta)),
+            beta => Err(share.error(format!("a number from 0 to 1 is expected, but {beta} is given"))),
+        };
+    }
+    c.choice(&[("svc", Calibrate::Svc), ("boost", Calibrate::Boost(SHARE))])
+}
+
+/// The strength where it differs between tensors.
+const LAMBDA: Parameter = Parameter {
+    name: "lambda",
+    form: Form::Number(Range::ANY),
+    default: Default::Is(Value::Number(1.0)),
+    of_models: false,
+    help: "strength of the merge",
+};
 
 fn experts(parameters: Option<&Mapping>) -> Result<Experts, Error> {
     let get = |key: &str| parameters.and_then(|p| p.get(key));

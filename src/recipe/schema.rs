@@ -1,18 +1,26 @@
 //! The keys of a recipe, one function a level.
 
 use super::cursor::{Cursor, Mapping};
+use super::mergekit::{Foreign, foreign};
 use super::models::{self, Models};
+use super::paths::Paths;
+use super::slices::{Place, Slice, SliceSource, Slices};
 use super::yaml::Node;
-use super::{Error, METHODS, Overrides, Recipe, adapter, mergekit, parameters};
+use super::{Alpha, Error, Method, Overrides, Recipe, adapter, parameters, tokenizer};
 use crate::backend::Dtype;
 use crate::linalg::Accuracy;
+use crate::method::table::{self, Base, Default, Parameter};
+use crate::method::{Description, methods};
 use serde_saphyr::NonFiniteFloatPolicy;
 use std::path::{Path, PathBuf};
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 17] = [
+    "name",
     "merge_method",
     "base_model",
     "models",
+    "slices",
+    "modules",
     "parameters",
     "dtype",
     "out_dtype",
@@ -21,6 +29,9 @@ const TOP: [&str; 11] = [
     "out",
     "rank",
     "compress",
+    "tokenizer_source",
+    "tokenizer",
+    "chat_template",
 ];
 
 pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
@@ -29,25 +40,63 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
     let root: Node = serde_saphyr::from_str_with_options(text, options).map_err(|e| not_yaml(&e, path))?;
     let root = Cursor { recipe: path, path: String::new(), node: &root };
     let top = root.map(&TOP)?;
-    let name = method_name(&top.require("merge_method", &format!("one of {}", METHODS.join(", ")))?)?;
-    let parameters = top.get("parameters").map(|p| known_parameters(&p, name)).transpose()?;
+    let known: Vec<&str> = table::names().collect();
+    let why = format!("one of {} (`esmerge methods` explains them)", known.join(", "));
+    let named = top.require("merge_method", &why)?;
+    let description = method_named(&named)?;
+    let parameters = top.get("parameters").map(|p| known_parameters(&p, description)).transpose()?;
     let missing = |key: &str, why: &str| {
         let line = top.get("parameters").map(|p| p.node.line);
         Error::new(path, line, key, format!("missing: {why}"))
     };
-    let method = parameters::method(name, parameters.as_ref(), overrides, missing)?;
+    let has_base = top.get("base_model").is_some();
+    let method = parameters::method(description, has_base, parameters.as_ref(), overrides, missing)?;
 
     let folder = path.parent().unwrap_or(Path::new(""));
-    let list = top.require("models", "the list of experts to merge")?;
-    let base_model = base_model(&top, name, folder, &list)?;
-    let mut reader = Models { folder, base: &base_model, default_weight: 1.0, notes: Vec::new() };
-    if let Some(weight) = parameters.as_ref().and_then(|p| p.get("weight")) {
-        reader.default_weight = weight.number()?;
+    let paths = Paths { folder, made: &overrides.made };
+    let (list, base_model, slices, models, mut notes) = match either_list(&top)? {
+        (Some(_), Some(slices)) => return Err(slices.error("either `models` or `slices` is given, not both")),
+        (None, Some(list)) => {
+            let Method::Tabled(_) = &method else {
+                return Err(
+                    list.error(format!("merge_method {} takes whole models, under `models`", method.name()))
+                );
+            };
+            let base =
+                top.get("base_model").map(|base| base.text().map(|base| paths.find(base))).transpose()?;
+            let (slices, models) = Slices { paths, method: description, base: base.clone() }.read(&list)?;
+            let first = slices.first().map(|slice| slice.base.0.clone()).unwrap_or_default();
+            (list, base.unwrap_or(first), slices, models, Vec::new())
+        }
+        (models, None) => {
+            let list = match models {
+                Some(list) => list,
+                None => top.require("models", "the list of experts to merge")?,
+            };
+            let base_model = base_model(&top, description, paths, &list)?;
+            let mut reader = Models { paths, base: &base_model, notes: Vec::new() };
+            let models = reader.read(&list, &method)?;
+            let notes = reader.notes;
+            (list, base_model, Vec::new(), models, notes)
+        }
+    };
+    if let (false, Alpha::Search { .. }) = (slices.is_empty(), method.alpha()) {
+        return Err(list.error("alpha cannot be searched for a model of slices; give a number"));
     }
-    let models = reader.read(&list, &method)?;
-    let mut notes = reader.notes;
     notes.extend(top.ignored(&TOP));
-    notes.extend(parameters.iter().flat_map(|p| p.ignored(&parameters::keys(name))));
+    notes.extend(parameters.iter().flat_map(|p| p.ignored(&description.keys())));
+    for parameter in description.parameters.iter().filter(|p| p.default == Default::Required) {
+        let given = parameters.as_ref().is_some_and(|p| p.get(parameter.name).is_some())
+            || parameter.of_models && models.iter().all(|model| model.settings.contains_key(parameter.name))
+            || !slices.is_empty() && slices.iter().all(|slice| has(slice, parameter));
+        if !given {
+            let why = format!(
+                "{} ({}); see `esmerge methods {}`",
+                parameter.help, parameter.form, description.name
+            );
+            return Err(missing(&format!("parameters.{}", parameter.name), &why));
+        }
+    }
     let either = |key| match (top.get(key), parameters.as_ref().and_then(|p| p.get(key))) {
         (Some(_), Some(second)) => Err(second.error(format!("`{key}` is given twice; give it once"))),
         (first, second) => Ok(first.or(second)),
@@ -59,19 +108,60 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
     if adapter.is_some() && out_dtype.is_some_and(|dtype| dtype != Dtype::F32) {
         notes.push("an adapter is written in float32, whatever `out_dtype` says of weights".to_owned());
     }
-    Ok(Recipe {
+    tokenizer::check(&top, paths, &base_model)?;
+    let recipe = Recipe {
         adapter,
         path: path.to_path_buf(),
         text: text.to_owned(),
         method,
         base_model,
         models,
+        slices,
         accuracy: overrides.accuracy.or(accuracy).unwrap_or_default(),
         seed: overrides.seed.or(seed).unwrap_or(0),
         out_dtype,
+        chat_template: top.get("chat_template").map(|c| tokenizer::chat_template(&c)).transpose()?.flatten(),
         allow_mismatch: overrides.allow_mismatch.clone(),
         notes,
-    })
+    };
+    recipe.check(&list)?;
+    Ok(recipe)
+}
+
+/// Whether a slice gives a parameter, for all models or for each.
+fn has(slice: &Slice, parameter: &Parameter) -> bool {
+    let own = |source: &SliceSource| source.settings.contains_key(parameter.name);
+    slice.settings.contains_key(parameter.name) || parameter.of_models && slice.sources.iter().all(own)
+}
+
+impl Recipe {
+    /// Parameters that do not go together, as far as they are the same for all tensors.
+    fn check(&self, models: &Cursor) -> Result<(), Error> {
+        let Some(tabled) = self.method.tabled() else { return Ok(()) };
+        let values = self.values(tabled, "", Place::default());
+        if self.method.elementwise().is_none() {
+            return self.decomposed(&values).map(drop).map_err(|why| models.error(why));
+        }
+        if !values.of_models("weight").iter().map(|weight| weight.abs()).sum::<f64>().is_finite() {
+            return Err(models.error("the weights are too large to be summed"));
+        }
+        self.streamed(Some(&values)).map(drop).map_err(|why| models.error(why))
+    }
+}
+
+/// `models` and `slices`, at the top or in the only one of `modules`.
+fn either_list<'a>(top: &Mapping<'a>) -> Result<(Option<Cursor<'a>>, Option<Cursor<'a>>), Error> {
+    let Some(modules) = top.get("modules") else { return Ok((top.get("models"), top.get("slices"))) };
+    if let Some(other) = top.get("models").or(top.get("slices")) {
+        return Err(other.error("either `models`, `slices` or `modules` is given, not several"));
+    }
+    let Some(module) = modules.only() else {
+        let why = "one module is expected, such as {default: {models: [...]}}: models of several modules are merged module by module \
+                   with a recipe each in this version";
+        return Err(modules.error(why));
+    };
+    let map = module.map(&["models", "slices"])?;
+    Ok((map.get("models"), map.get("slices")))
 }
 
 fn not_yaml(error: &serde_saphyr::Error, path: &Path) -> Error {
@@ -81,35 +171,43 @@ fn not_yaml(error: &serde_saphyr::Error, path: &Path) -> Error {
     let text = text.split(" at line ").next().unwrap_or(&text).to_owned();
     if text.contains("multiple YAML documents") {
         let message =
-            "several YAML documents in one file are not supported in this version; write one recipe each";
+            "several documents are one merge after the other, which `esmerge merge` alone carries out";
         return Error::new(path, line, "", message);
     }
     Error::new(path, line, "", format!("not a valid YAML mapping: {text}"))
 }
 
-fn method_name(c: &Cursor) -> Result<&'static str, Error> {
+fn method_named(c: &Cursor) -> Result<&'static Description, Error> {
+    /// Similarity (Jaro and Winkler) from which a name is taken for a slip of another.
+    const LIKE: f64 = 0.85;
     let given = c.text()?;
-    METHODS.iter().copied().find(|name| *name == given).ok_or_else(|| {
-        let known = METHODS.join(", ");
-        let lower = given.to_lowercase();
-        c.error(match METHODS.iter().find(|name| **name == lower) {
-            Some(name) => format!("`{given}` is no method; did you mean `{name}`?"),
-            None if mergekit::is_method(&lower) => {
-                format!("mergekit's `{lower}` is not supported in this version; use one of {known}")
+    table::find(given).ok_or_else(|| {
+        let similarity = |method: &&Description| strsim::jaro_winkler(&given.to_lowercase(), method.name);
+        let nearest = methods().max_by(|a, b| similarity(a).total_cmp(&similarity(b)));
+        c.error(match nearest.filter(|nearest| similarity(nearest) >= LIKE) {
+            Some(nearest) => format!("`{given}` is no method; did you mean `{}`?", nearest.name),
+            None => {
+                let known: Vec<&str> = table::names().collect();
+                format!(
+                    "`{given}` is no method; use one of {} (`esmerge methods` explains them)",
+                    known.join(", ")
+                )
             }
-            None => format!("`{given}` is no method; use one of {known}"),
         })
     })
 }
 
 /// The parameters of a method; those of another method are refused by name.
-fn known_parameters<'a>(c: &Cursor<'a>, method: &str) -> Result<Mapping<'a>, Error> {
-    let known = parameters::keys(method);
-    let all: Vec<&str> = METHODS.iter().flat_map(|m| parameters::keys(m)).collect();
+fn known_parameters<'a>(c: &Cursor<'a>, method: &Description) -> Result<Mapping<'a>, Error> {
+    let known = method.keys();
+    let all: Vec<&str> = methods().flat_map(Description::keys).collect();
     if let Ok(map) = c.map(&all) {
-        for other in METHODS {
-            for key in parameters::keys(other).iter().filter(|key| !known.contains(key)) {
-                if let Some(found) = map.get(key) {
+        for other in methods() {
+            for key in other.keys().iter().filter(|key| !known.contains(key)) {
+                // a few keys of mergekit are said of any method there, and change nothing here
+                let harmless = matches!(foreign(key), Some(Foreign::Harmless(_)));
+                if let Some(found) = map.get(key).filter(|_| !harmless) {
+                    let (method, other) = (method.name, other.name);
                     return Err(
                         found.error(format!("merge_method {method} has no such parameter ({other} has)"))
                     );
@@ -120,19 +218,21 @@ fn known_parameters<'a>(c: &Cursor<'a>, method: &str) -> Result<Mapping<'a>, Err
     c.map(&known)
 }
 
-fn base_model(top: &Mapping, method: &str, folder: &Path, models: &Cursor) -> Result<PathBuf, Error> {
+fn base_model(top: &Mapping, method: &Description, paths: Paths, models: &Cursor) -> Result<PathBuf, Error> {
     if let Some(base) = top.get("base_model") {
-        let path = folder.join(base.text()?);
+        let path = paths.find(base.text()?);
         models::check_expanded(&base, base.text()?, &path)?;
         return Ok(path);
     }
-    // mergekit's `linear` needs no base: a weighted mean is the same seen from any of its members.
-    let first = match (method, models.list()?.first()) {
-        ("linear", Some(first)) => first.map(&models::KEYS)?.get("model").and_then(|m| m.text().ok()),
+    // where no differences are merged, the sum of models is the same seen from any of them
+    let first = match (method.base, models.list()?.first()) {
+        (Base::Member | Base::Optional, Some(first)) => {
+            first.map(&models::KEYS)?.get("model").and_then(|m| m.text().ok())
+        }
         _ => None,
     };
     match first {
-        Some(first) => Ok(folder.join(first)),
+        Some(first) => Ok(paths.find(first)),
         None => top
             .require("base_model", "the model that the experts were fine-tuned from")
             .map(|_| PathBuf::new()),

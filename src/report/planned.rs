@@ -137,7 +137,7 @@ impl<'a> PlannedExperts<'a> {
 impl LayerReport {
     /// What is known of a layer before it is merged.
     pub fn planned(plan: &Plan, layer: &Layer) -> LayerReport {
-        let decomposed = matches!(layer.role, Role::Esm | Role::TsvM | Role::Experts);
+        let decomposed = matches!(layer.role, Role::Esm | Role::TsvM | Role::Spectral | Role::Experts);
         LayerReport {
             name: layer.name.clone(),
             tensors: layer.parts.iter().map(|p| p.name.clone()).collect(),

@@ -125,6 +125,11 @@ impl Case {
         }
     }
 
+    /// A stored tensor of bytes.
+    pub fn bytes(&self, key: &str) -> Vec<u8> {
+        self.file().tensor(key).unwrap_or_else(|e| panic!("{key}: {e}")).data().to_vec()
+    }
+
     /// Names of stored tensors under a prefix.
     pub fn keys_under(&self, prefix: &str) -> Vec<String> {
         let mut keys: Vec<String> =

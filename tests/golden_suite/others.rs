@@ -3,9 +3,10 @@
 use crate::case::{Case, Run};
 use crate::compare::Actual;
 use crate::esm::wide;
-use esmerge::backend::{Backend, Result, Shape, Tensor};
+use esmerge::backend::{Backend, Result, Tensor};
 use esmerge::linalg::{Accuracy, NULL_SINGULAR_VALUE, polar, singular_values};
-use esmerge::method::{Solver, arithmetic, assembly, tsv};
+use esmerge::method::esd::Inputs;
+use esmerge::method::{Decomposed, Matrices, Solver, Value, Values, assembly, table, tsv};
 
 pub async fn polar_units<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
     let mut actual = Actual::new();
@@ -36,28 +37,40 @@ pub async fn tsv_m<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Ac
     Ok(actual)
 }
 
-pub async fn arithmetic<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
-    let number = |v: &serde_json::Value| v.as_f64().expect("a number");
-    let given = run.options.get("coeffs").and_then(|v| v.as_array());
-    let weights: Vec<f64> = given.map_or(vec![1.0; case.tasks], |c| c.iter().map(number).collect());
-    let coefficients = match run.method.as_str() {
-        "weight_average" => arithmetic::average_coefficients(&weights).expect("weights do not sum to zero"),
-        _ => arithmetic::task_arithmetic_coefficients(&weights, run.options.get("lam").map_or(1.0, number)),
-    };
+/// Methods for the matrices of layers, at `exact`.
+pub async fn spectral<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
+    let method = table::find(&run.method).expect("a method");
+    let mut values = Values::defaults(method, case.tasks);
+    for (key, given) in &run.options {
+        let name =
+            method.parameter(key).unwrap_or_else(|| panic!("{key} is no parameter of {}", method.name)).name;
+        values.set(
+            name,
+            match given.as_str() {
+                Some("zero") => Value::Word("zero"),
+                Some("mean") => Value::Word("mean"),
+                Some(other) => panic!("{other}"),
+                None => Value::Number(given.as_f64().expect("a number")),
+            },
+        );
+    }
+    let method = Decomposed::new(method, &values).unwrap().expect("a method for matrices");
+    let solver = Solver { accuracy: Accuracy::Exact, ..Solver::default() };
     let mut actual = Actual::new();
-    for weight in case.tensors.keys() {
-        let deltas = case.deltas(backend, weight)?;
-        let Shape { rows, cols, .. } = deltas.shape();
-        let mut sum = backend.zeros(Shape::matrix(rows, cols))?;
-        for (t, &c) in coefficients.iter().enumerate() {
-            arithmetic::accumulate(
-                backend,
-                &mut sum,
-                c,
-                &backend.slice(&deltas, t..t + 1, 0..rows, 0..cols)?,
-            )?;
+    for (weight, info) in &case.tensors {
+        let (all, shape) = (case.deltas(backend, weight)?, case.matrix_shape(&format!("base/{weight}")));
+        let own = |t: usize| backend.slice(&all, t..t + 1, 0..shape.0, 0..shape.1);
+        let deltas = (0..case.tasks).map(own).collect::<Result<Vec<_>>>()?;
+        let mut inputs = Vec::new();
+        if let (Some("gram"), Some(tokens)) = (info.activations.as_deref(), &info.n) {
+            for (t, &tokens) in tokens.iter().enumerate() {
+                let gram = case.upload(backend, &format!("gram.{t}/{weight}"))?;
+                inputs.push(Inputs::Gram { gram, tokens: vec![tokens] });
+            }
         }
-        insert(backend, case, run, weight, sum, &mut actual).await?;
+        let base = case.upload(backend, &format!("base/{weight}"))?;
+        let layer = Matrices { deltas: &deltas, inputs: &inputs, base: Some(&base) };
+        insert(backend, case, run, weight, method.merge(backend, &layer, solver).await?, &mut actual).await?;
     }
     Ok(actual)
 }

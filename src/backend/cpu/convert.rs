@@ -7,19 +7,24 @@ use half::{bf16, f16};
 
 pub fn unpack(dtype: Dtype, bytes: &[u8]) -> Vec<f32> {
     let mut values = memory::take(bytes.len() / dtype.size());
+    unpack_into(dtype, bytes, &mut values);
+    values
+}
+
+/// As many values as there are bytes of.
+pub fn unpack_into(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
     match dtype {
         // copied as bytes: the source need not be aligned
-        Dtype::F32 => bytemuck::cast_slice_mut::<f32, u8>(&mut values).copy_from_slice(bytes),
-        Dtype::F16 => for_each_piece(&mut values, 1, |first, out| {
+        Dtype::F32 => bytemuck::cast_slice_mut::<f32, u8>(values).copy_from_slice(bytes),
+        Dtype::F16 => for_each_piece(values, 1, |first, out| {
             f16_bits(&bytes[2 * first..2 * (first + out.len())], |h: &[f16]| h.convert_to_f32_slice(out));
         }),
-        Dtype::Bf16 => for_each_piece(&mut values, 1, |first, out| {
+        Dtype::Bf16 => for_each_piece(values, 1, |first, out| {
             for (x, pair) in out.iter_mut().zip(bytes[2 * first..].chunks_exact(2)) {
                 *x = bf16::from_le_bytes([pair[0], pair[1]]).to_f32();
             }
         }),
     }
-    values
 }
 
 /// Hands over little-endian bytes as f16 values, copied where they are not aligned.

@@ -9,8 +9,8 @@ const SHORTEST: usize = 1 << 16;
 /// A tensor may get memory for so many times its length.
 const WASTE: usize = 2;
 
-/// Elements kept at most, 192 MiB.
-const MOST: usize = 48 << 20;
+/// Elements kept at most, 384 MiB.
+const MOST: usize = 96 << 20;
 
 /// What is kept is at most so many times the longest tensor kept, so that small layers leave little behind. The
 /// longest idle go first.

@@ -3,8 +3,10 @@
 //! One file a group of kernels, under the names the kernels have in `shaders/`. Products and factorizations are
 //! faer's; sums that end in one number are accumulated in f64.
 
+mod across;
 mod convert;
 pub mod dense;
+mod divergence;
 mod elementwise;
 mod factor;
 mod layers;
@@ -13,9 +15,13 @@ mod parallel;
 mod product;
 mod random;
 mod reduce;
+mod selection;
 mod triangle;
 
-use super::{Backend, Dtype, Error, Op, Polarity, Result, Shape, Tensor};
+use super::{
+    Across, Backend, Chance, CountBy, Cut, Divide, Dtype, Error, MagnitudeSum, Op, Polarity, Result, Shape,
+    Tensor,
+};
 
 /// The CPU as a [`Backend`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -95,6 +101,13 @@ impl Backend for Cpu {
             &[shape, Shape::matrix(1, bytes.len() / dtype.size())],
         )?;
         Ok(CpuTensor::new(shape, convert::unpack(dtype, bytes)))
+    }
+
+    fn unpack_into(&self, dtype: Dtype, bytes: &[u8], x: &mut CpuTensor, member: usize) -> Result<()> {
+        let n = x.shape.matrix_len();
+        require(member < x.shape.batch && bytes.len() == n * dtype.size(), "unpack", &[x.shape])?;
+        convert::unpack_into(dtype, bytes, &mut x.values[member * n..(member + 1) * n]);
+        Ok(())
     }
 
     fn zeros(&self, shape: Shape) -> Result<CpuTensor> {
@@ -267,6 +280,61 @@ impl Backend for Cpu {
     fn inner_products(&self, x: &CpuTensor, y: &CpuTensor) -> Result<CpuTensor> {
         require(x.shape == y.shape, "inner_products", &[x.shape, y.shape])?;
         Ok(reduce::inner_products(x, y))
+    }
+
+    fn row_products(&self, x: &CpuTensor, y: &CpuTensor) -> Result<CpuTensor> {
+        require(x.shape == y.shape, "row_products", &[x.shape, y.shape])?;
+        Ok(reduce::row_products(x, y))
+    }
+
+    fn column_products(&self, x: &CpuTensor, y: &CpuTensor) -> Result<CpuTensor> {
+        require(x.shape == y.shape, "column_products", &[x.shape, y.shape])?;
+        Ok(reduce::column_products(x, y))
+    }
+
+    fn row_divergence(&self, base: &CpuTensor, delta: &CpuTensor) -> Result<CpuTensor> {
+        require(base.shape == delta.shape, "row_divergence", &[base.shape, delta.shape])?;
+        Ok(divergence::row_divergence(base, delta))
+    }
+
+    async fn histogram(&self, x: &CpuTensor, by: &[CountBy]) -> Result<Vec<Vec<u32>>> {
+        require(by.len() == x.shape.batch, "histogram", &[x.shape])?;
+        Ok(selection::histogram(x, by))
+    }
+
+    async fn magnitude_sums(&self, x: &CpuTensor) -> Result<Vec<MagnitudeSum>> {
+        Ok(selection::magnitude_sums(x))
+    }
+
+    fn trim(&self, x: &mut CpuTensor, by: Option<&CpuTensor>, cuts: &[(Cut, Cut)]) -> Result<()> {
+        let fits =
+            cuts.len() == x.shape.batch && by.is_none_or(|by| by.shape == Shape { batch: 1, ..x.shape });
+        require(fits, "trim", &[x.shape])?;
+        selection::trim(x, by, cuts);
+        Ok(())
+    }
+
+    fn drop_out(
+        &self,
+        x: &mut CpuTensor,
+        ranks: Option<&CpuTensor>,
+        chances: &[Chance],
+        first: usize,
+    ) -> Result<()> {
+        let fits = chances.len() == x.shape.batch && ranks.is_none_or(|ranks| ranks.shape == x.shape);
+        require(fits, "drop_out", &[x.shape])?;
+        selection::drop_out(x, ranks, chances, first);
+        Ok(())
+    }
+
+    fn row_ranks(&self, x: &CpuTensor) -> Result<CpuTensor> {
+        Ok(selection::row_ranks(x))
+    }
+
+    fn across(&self, x: &CpuTensor, rule: Across<'_>) -> Result<CpuTensor> {
+        let fits = x.shape.batch > 0 && rule.factors().len() == rule.needs(x.shape.batch);
+        require(fits, "across", &[x.shape])?;
+        Ok(across::across(x, rule))
     }
 
     fn inverse_cholesky_above(&self, g: &CpuTensor, smallest: f32) -> Result<CpuTensor> {

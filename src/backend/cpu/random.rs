@@ -29,7 +29,7 @@ fn normal_at(index: u32, key: [u32; 2], stream: u32) -> f32 {
 }
 
 /// Threefry-2x32 with 20 rounds (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011).
-fn threefry2x32(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
+pub fn threefry2x32(key: [u32; 2], counter: [u32; 2]) -> [u32; 2] {
     const ROTATIONS: [u32; 8] = [13, 15, 26, 6, 17, 29, 16, 24];
     const PARITY: u32 = 0x1BD1_1BDA;
     let schedule = [key[0], key[1], PARITY ^ key[0] ^ key[1]];

@@ -5,26 +5,43 @@ use super::{CpuTensor, Shape};
 use rayon::prelude::*;
 
 pub fn row_norms(x: &CpuTensor) -> CpuTensor {
+    for_rows(x, x, f64::sqrt)
+}
+
+pub fn row_products(x: &CpuTensor, y: &CpuTensor) -> CpuTensor {
+    for_rows(x, y, |sum| sum)
+}
+
+fn for_rows(x: &CpuTensor, y: &CpuTensor, f: impl Fn(f64) -> f64 + Sync) -> CpuTensor {
     let cols = x.shape.cols;
     let values = if cols == 0 {
         vec![0.0; x.shape.batch * x.shape.rows]
     } else {
-        x.values.par_chunks(cols).with_min_len(64).map(|row| sum_of_squares(row).sqrt() as f32).collect()
+        let rows = x.values.par_chunks(cols).zip(y.values.par_chunks(cols)).with_min_len(64);
+        rows.map(|(x, y)| f(sum_of_products(x, y)) as f32).collect()
     };
     CpuTensor::new(Shape { cols: 1, ..x.shape }, values)
 }
 
 pub fn column_norms(x: &CpuTensor) -> CpuTensor {
+    for_columns(x, x, f64::sqrt)
+}
+
+pub fn column_products(x: &CpuTensor, y: &CpuTensor) -> CpuTensor {
+    for_columns(x, y, |sum| sum)
+}
+
+fn for_columns(x: &CpuTensor, y: &CpuTensor, f: impl Fn(f64) -> f64) -> CpuTensor {
     let cols = x.shape.cols;
     let mut values = Vec::with_capacity(x.shape.batch * cols);
     for b in 0..x.shape.batch {
         let mut sums = vec![0f64; cols];
         if cols > 0 {
-            for row in x.matrix(b).chunks_exact(cols) {
-                sums.iter_mut().zip(row).for_each(|(s, &v)| *s += f64::from(v) * f64::from(v));
+            for (x, y) in x.matrix(b).chunks_exact(cols).zip(y.matrix(b).chunks_exact(cols)) {
+                sums.iter_mut().zip(x).zip(y).for_each(|((s, &x), &y)| *s += f64::from(x) * f64::from(y));
             }
         }
-        values.extend(sums.iter().map(|s| s.sqrt() as f32));
+        values.extend(sums.iter().map(|&s| f(s) as f32));
     }
     CpuTensor::new(Shape { rows: 1, ..x.shape }, values)
 }
@@ -37,10 +54,6 @@ pub fn frobenius_norms(x: &CpuTensor) -> CpuTensor {
 pub fn inner_products(x: &CpuTensor, y: &CpuTensor) -> CpuTensor {
     let values = (0..x.shape.batch).map(|b| in_pieces(x.matrix(b), y.matrix(b)) as f32).collect();
     CpuTensor::new(Shape::new(x.shape.batch, 1, 1), values)
-}
-
-fn sum_of_squares(values: &[f32]) -> f64 {
-    sum_of_products(values, values)
 }
 
 /// [`sum_of_products`] of pieces side by side, added in order.

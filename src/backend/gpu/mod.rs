@@ -16,6 +16,7 @@ mod profile;
 mod queue;
 mod recovery;
 mod reductions;
+mod selection;
 mod self_test;
 mod split;
 mod staging;

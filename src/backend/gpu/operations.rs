@@ -4,7 +4,7 @@ use super::products::Product;
 use super::reductions::Sum;
 use super::split::{Bindings, Block, split};
 use super::{Error, Gpu, GpuTensor, Result, Tuned, download};
-use crate::backend::{Backend, Dtype, Op, Polarity, Shape};
+use crate::backend::{Across, Backend, Chance, CountBy, Cut, Dtype, MagnitudeSum, Op, Polarity, Shape};
 use crate::kernels::{
     self, CHOLESKY_PANEL, CholeskyScratch, EigenScratch, LARGEST_EIGENPROBLEM, Raw, Recorder, View,
     eigen_steps, eliminate, equilibrate, symmetric_eigen_step,
@@ -407,6 +407,48 @@ impl Backend for Gpu {
     fn inner_products(&self, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
         require(x.shape == y.shape, "inner_products", &[x.shape, y.shape])?;
         self.sum_matrices(x, Some(y))
+    }
+
+    fn row_products(&self, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
+        self.product_of_rows(x, y)
+    }
+
+    fn column_products(&self, x: &GpuTensor, y: &GpuTensor) -> Result<GpuTensor> {
+        self.product_of_columns(x, y)
+    }
+
+    fn row_divergence(&self, base: &GpuTensor, delta: &GpuTensor) -> Result<GpuTensor> {
+        self.diverge(base, delta)
+    }
+
+    async fn histogram(&self, x: &GpuTensor, by: &[CountBy]) -> Result<Vec<Vec<u32>>> {
+        self.count(x, by).await
+    }
+
+    async fn magnitude_sums(&self, x: &GpuTensor) -> Result<Vec<MagnitudeSum>> {
+        self.sum_magnitudes(x).await
+    }
+
+    fn trim(&self, x: &mut GpuTensor, by: Option<&GpuTensor>, cuts: &[(Cut, Cut)]) -> Result<()> {
+        self.cut(x, by, cuts)
+    }
+
+    fn drop_out(
+        &self,
+        x: &mut GpuTensor,
+        ranks: Option<&GpuTensor>,
+        chances: &[Chance],
+        first: usize,
+    ) -> Result<()> {
+        self.drop_some(x, ranks, chances, first)
+    }
+
+    fn row_ranks(&self, x: &GpuTensor) -> Result<GpuTensor> {
+        self.rank_rows(x)
+    }
+
+    fn across(&self, x: &GpuTensor, rule: Across<'_>) -> Result<GpuTensor> {
+        self.combine(x, rule)
     }
 
     fn inverse_cholesky_above(&self, g: &GpuTensor, smallest: f32) -> Result<GpuTensor> {

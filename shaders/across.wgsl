@@ -1,0 +1,195 @@
+// What the tasks of a merge make of each element together: `x` holds the element of every task, one matrix apart, and `out` one.
+
+struct Params {
+    count: u32,
+    tasks: u32,
+    x_offset: u32,
+    x_stride: u32, // from one task to the next
+    factors_offset: u32,
+    out_offset: u32,
+    number: f32,
+    least: u32,
+}
+
+override WORKGROUP: u32 = 256;
+override DIVIDE: u32 = 0; // by the weights that agree: 0 not at all, 1 unless they are 0, 2 by at least 1e-6
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> factors: array<f32>; // one a task, or two
+@group(0) @binding(3) var<storage, read_write> out: array<f32>;
+
+struct Place {
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    @builtin(local_invocation_index) local: u32,
+}
+
+fn element(place: Place) -> u32 {
+    return (place.group.y * place.groups.x + place.group.x) * WORKGROUP + place.local;
+}
+
+fn value(i: u32, task: u32) -> f32 {
+    return x[params.x_offset + task * params.x_stride + i];
+}
+
+fn factor(task: u32) -> f32 {
+    return factors[params.factors_offset + task];
+}
+
+// sum_t w_t x_t
+@compute @workgroup_size(WORKGROUP)
+fn weigh(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    var sum = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        sum += factor(t) * value(i, t);
+    }
+    out[params.out_offset + i] = sum;
+}
+
+// 1 where sum_t v_t x_t > 0.
+@compute @workgroup_size(WORKGROUP)
+fn positive(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    var votes = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        votes += factor(t) * value(i, t);
+    }
+    out[params.out_offset + i] = select(0.0, 1.0, votes > 0.0);
+}
+
+// The sign of sum_t v_t x_t is elected, + where it is 0; sum_t w_t x_t over the tasks whose v_t x_t has it.
+@compute @workgroup_size(WORKGROUP)
+fn elect(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    var votes = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        votes += factor(t) * value(i, t);
+    }
+    let elected = select(-1.0, 1.0, votes >= 0.0);
+    var sum = 0.0;
+    var weights = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        let own = value(i, t);
+        // signs, not the product, which may underflow
+        if sign(factor(t)) * sign(own) == elected {
+            let weight = factor(params.tasks + t);
+            sum += weight * own;
+            weights += weight;
+        }
+    }
+    if DIVIDE == 1u && weights != 0.0 {
+        sum /= weights;
+    }
+    if DIVIDE == 2u {
+        sum /= max(weights, 1e-6);
+    }
+    out[params.out_offset + i] = sum;
+}
+
+// A task has the element where |x_t| > number: the mean over those that have it, or f_t x_t where one alone does.
+@compute @workgroup_size(WORKGROUP)
+fn share(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    var sum = 0.0;
+    var alone = 0.0;
+    var having = 0u;
+    for (var t = 0u; t < params.tasks; t++) {
+        let own = value(i, t);
+        if abs(own) > params.number {
+            sum += own;
+            alone = factor(t) * own;
+            having += 1u;
+        }
+    }
+    var result = 0.0;
+    if having == 1u {
+        result = alone;
+    }
+    if having > 1u {
+        result = sum / f32(having);
+    }
+    out[params.out_offset + i] = result;
+}
+
+// 1 where task `least` has the element, |x_t| > number, together with as many others as DIVIDE says: 1 none, 2 at least one.
+@compute @workgroup_size(WORKGROUP)
+fn having(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    var others = 0u;
+    for (var t = 0u; t < params.tasks; t++) {
+        if t != params.least && abs(value(i, t)) > params.number {
+            others += 1u;
+        }
+    }
+    let own = abs(value(i, params.least)) > params.number;
+    out[params.out_offset + i] = select(0.0, 1.0, own && (DIVIDE == 2u) == (others > 0u));
+}
+
+// sum_t x_t where at least `least` tasks count: |x_t| > f_t |sum_s x_s - x_t|.
+@compute @workgroup_size(WORKGROUP)
+fn agree(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    var sum = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        sum += value(i, t);
+    }
+    var counted = 0u;
+    for (var t = 0u; t < params.tasks; t++) {
+        let own = value(i, t);
+        if abs(own) > factor(t) * abs(sum - own) {
+            counted += 1u;
+        }
+    }
+    out[params.out_offset + i] = select(0.0, sum, counted >= params.least);
+}
+
+// The population variance.
+@compute @workgroup_size(WORKGROUP)
+fn variance(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    var sum = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        sum += value(i, t);
+    }
+    let mean = sum / f32(params.tasks);
+    var squares = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        let distance = value(i, t) - mean;
+        squares += distance * distance;
+    }
+    out[params.out_offset + i] = squares / f32(params.tasks);
+}
+
+// x clamp(number / max(|x|, 1e-6), 0, 1), of one task.
+@compute @workgroup_size(WORKGROUP)
+fn approach(place: Place) {
+    let i = element(place);
+    if i >= params.count {
+        return;
+    }
+    let own = value(i, 0u);
+    out[params.out_offset + i] = own * clamp(params.number / max(abs(own), 1e-6), 0.0, 1.0);
+}

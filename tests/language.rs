@@ -1,0 +1,207 @@
+//! mergekit's language through the program: slices, several documents, flags, and what `esmerge init` writes.
+
+#[path = "common/place.rs"]
+mod place;
+#[path = "common/synthetic.rs"]
+mod synthetic;
+
+use place::Place;
+use std::collections::BTreeMap;
+use std::fs;
+use synthetic::{Tensor, read_tensors};
+
+/// A tiny Llama base and two experts.
+fn models() -> Place {
+    let place = Place::new();
+    for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
+        place.model(name, "llama", seed);
+    }
+    place
+}
+
+fn merged(place: &Place, recipe: &str) -> BTreeMap<String, Tensor> {
+    place.write("recipe.yaml", recipe);
+    let _ = fs::remove_dir_all(place.path("out"));
+    place.succeeds(&["merge", "recipe.yaml", "out", "-q"]);
+    read_tensors(&place.path("out"))
+}
+
+fn layers(tensors: &BTreeMap<String, Tensor>) -> usize {
+    let index = |name: &String| name.split('.').find_map(|part| part.parse::<usize>().ok());
+    tensors.keys().filter_map(index).max().unwrap() + 1
+}
+
+#[test]
+fn slices_are_put_one_after_another_and_the_config_follows() {
+    let place = models();
+    let (a, b) = (read_tensors(&place.path("a")), read_tensors(&place.path("b")));
+    let n = layers(&a);
+    let stacked = merged(
+        &place,
+        &format!(
+            "merge_method: passthrough\nslices:\n  - sources: [{{model: a, layer_range: [0, {n}]}}]\n  - sources: [{{model: b, layer_range: [{}, {n}]}}]\n",
+            n - 1
+        ),
+    );
+    assert_eq!(layers(&stacked), n + 1);
+    for (name, tensor) in &stacked {
+        let last = format!(".{n}.");
+        let (from, own) = match name {
+            _ if name.contains(&last) => (&b, name.replace(&last, &format!(".{}.", n - 1))),
+            _ if name.contains("embed") || name.contains("layers.") => (&a, name.clone()),
+            _ => (&b, name.clone()), // what follows the layers
+        };
+        assert!(*tensor == from[&own], "{name}");
+    }
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!(config["num_hidden_layers"], n + 1);
+}
+
+#[test]
+fn slices_of_a_base_and_a_model_merge_as_whole_models_do() {
+    let place = models();
+    let n = layers(&read_tensors(&place.path("a")));
+    let whole = merged(
+        &place,
+        "merge_method: ties\nbase_model: base\nmodels: [{model: a}, {model: b}]\nparameters: {density: [0.2, 0.8], weight: 0.7}\n",
+    );
+    let sources = |rest: &str| {
+        let source = |name: &str| format!("{{model: {name}, layer_range: [0, {n}]{rest}}}");
+        format!("[{}, {}, {{model: base, layer_range: [0, {n}]}}]", source("a"), source("b"))
+    };
+    let head = "merge_method: ties\nbase_model: base\n";
+    let sliced = merged(
+        &place,
+        &format!(
+            "{head}slices:\n  - sources: {}\nparameters: {{density: [0.2, 0.8], weight: 0.7}}\n",
+            sources("")
+        ),
+    );
+    assert!(sliced == whole);
+    // a source's own parameters come first
+    let own = ", parameters: {density: [0.2, 0.8], weight: 0.7}";
+    let sliced = merged(
+        &place,
+        &format!(
+            "{head}slices:\n  - sources: {}\n    parameters: {{density: 0.1}}\nparameters: {{weight: 3}}\n",
+            sources(own)
+        ),
+    );
+    assert!(sliced == whole);
+}
+
+#[test]
+fn wrong_slices_are_refused_by_name() {
+    let place = models();
+    let refuses = |slices: &str, words: &[&str]| {
+        place.write("recipe.yaml", format!("merge_method: passthrough\nslices: {slices}\n"));
+        place.refuses(&["merge", "recipe.yaml", "out", "-q"], words);
+    };
+    refuses("[{sources: [{model: a, layer_range: [0, 99]}]}]", &["layer_range", "reaches past"]);
+    refuses("[{sources: [{model: a, layer_range: [2, 1]}]}]", &["`slices[0].sources[0].layer_range`"]);
+    refuses("[{sources: [{model: a}]}]", &["layer_range", "missing"]);
+    refuses("[]", &["at least one slice"]);
+    refuses(
+        "[{sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]}]",
+        &["takes 1 sources", "2 are given"],
+    );
+    place.write(
+        "recipe.yaml",
+        "merge_method: ties\nbase_model: base\nslices: [{sources: [{model: a, layer_range: [0, 1]}]}]\n",
+    );
+    place.refuses(&["merge", "recipe.yaml", "out", "-q"], &["the base model must be one of the sources"]);
+    place.write("recipe.yaml", "merge_method: linear\nmodels: [{model: a}]\nslices: [{sources: [{model: a, layer_range: [0, 1]}]}]\n");
+    place.refuses(&["merge", "recipe.yaml", "out", "-q"], &["not both"]);
+}
+
+#[test]
+fn a_later_document_takes_what_an_earlier_one_has_made() {
+    let place = models();
+    let first = "merge_method: linear\nmodels: [{model: a}, {model: b}]\n";
+    let mean = merged(&place, first);
+    fs::rename(place.path("out"), place.path("mean")).unwrap();
+    let second = "merge_method: slerp\nbase_model: base\nmodels: [{model: MEAN}]\nparameters: {t: 0.5}\n";
+    let apart = merged(&place, &second.replace("MEAN", "mean"));
+    fs::remove_dir_all(place.path("mean")).unwrap();
+    let together = merged(&place, &format!("name: first\n{first}---\n{}", second.replace("MEAN", "first")));
+    assert!(together == apart && together != mean);
+    let left: Vec<_> = fs::read_dir(place.path(".")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 5, "base, a, b, recipe and out: {left:?}");
+    let planned = place.succeeds(&["merge", "recipe.yaml", "--dry-run"]);
+    assert!(planned.contains("tensors"), "{planned}");
+    // an error in any document is told before the first is merged, by its line in the file
+    place.write(
+        "recipe.yaml",
+        format!(
+            "name: first\n{first}---\nmerge_method: slerp\nbase_model: base\nmodels: [{{model: first}}]\n"
+        ),
+    );
+    fs::remove_dir_all(place.path("out")).unwrap();
+    place.refuses(&["merge", "recipe.yaml", "out", "-q"], &["`parameters.t`"]);
+}
+
+#[test]
+fn flags_of_mergekit_are_explained_and_change_nothing() {
+    let place = models();
+    let recipe = "merge_method: linear\nmodels: [{model: a}, {model: b}]\n";
+    let plain = merged(&place, recipe);
+    fs::remove_dir_all(place.path("out")).unwrap();
+    let run = place.esmerge(&[
+        "merge",
+        "recipe.yaml",
+        "out",
+        "--cuda",
+        "--lazy-unpickle",
+        "--copy-tokenizer",
+        "--allow-crimes",
+    ]);
+    let said = String::from_utf8_lossy(&run.stderr).into_owned();
+    assert!(run.status.success(), "{said}");
+    for flag in ["--cuda", "--lazy-unpickle", "--copy-tokenizer", "--allow-crimes"] {
+        assert!(said.contains(flag), "{flag} is not explained in: {said}");
+    }
+    assert!(read_tensors(&place.path("out")) == plain);
+}
+
+#[test]
+fn what_init_writes_is_a_recipe() {
+    let place = models();
+    let recipe = place.succeeds(&["init", "."]);
+    assert!(recipe.contains("base_model: ./base") && recipe.contains("- model: ./a"), "{recipe}");
+    let tensors = merged(&place, &recipe);
+    assert!(tensors.keys().eq(read_tensors(&place.path("base")).keys()));
+    place.refuses(&["init", "recipe.yaml"], &["no model in"]);
+}
+
+#[test]
+fn the_tokenizer_is_the_bases_and_the_chat_template_what_is_asked_for() {
+    let place = models();
+    let recipe = "merge_method: linear\nmodels: [{model: a}, {model: b}]\n";
+    place.write("a/tokenizer_config.json", r#"{"chat_template": "{{ old }}", "model_max_length": 64}"#);
+    merged(&place, &format!("{recipe}tokenizer_source: base\nchat_template: chatml\n"));
+    assert!(fs::read_to_string(place.path("out/chat_template.jinja")).unwrap().contains("<|im_start|>"));
+    let config = fs::read_to_string(place.path("out/tokenizer_config.json")).unwrap();
+    assert!(config.contains("model_max_length") && !config.contains("old"), "{config}");
+    merged(&place, &format!("{recipe}tokenizer: {{source: a}}\nchat_template: '{{{{ messages }}}}'\n"));
+    assert_eq!(fs::read_to_string(place.path("out/chat_template.jinja")).unwrap(), "{{ messages }}");
+    fs::remove_dir_all(place.path("out")).unwrap();
+    for (more, words) in [
+        ("tokenizer_source: union", &["`tokenizer_source`", "union of vocabularies"][..]),
+        ("tokenizer: {source: b}", &["`tokenizer.source`", "`b`"]),
+        ("tokenizer: {source: base, tokens: {x: {}}}", &["`tokenizer.tokens`"]),
+        ("chat_template: llama3", &["`chat_template`", "chatml"]),
+    ] {
+        place.write("recipe.yaml", format!("{recipe}{more}\n"));
+        place.refuses(&["merge", "recipe.yaml", "out", "-q"], words);
+    }
+}
+
+#[test]
+fn one_module_is_the_whole_model() {
+    let place = models();
+    let plain = merged(&place, "merge_method: linear\nmodels: [{model: a}, {model: b}]\n");
+    let module =
+        merged(&place, "merge_method: linear\nmodules: {default: {models: [{model: a}, {model: b}]}}\n");
+    assert!(plain == module);
+}
