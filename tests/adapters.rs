@@ -707,3 +707,91 @@ fn what_cannot_be_one_adapter_is_refused() {
         assert!(!family.path("out").exists());
     }
 }
+
+/// What the modules of [`lora`] are called in a file of kohya's or diffusers', and how factors are.
+fn write_single(
+    path: &Path,
+    name: &dyn Fn(&str) -> String,
+    factors: [&str; 2],
+    alpha: Option<f32>,
+    more: Tensors,
+) {
+    let mut tensors = more;
+    for module in [QUERY_MODULE, KEY_MODULE, FC1_MODULE, FC2_MODULE] {
+        for (factor, end) in ["lora_A", "lora_B"].into_iter().zip(factors) {
+            let tensor = lora(1).tensors[&format!("base_model.model.{module}.{factor}.weight")].clone();
+            tensors.insert(format!("{}{end}", name(module)), tensor);
+        }
+        if let Some(alpha) = alpha {
+            tensors.insert(format!("{}.alpha", name(module)), Tensor::float(Dtype::F32, &[], &[alpha]));
+        }
+    }
+    write_tensors(path, &tensors, &BTreeMap::new());
+}
+
+#[test]
+fn adapters_in_one_file_are_read_by_the_spellings_of_kohya_and_diffusers() {
+    let family = Family::new();
+    lora(1).write(&family.path("adapter"));
+    let want = one(&family, "adapter"); // its scale is 2
+    let kohya = |module: &str| format!("lora_unet_{}", module.replace('.', "_"));
+    let without =
+        |module: &str| format!("lora_unet_{}", module.replace("vision_model.", "").replace('.', "_"));
+    let encoder = Tensors::from([
+        (
+            "lora_te1_text_model_encoder_layers_0_mlp_fc3.lora_down.weight".to_owned(),
+            Tensor::float(Dtype::F32, &[1, 2], &[1.0; 2]),
+        ),
+        (
+            "lora_te1_text_model_encoder_layers_0_mlp_fc3.lora_up.weight".to_owned(),
+            Tensor::float(Dtype::F32, &[2, 1], &[1.0; 2]),
+        ),
+        (
+            "lora_te1_text_model_encoder_layers_0_mlp_fc3.alpha".to_owned(),
+            Tensor::float(Dtype::F32, &[], &[1.0]),
+        ),
+    ]);
+    let down_up = [".lora_down.weight", ".lora_up.weight"];
+    write_single(&family.path("kohya.safetensors"), &kohya, down_up, Some(6.0), encoder);
+    write_single(&family.path("short.safetensors"), &without, down_up, Some(6.0), Tensors::new());
+    for file in ["kohya.safetensors", "short.safetensors"] {
+        let got = one(&family, file);
+        for (tensor, want) in &want {
+            assert!(got[tensor] == *want, "{file}: {tensor}");
+        }
+        let report: Value =
+            serde_json::from_slice(&fs::read(family.path("out/esmerge-report.json")).unwrap()).unwrap();
+        let account = &report["account"]["experts"][file.trim_end_matches(".safetensors")];
+        assert_eq!(account["merged"], 12, "{account}");
+        let left = if file.starts_with("kohya") { json!({ "another tower": 3 }) } else { Value::Null };
+        assert_eq!(account["left_out"], left);
+    }
+    // without alpha the scale is 1
+    let diffusers = |module: &str| format!("unet.{module}");
+    let spellings = [[".lora_A.weight", ".lora_B.weight"], [".lora.down.weight", ".lora.up.weight"]];
+    for factors in spellings {
+        write_single(&family.path("diffusers.safetensors"), &diffusers, factors, None, Tensors::new());
+        let got = one(&family, "diffusers.safetensors");
+        let want = sum(&base(Dtype::F32)[FC1].values(), 1.0, &lora(1).product(FC1_MODULE));
+        assert!(relative(&got[FC1].values(), &want) < 1e-7);
+    }
+    for (key, word) in [
+        ("hada_w1_a", "LoHa"),
+        ("lora_mid.weight", "LoCon"),
+        ("novelty", "not known"),
+        ("dora_scale", "DoRA"),
+    ] {
+        let more = Tensors::from([(
+            format!("{}.{key}", kohya(FC1_MODULE)),
+            Tensor::float(Dtype::F32, &[1], &[1.0]),
+        )]);
+        write_single(&family.path("kohya.safetensors"), &kohya, down_up, Some(6.0), more);
+        family.write(
+            "recipe.yaml",
+            "merge_method: task_arithmetic\nbase_model: base\nmodels:\n  - model: kohya.safetensors\n",
+        );
+        let _ = fs::remove_dir_all(family.path("out"));
+        let text = String::from_utf8(family.merge(&[]).stderr).unwrap();
+        assert!(text.contains(word) && !text.contains("panicked"), "`{word}`: {text}");
+    }
+}

@@ -1,6 +1,6 @@
 //! The formats of adapters, a line each: how one is told, and how it is opened.
 
-use super::{Adapter, peft};
+use super::{Adapter, peft, single};
 use crate::checkpoint::{ADAPTER_CONFIG, Checkpoint, Error};
 use serde_json::Value;
 use std::path::Path;
@@ -13,7 +13,10 @@ pub(super) struct Format {
 }
 
 /// The first that fits counts.
-const FORMATS: [Format; 1] = [Format { is_one: peft::is_one, open: peft::open }];
+const FORMATS: [Format; 2] = [
+    Format { is_one: peft::is_one, open: peft::open },
+    Format { is_one: single::is_one, open: single::open },
+];
 
 /// The format of what lies at a path; none if that is no adapter.
 pub(super) fn format(path: &Path) -> Option<&'static Format> {

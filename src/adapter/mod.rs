@@ -9,6 +9,7 @@ mod low_rank;
 mod mixtures;
 mod peft;
 mod settings;
+mod single;
 mod targets;
 
 pub use base::Named;
@@ -33,6 +34,8 @@ pub struct Adapter {
     saved: Checkpoint,
     /// Whole tensors that the base has no place for: the name, and the key.
     left: Vec<(String, String)>,
+    /// Keys of factors of other models than the base.
+    elsewhere: Vec<String>,
     /// What stands before its modules and not before the base's, or the reverse.
     prefix: Option<Prefix>,
     /// The model that it says it was trained on.
@@ -97,6 +100,11 @@ impl Adapter {
     /// Whole tensors that the base has no place for, such as the heads of other tasks: the name, and the key.
     pub fn left(&self) -> &[(String, String)] {
         &self.left
+    }
+
+    /// Keys of factors of other models of the same pipeline, such as text encoders beside the base.
+    pub fn elsewhere(&self) -> &[String] {
+        &self.elsewhere
     }
 
     /// Whether it has factors of a tensor.

@@ -107,7 +107,22 @@ impl<'a> Targets<'a> {
         let pairs = placed.iter().map(|(name, key)| (name.as_str(), key.as_str()));
         let saved = file.view(pairs);
         let base = Named::default();
-        Ok(Adapter { path: path.to_path_buf(), low_rank, saved, left, prefix, base, file })
+        Ok(Adapter {
+            path: path.to_path_buf(),
+            low_rank,
+            saved,
+            left,
+            elsewhere: Vec::new(),
+            prefix,
+            base,
+            file,
+        })
+    }
+
+    /// Whether the base has any of some modules, behind a prefix or without one.
+    pub fn has_any(&self, factors: &[Factors]) -> bool {
+        let names = factors.iter().map(|f| without_wrappers(&f.module)).collect::<HashSet<_>>();
+        names.iter().any(|name| self.known.contains(name)) || self.prefix(names).is_some()
     }
 
     /// The prefix by which most of an adapter's names that the base lacks differ from its names.

@@ -190,7 +190,8 @@ fn left_out(adapter: &Adapter) -> Result<Vec<(String, Rule)>, Error> {
         .into()),
     }
     };
-    adapter.left().iter().map(rule).collect()
+    let elsewhere = adapter.elsewhere().iter().map(|key| Ok((key.clone(), Rule::Tower)));
+    adapter.left().iter().map(rule).chain(elsewhere).collect()
 }
 
 /// The expert with what is known of the inputs of its layers.
