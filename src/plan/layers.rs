@@ -217,7 +217,7 @@ impl Planner<'_> {
         };
         match role {
             // what no expert changes is compared with other layers, and not decomposed
-            Role::Esm if !self.is_changed(&parts) => {}
+            Role::Esm | Role::Spectral if !self.is_changed(&parts) => {}
             Role::Esm | Role::Spectral => self.check_calibration(&parts, d_in, "layers")?,
             Role::Experts => self.check_calibration(&parts, d_in, "routed_layers")?,
             _ => {}

@@ -117,8 +117,9 @@ pub fn transpose(x: &CpuTensor) -> CpuTensor {
                     for (line, into) in lines.chunks_mut(rows).enumerate() {
                         let (b, j) =
                             ((first + tile * SIDE + line) / cols, (first + tile * SIDE + line) % cols);
-                        for i in start..rows.min(start + SIDE) {
-                            into[i] = x.values[(b * rows + i) * cols + j];
+                        let end = rows.min(start + SIDE);
+                        for (i, value) in (start..end).zip(&mut into[start..end]) {
+                            *value = x.values[(b * rows + i) * cols + j];
                         }
                     }
                 }

@@ -22,9 +22,10 @@ pub fn attention(
     let mut out = CpuTensor::new(q.shape, vec![0f32; q.values.len()]);
     tiles(&mut out, segments).into_par_iter().for_each(|(rows, segment, out)| {
         let mut scores = Vec::new();
-        for head in 0..attention.heads {
-            let positions = positions.map(|p| &p.values[head * p.shape.cols..(head + 1) * p.shape.cols]);
-            attend(q, k, v, &attention, positions, head, rows.clone(), segment.clone(), &mut scores, out);
+        for index in 0..attention.heads {
+            let positions = positions.map(|p| &p.values[index * p.shape.cols..(index + 1) * p.shape.cols]);
+            let head = Head { index, attention: &attention, positions };
+            attend([q, k, v], head, rows.clone(), segment.clone(), &mut scores, out);
         }
     });
     out
@@ -48,14 +49,19 @@ fn tiles<'a>(out: &'a mut CpuTensor, segments: &CpuSegments) -> Vec<Tile<'a>> {
     tiles
 }
 
+/// One of the heads.
+#[derive(Clone, Copy)]
+struct Head<'a> {
+    index: usize,
+    attention: &'a Attention,
+    /// What its scores get for relative positions.
+    positions: Option<&'a [f32]>,
+}
+
 /// One head of one tile.
 fn attend(
-    q: &CpuTensor,
-    k: &CpuTensor,
-    v: &CpuTensor,
-    attention: &Attention,
-    positions: Option<&[f32]>,
-    head: usize,
+    [q, k, v]: [&CpuTensor; 3],
+    Head { index: head, attention, positions }: Head<'_>,
     rows: Range<usize>,
     segment: Range<usize>,
     scores: &mut Vec<f32>,
