@@ -42,8 +42,9 @@ pub fn kind_of_layer(name: &str) -> String {
 
 /// In the name of a weight of an expert in a mixture: what stands before the expert's number, the number, and what follows.
 fn expert(name: &str) -> Option<(&str, &str, &str)> {
-    const EXPERTS: &str = ".experts.";
-    let end = name.find(EXPERTS)? + EXPERTS.len();
+    const EXPERTS: &str = "experts.";
+    let at = name.find(EXPERTS).filter(|&at| at == 0 || name[..at].ends_with('.'))?;
+    let end = at + EXPERTS.len();
     let (number, weight) = name[end..].split_once('.')?;
     let is_number = !number.is_empty() && number.bytes().all(|b| b.is_ascii_digit());
     is_number.then_some((&name[..end - 1], number, weight))
