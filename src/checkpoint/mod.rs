@@ -37,6 +37,7 @@ pub use lora::{
 };
 pub use meta::{Kind, TensorMeta, kind, stored};
 pub use model::{Checkpoint, weights_file};
+pub(crate) use model::{missing_shard, shards_of};
 pub use modules::{ModuleNames, stores_transposed};
 pub use output::OutputDir;
 pub use prefix::Prefix;
@@ -44,6 +45,7 @@ pub use router::{ADAPTERS, ROUTER, RouterFile, RouterMeta, RouterWriter, names_a
 pub use safetensors::Dtype as Stored;
 pub use scan::{first_not_finite, sum_of_squared_ulps, widen};
 pub use sidecar::{Sidecars, hub_repository};
+pub(crate) use sidecar_names::{belongs, is_weights};
 pub(crate) use sync::rename;
 pub(crate) use temporary::parent;
 pub use temporary::{Left, Temporary, remove_all};
