@@ -15,6 +15,7 @@ mod magic;
 mod meta;
 mod model;
 mod modules;
+mod mxfp4;
 mod output;
 mod prefix;
 mod quantised;

@@ -119,12 +119,17 @@ impl Checkpoint {
         Ok(as_floats(Checkpoint { folder: Some(path.clone()), path, files, tensors, notes }))
     }
 
-    /// Sees a tensor as the floats that its codes stand for.
-    pub(super) fn decode(&mut self, name: &str, codes: Codes) {
-        let Some(Place { file, stored }) = self.tensors.get(name) else { return };
-        let stored = stored.as_deref().unwrap_or(name).to_owned();
-        if let Some(file) = self.files.get_mut(*file) {
-            file.decode(&stored, codes);
+    /// Sees a tensor as the floats that its codes stand for, by a name and in a shape of their own.
+    pub(super) fn decode(&mut self, name: &str, seen_as: &str, shape: Vec<usize>, codes: Codes) {
+        let Some((at, _, Place { file, stored })) = self.tensors.get_full(name) else { return };
+        let (place, stored) = (*file, stored.as_deref().unwrap_or(name).to_owned());
+        if let Some(file) = self.files.get_mut(place) {
+            file.decode(&stored, shape, codes);
+        }
+        if seen_as != name {
+            self.tensors.shift_remove(name);
+            let stored = Some(stored);
+            self.tensors.shift_insert(at, seen_as.to_owned(), Place { file: place, stored });
         }
     }
 
