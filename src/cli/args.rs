@@ -359,7 +359,7 @@ Examples:
   esmerge capture models/cars --data photos/cars -o calib/cars.safetensors
   esmerge capture models/base+delta:sst2.delta.safetensors \\
     --data reviews.txt -o sst2.safetensors
-  esmerge capture models/base+adapters/sst2 --data reviews.txt -o sst2.safetensors
+  esmerge capture models/base+adapters/sst2 --data reviews.txt -o sst2.calib
   esmerge capture models/cars --synthetic -o calib/cars.safetensors";
 
 #[derive(Debug, Args)]
