@@ -6,7 +6,7 @@
 //! | none (`default-features = false`) | [`kernels`], the WGSL kernels for a [`wgpu::Device`] of yours; [`backend`], batched matrices and their operations on a GPU | [wgpu], bytemuck |
 //! | `linalg` | [`linalg`]: orthonormalisation, leading eigenpairs, polar factors, on the GPU | nothing more |
 //! | `merge` | [`method`], the merging methods over tensors; [`pipeline`] and what it needs, files and recipes; [`backend::cpu`]; faer for the host's share of [`linalg`] | faer, rayon, safetensors, serde, tokenizers, image and smaller ones |
-//! | `cli` (default) | the command line, [`cli`](mod@cli), and [`bench`](mod@bench) | clap and two for terminals |
+//! | `cli` (default) | the command line, [`cli`](mod@cli), fetching models ([`hub`]), and [`bench`](mod@bench) | clap, hf-hub, two for terminals |
 //!
 //! The version of wgpu that the kernels are made for is re-exported as [`wgpu`].
 //!
@@ -79,6 +79,8 @@ pub mod data;
 pub mod eval;
 #[cfg(feature = "merge")]
 mod files;
+#[cfg(feature = "merge")]
+pub mod hub;
 pub mod kernels;
 #[cfg(feature = "linalg")]
 pub mod linalg;

@@ -8,7 +8,7 @@ mod devices;
 mod synthetic;
 
 use adapter::{Lora, product, relative, transposed};
-use devices::{Work, for_each_device};
+use devices::{Device, Work, for_each_device};
 use esmerge::adapter::Adapter;
 use esmerge::backend::Dtype;
 use esmerge::backend::layers::Layers;
@@ -611,6 +611,39 @@ fn adapters_merged_into_one_are_what_their_full_differences_merge_to() {
 }
 
 #[test]
+fn adapters_are_merged_into_one_alike_on_every_device() {
+    let family = Family::new();
+    three(&family);
+    let gpus = for_each_device().into_iter().filter_map(|device| match device {
+        Device::Gpu(name, _) => Some(format!("gpu:{name}")),
+        _ => None,
+    });
+    let gpus: Vec<String> = gpus.collect();
+    for method in METHODS {
+        family.write("recipe.yaml", recipe_of(method, &["cars", "birds", "flowers"], ""));
+        let full = family.merged(&["--accuracy", "exact"]);
+        family
+            .write("recipe.yaml", recipe_of(method, &["cars", "birds", "flowers"], "out: lora\nrank: 24\n"));
+        for device in &gpus {
+            let _ = fs::remove_dir_all(family.path("out"));
+            let output = family.esmerge(
+                &[&["merge", "recipe.yaml", "out", "-q", "--accuracy", "exact"][..], &["--device", device]]
+                    .concat(),
+            );
+            assert!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));
+            let _ = fs::remove_dir_all(family.path("adapter"));
+            fs::rename(family.path("out"), family.path("adapter")).unwrap();
+            let got = one(&family, "adapter");
+            for (tensor, want) in full.iter().filter(|(_, t)| t.dtype == esmerge::checkpoint::Stored::F32) {
+                let want: Vec<f64> = want.values().into_iter().map(f64::from).collect();
+                let error = relative(&got[tensor].values(), &want);
+                assert!(error < 1e-5, "{method} on {device}: {tensor}: {error:e}");
+            }
+        }
+    }
+}
+
+#[test]
 fn an_adapter_of_small_rank_holds_what_the_report_says() {
     let family = Family::new();
     three(&family);
@@ -727,6 +760,39 @@ fn write_single(
         }
     }
     write_tensors(path, &tensors, &BTreeMap::new());
+}
+
+#[test]
+fn modules_by_their_original_names_are_found_on_a_diffusers_unet() {
+    let family = Family::new();
+    let theirs =
+        ["down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", "mid_block.attentions.0.proj_in"];
+    let own = ["input_blocks.4.1.transformer_blocks.0.attn1.to_q", "middle_block.1.proj_in"];
+    let unet =
+        theirs.map(|module| (format!("{module}.weight"), Tensor::float(Dtype::F32, &[4, 4], &[0.5; 16])));
+    let _ = fs::remove_dir_all(family.path("base"));
+    family.write_model("base", &Tensors::from(unet));
+    family.write("base/config.json", r#"{"_class_name": "UNet2DConditionModel"}"#);
+    let factors = [("lora_A", ".lora_down.weight"), ("lora_B", ".lora_up.weight")];
+    let drawn = Lora::new(1, 2, 2.0).linear(theirs[0], 4, 4, 2).linear(theirs[1], 4, 4, 2);
+    let write = |file: &str, name: &dyn Fn(usize) -> String| {
+        let mut tensors = Tensors::new();
+        for (i, module) in theirs.iter().enumerate() {
+            for (factor, end) in factors {
+                let tensor = drawn.tensors[&format!("base_model.model.{module}.{factor}.weight")].clone();
+                tensors.insert(format!("{}{end}", name(i)), tensor);
+            }
+        }
+        write_tensors(&family.path(file), &tensors, &BTreeMap::new());
+    };
+    write("diffusers.safetensors", &|i| format!("unet.{}", theirs[i]));
+    write("kohya.safetensors", &|i| format!("lora_unet_{}", own[i].replace('.', "_")));
+    write("comfy.safetensors", &|i| format!("diffusion_model.{}", own[i]));
+    let want = one(&family, "diffusers.safetensors");
+    assert!(want.values().all(|tensor| tensor.values() != [0.5; 16]));
+    for file in ["kohya.safetensors", "comfy.safetensors"] {
+        assert!(one(&family, file) == want, "{file}");
+    }
 }
 
 #[test]

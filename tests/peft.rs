@@ -1,4 +1,5 @@
-//! PEFT loads the adapters of ESM++ onto the merged model, and gives the features that oracle routing gives here.
+//! PEFT loads the adapters of ESM++ onto the merged model, and gives the features that oracle routing gives here; what it makes of
+//! other adapters, and of those that are written here, is what is made of them here.
 //!
 //! Needs a Python with torch, transformers, peft and safetensors, `python3` or the one that `ESMERGE_PYTHON` names; without it
 //! the tests are ignored by name, and a line says why.
@@ -39,8 +40,9 @@ fn main() {
         println!("ignored: {} is not here", family.display());
     }
     type Claim = fn(&str);
-    let claims: [(&str, bool, Claim); 7] = [
+    let claims: [(&str, bool, Claim); 8] = [
         ("base_and_adapter_are_what_peft_merges", true, base_and_adapter_are_what_peft_merges),
+        ("peft_loads_what_extract_and_out_lora_write", true, peft_loads_what_extract_and_out_lora_write),
         ("peft_loads_the_adapters_of_a_bare_vit", true, |python| VIT.adapters_apply(python)),
         ("peft_loads_the_adapters_of_an_image_classifier", true, |python| {
             CLASSIFIER_OF_IMAGES.adapters_apply(python)
@@ -65,7 +67,7 @@ fn main() {
         };
         Trial::test(name, check).with_ignored_flag(ignored)
     });
-    claims::run(trials.into(), Stated { cpu: 0, adapter: 0, besides: 7 });
+    claims::run(trials.into(), Stated { cpu: 0, adapter: 0, besides: 8 });
 }
 
 /// A Python that can run the script.
@@ -174,6 +176,40 @@ fn base_and_adapter_are_what_peft_merges(python: &str) {
                 case.display()
             );
         }
+    }
+}
+
+/// Adapters extracted from two fine-tunes, and the two merged into one in every way.
+fn peft_loads_what_extract_and_out_lora_write(python: &str) {
+    let place = place::Place::new();
+    let script = repository("tests/python/peft_outputs.py").display().to_string();
+    let is_the_applied = |adapter: &str| {
+        let applied = format!("{adapter}-applied");
+        place.succeeds(&["apply", "base", adapter, "-o", &applied, "--out-dtype", "float32", "-q"]);
+        let paths = ["base", adapter, &applied].map(|name| place.path(name));
+        let output = Command::new(python).arg(&script).args(&paths).output().unwrap();
+        print!("{adapter}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{adapter}: {}", String::from_utf8_lossy(&output.stderr));
+    };
+    CAUSAL_LM.write(&place, "base", 0);
+    for (name, seed) in [("a", 1), ("b", 2)] {
+        CAUSAL_LM.write(&place, name, seed);
+        let lora = format!("lora-{name}");
+        place.succeeds(&["extract", name, "--base", "base", "--rank", "4", "-o", &lora, "-q"]);
+        is_the_applied(&lora);
+    }
+    let ways = ["linear", "task_arithmetic", "tsv_m"].map(|method| (method, "truncate"));
+    for (method, compress) in ways.into_iter().chain([("tsv_m", "ctm")]) {
+        place.write(
+            "recipe.yaml",
+            format!(
+                "merge_method: {method}\nbase_model: base\nmodels: [{{model: lora-a}}, {{model: lora-b}}]\nout: lora\nrank: 6\n\
+                 compress: {compress}\n"
+            ),
+        );
+        let merged = format!("{method}-{compress}");
+        place.succeeds(&["merge", "recipe.yaml", &merged, "-q"]);
+        is_the_applied(&merged);
     }
 }
 

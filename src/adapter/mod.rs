@@ -7,6 +7,7 @@ mod base;
 mod formats;
 mod low_rank;
 mod mixtures;
+mod original;
 mod peft;
 mod settings;
 mod single;

@@ -3,7 +3,7 @@
 
 use super::peft::{REFUSED, unread};
 use super::targets::{Factors, Kind, Targets};
-use super::{Adapter, bad};
+use super::{Adapter, bad, original};
 use crate::checkpoint::{
     ADAPTER_CONFIG, Checkpoint, Error, TensorFile, module_of, parent, weights_file, widen,
 };
@@ -85,7 +85,10 @@ pub(super) fn open(path: &Path, base: &Checkpoint, config: &Value) -> Result<Ada
         let component = COMPONENTS.iter().find(|(prefix, _)| module.starts_with(prefix));
         let name = match component {
             Some((prefix, true)) => names.module(&module[prefix.len()..]),
-            Some((prefix, false)) => without_processor(&module[prefix.len()..]),
+            Some((prefix, false)) => {
+                let rest = &module[prefix.len()..];
+                names.original(&rest.replace('.', "_")).unwrap_or_else(|| without_processor(rest))
+            }
             None => without_processor(module),
         };
         if let Some(key) = alpha {
@@ -205,6 +208,12 @@ impl<'a> Underscored<'a> {
 
     /// The base's name of a module, or the name as it is.
     fn module(&self, name: &str) -> String {
-        self.0.get(name).copied().flatten().unwrap_or(name).to_owned()
+        let known = self.0.get(name).copied().flatten().map(str::to_owned);
+        known.or_else(|| self.original(name)).unwrap_or_else(|| name.to_owned())
+    }
+
+    /// The base's name of a module that goes by the name of the original code, where the base has diffusers' names.
+    fn original(&self, name: &str) -> Option<String> {
+        self.0.get(&original::in_diffusers(name)?).copied().flatten().map(str::to_owned)
     }
 }

@@ -1,6 +1,7 @@
-//! Weights that are stored as codes: 8-bit floats with scales, and the blocks of GGUF. They are widened to float32 as they are read,
+//! Weights that are stored as codes: 8-bit floats with scales, 4-bit floats of experts, and the blocks of GGUF. They are widened to float32 as they are read,
 //! by the formulas of the formats' reference implementations, to the same bits.
 
+use super::mxfp4::Mxfp4;
 use super::{Error, Extent};
 use crate::backend::Dtype;
 use std::ops::Range;
@@ -154,9 +155,33 @@ impl Scales {
     }
 }
 
+/// How the values of a tensor are coded.
+#[derive(Clone, Debug)]
+pub(super) enum Codes {
+    /// In the order of the tensor, but for rows within heads.
+    Rows(Rows),
+    /// 4-bit floats of experts, transposed.
+    Mxfp4(Mxfp4),
+}
+
+impl Codes {
+    /// Reads the values `range` through `read`, which fills a slice with the bytes from a place among the tensor's codes.
+    pub fn read(
+        &self,
+        range: Range<usize>,
+        read: impl Fn(&mut [u8], u64) -> Result<(), Error>,
+        take: impl FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        match self {
+            Codes::Rows(rows) => rows.read(range, read, take),
+            Codes::Mxfp4(experts) => experts.read(range, read, take),
+        }
+    }
+}
+
 /// Coded values of a tensor of so many columns.
 #[derive(Clone, Debug)]
-pub(super) struct Codes {
+pub(super) struct Rows {
     pub format: Format,
     pub cols: usize,
     pub scales: Option<Arc<Scales>>,
@@ -166,9 +191,9 @@ pub(super) struct Codes {
     pub plus: f32,
 }
 
-impl Codes {
-    /// Reads the values `range` through `read`, which fills a slice with the bytes from a place among the tensor's codes.
-    pub fn read(
+impl Rows {
+    /// Reads the values `range`, as [`Codes::read`].
+    fn read(
         &self,
         range: Range<usize>,
         read: impl Fn(&mut [u8], u64) -> Result<(), Error>,

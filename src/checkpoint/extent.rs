@@ -104,6 +104,11 @@ impl Extent {
         Extent { len: 4 * range.len(), values: Some(values), codes: Some(Arc::clone(codes)), ..self }
     }
 
+    /// Some of these bytes, which are no values.
+    pub(super) fn part(&self, first: usize, len: usize) -> Self {
+        Extent { offset: self.offset + first as u64, len, ..self.clone() }
+    }
+
     #[cfg(test)]
     pub(super) fn empty() -> Self {
         let file = tempfile::tempfile().unwrap();

@@ -69,9 +69,10 @@ impl TensorFile {
         TensorFile { source, length, header_bytes, tensors, metadata: BTreeMap::new(), codes }
     }
 
-    /// Sees a tensor as the floats that its codes stand for.
-    pub(super) fn decode(&mut self, name: &str, codes: Codes) {
+    /// Sees a tensor as the floats that its codes stand for, in this shape.
+    pub(super) fn decode(&mut self, name: &str, shape: Vec<usize>, codes: Codes) {
         if let Some(meta) = self.tensors.get_mut(name) {
+            meta.shape = shape;
             (meta.dtype, meta.bytes) = (Stored::F32, 4 * meta.elements() as u64);
             self.codes.insert(name.to_owned(), Arc::new(codes));
         }

@@ -2,7 +2,7 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use super::codes::{Codes, Format};
+use super::codes::{Codes, Format, Rows};
 use super::extent::{Source, open as open_file};
 use super::{Error, Stored, TensorFile, TensorMeta};
 use crate::backend::Dtype;
@@ -47,7 +47,7 @@ pub(super) fn open(path: &Path) -> Result<TensorFile, Error> {
         if tensors.insert(name.clone(), meta).is_some() {
             return Err(bad(format!("it has the tensor `{}` twice; convert the model again", tensor.name)));
         }
-        codes.insert(name, Arc::new(coded));
+        codes.insert(name, Arc::new(Codes::Rows(coded)));
     }
     let source = Arc::new(Source::closed(path, identity));
     Ok(TensorFile::of_codes(source, length, header.bytes, tensors, codes))
@@ -222,7 +222,7 @@ fn width(kind: u32) -> Option<u64> {
 
 impl Tensor {
     /// Where its values are, as floats, and how they are coded.
-    fn located(&self, header: &Header, length: u64) -> Result<(TensorMeta, Codes), String> {
+    fn located(&self, header: &Header, length: u64) -> Result<(TensorMeta, Rows), String> {
         let format = match self.kind {
             0 => Format::Plain(Dtype::F32),
             1 => Format::Plain(Dtype::F16),
@@ -263,7 +263,7 @@ impl Tensor {
             return Err(format!("the tensor `{}` lies beyond the file's end; download it again", self.name));
         };
         let meta = TensorMeta { dtype: Stored::F32, shape, offset, bytes: 4 * elements as u64 };
-        Ok((meta, Codes { format, cols, scales: None, head_rows: None, plus: 0.0 }))
+        Ok((meta, Rows { format, cols, scales: None, head_rows: None, plus: 0.0 }))
     }
 }
 
@@ -374,9 +374,9 @@ impl Family {
 
     /// What the conversion to GGUF changed is undone: the order of the rows of queries and keys of Llama, and Gemma's norms, which
     /// are `1 + w` there.
-    fn adjusted(&self, name: &str, meta: &TensorMeta, codes: Codes) -> Result<Codes, String> {
+    fn adjusted(&self, name: &str, meta: &TensorMeta, codes: Rows) -> Result<Rows, String> {
         if self.gemma && name.ends_with("norm.weight") {
-            return Ok(Codes { plus: -1.0, ..codes });
+            return Ok(Rows { plus: -1.0, ..codes });
         }
         let Some([heads, key_heads]) = self.heads else { return Ok(codes) };
         let heads = match name.rsplit('.').nth(1) {
@@ -392,6 +392,6 @@ impl Family {
                 "the {rows} rows of `{name}` do not divide into {heads} heads of two halves"
             ));
         }
-        Ok(Codes { head_rows: Some((rows / heads) as usize), cols, ..codes })
+        Ok(Rows { head_rows: Some((rows / heads) as usize), cols, ..codes })
     }
 }

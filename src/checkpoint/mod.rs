@@ -15,6 +15,7 @@ mod magic;
 mod meta;
 mod model;
 mod modules;
+mod mxfp4;
 mod output;
 mod prefix;
 mod quantised;
@@ -36,6 +37,9 @@ pub use lora::{
     ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraFile, LoraWeight, LoraWriter, PEFT_PREFIX, lora_keys, module_of,
 };
 pub use meta::{Kind, TensorMeta, kind, stored};
+pub(crate) use model::missing_shard;
+#[cfg(feature = "cli")]
+pub(crate) use model::shards_of;
 pub use model::{Checkpoint, weights_file};
 pub use modules::{ModuleNames, stores_transposed};
 pub use output::OutputDir;
@@ -44,6 +48,9 @@ pub use router::{ADAPTERS, ROUTER, RouterFile, RouterMeta, RouterWriter, names_a
 pub use safetensors::Dtype as Stored;
 pub use scan::{first_not_finite, sum_of_squared_ulps, widen};
 pub use sidecar::{Sidecars, hub_repository};
+#[cfg(feature = "cli")]
+pub(crate) use sidecar_names::belongs;
+pub(crate) use sidecar_names::is_weights;
 pub(crate) use sync::rename;
 pub(crate) use temporary::parent;
 pub use temporary::{Left, Temporary, remove_all};

@@ -50,7 +50,7 @@ impl Checkpoint {
             };
         }
         if !path.exists() {
-            let hint = "models are read from local files, so check the path or download the model first";
+            let hint = "check the path; a model of the Hugging Face hub is named ORG/NAME, and fetched by --download";
             return Err(Error::NotFound { path: path.to_path_buf(), hint });
         }
         let folder = path.parent().map(|p| if p.as_os_str().is_empty() { Path::new(".") } else { p });
@@ -119,12 +119,17 @@ impl Checkpoint {
         Ok(as_floats(Checkpoint { folder: Some(path.clone()), path, files, tensors, notes }))
     }
 
-    /// Sees a tensor as the floats that its codes stand for.
-    pub(super) fn decode(&mut self, name: &str, codes: Codes) {
-        let Some(Place { file, stored }) = self.tensors.get(name) else { return };
-        let stored = stored.as_deref().unwrap_or(name).to_owned();
-        if let Some(file) = self.files.get_mut(*file) {
-            file.decode(&stored, codes);
+    /// Sees a tensor as the floats that its codes stand for, by a name and in a shape of their own.
+    pub(super) fn decode(&mut self, name: &str, seen_as: &str, shape: Vec<usize>, codes: Codes) {
+        let Some((at, _, Place { file, stored })) = self.tensors.get_full(name) else { return };
+        let (place, stored) = (*file, stored.as_deref().unwrap_or(name).to_owned());
+        if let Some(file) = self.files.get_mut(place) {
+            file.decode(&stored, shape, codes);
+        }
+        if seen_as != name {
+            self.tensors.shift_remove(name);
+            let stored = Some(stored);
+            self.tensors.shift_insert(at, seen_as.to_owned(), Place { file: place, stored });
         }
     }
 
@@ -351,6 +356,20 @@ fn read_index(path: &Path) -> Result<IndexMap<String, String>, Error> {
         reason: format!("it is not a shard index with a `weight_map` of tensor to file ({e})"),
     })?;
     Ok(index.weight_map)
+}
+
+/// The shards that an index names, each once.
+pub(crate) fn shards_of(index: &Path) -> Result<Vec<String>, Error> {
+    let mut names: Vec<String> = read_index(index)?.into_values().collect();
+    names.sort_unstable();
+    names.dedup();
+    Ok(names)
+}
+
+/// A shard that a folder's index names and that is not in the folder.
+pub(crate) fn missing_shard(folder: &Path) -> Option<String> {
+    let Ok(Weights::Sharded(index)) = weights_in(folder) else { return None };
+    shards_of(&index).ok()?.into_iter().find(|shard| !folder.join(shard).is_file())
 }
 
 /// What is said of tensors that lie in an index's shards but not in the index. transformers reads whole shards, so they are

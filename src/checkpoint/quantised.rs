@@ -1,7 +1,8 @@
-//! Safetensors checkpoints of 8-bit floats: every weight is seen as the floats that its codes and scales stand for, and the scales are
+//! Safetensors checkpoints of 8-bit and 4-bit floats: every weight is seen as the floats that its codes and scales stand for, and the scales are
 //! tensors no more.
 
-use super::codes::{Codes, Format, Scales};
+use super::codes::{Codes, Format, Rows, Scales};
+use super::mxfp4::{self, Mxfp4};
 use super::{Checkpoint, Stored, TensorMeta};
 use std::sync::Arc;
 
@@ -12,21 +13,22 @@ const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
 const OF_ACTIVATIONS: [&str; 6] =
     ["input_scale", "output_scale", "activation_scale", "input_scale_ub", "k_scale", "v_scale"];
 
-/// The checkpoint with its 8-bit floats as floats. One whose scales fit no known arrangement stays as it is.
+/// The checkpoint with its 8-bit floats, and 4-bit floats of experts, as floats. Codes whose scales fit no known arrangement stay as
+/// they are.
 pub(super) fn as_floats(mut model: Checkpoint) -> Checkpoint {
-    let coded: Vec<String> = model
-        .names()
-        .filter(|name| model.get(name).is_some_and(|m| format(m).is_some()))
-        .map(str::to_owned)
-        .collect();
+    let coded: Vec<Coded> = model.names().filter_map(|name| coded(&model, name)).collect();
     if coded.is_empty() {
         return model;
     }
+    let small = coded.iter().filter(|coded| matches!(coded.codes, Codes::Mxfp4(_))).count();
+    let kinds = [(coded.len() - small, "8-bit floats"), (small, "4-bit floats (mxfp4)")];
+    let counts: Vec<String> =
+        kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{n} weights of {kind}")).collect();
+    let mut note = format!("{}: {} are read as floats", model.path().display(), counts.join(" and "));
     let mut used = Vec::new();
-    for name in &coded {
-        let Some((codes, scale)) = codes_of(&model, name) else { continue };
-        model.decode(name, codes);
-        used.extend(scale);
+    for Coded { name, seen_as, shape, codes, scales } in coded {
+        model.decode(&name, &seen_as, shape, codes);
+        used.extend(scales);
     }
     let left_out: Vec<String> = model
         .names()
@@ -34,14 +36,38 @@ pub(super) fn as_floats(mut model: Checkpoint) -> Checkpoint {
         .map(str::to_owned)
         .collect();
     model.forget(used.iter().chain(&left_out));
-    let mut note =
-        format!("{}: {} weights of 8-bit floats are read as floats", model.path().display(), coded.len());
     if !left_out.is_empty() {
         note +=
             &format!("; {} scales of activations (such as `{}`) are left out", left_out.len(), left_out[0]);
     }
     model.note(note);
     model
+}
+
+/// A tensor of codes.
+struct Coded {
+    name: String,
+    /// What its values are called.
+    seen_as: String,
+    shape: Vec<usize>,
+    codes: Codes,
+    /// The tensor with its scales.
+    scales: Option<String>,
+}
+
+fn coded(model: &Checkpoint, name: &str) -> Option<Coded> {
+    eight_bits(model, name).or_else(|| four_bits(model, name))
+}
+
+/// Experts' weights in mxfp4.
+fn four_bits(model: &Checkpoint, name: &str) -> Option<Coded> {
+    let seen_as = name.strip_suffix(mxfp4::BLOCKS)?;
+    let scales = format!("{seen_as}{}", mxfp4::SCALES);
+    let (meta, of_scales) = (model.get(name)?, model.get(&scales)?);
+    let extent = model.bytes(&scales, 0..of_scales.bytes).ok()?;
+    let (codes, shape) = Mxfp4::of(meta, of_scales, extent)?;
+    let seen_as = Some(seen_as.to_owned()).filter(|name| model.get(name).is_none())?;
+    Some(Coded { name: name.to_owned(), seen_as, shape, codes: Codes::Mxfp4(codes), scales: Some(scales) })
 }
 
 fn format(meta: &TensorMeta) -> Option<Format> {
@@ -52,8 +78,8 @@ fn format(meta: &TensorMeta) -> Option<Format> {
     }
 }
 
-/// How a weight is coded, and the tensor with its scales.
-fn codes_of(model: &Checkpoint, name: &str) -> Option<(Codes, Option<String>)> {
+/// A weight of 8-bit floats.
+fn eight_bits(model: &Checkpoint, name: &str) -> Option<Coded> {
     let meta = model.get(name)?;
     let format = format(meta)?;
     let cols = meta.shape.last().copied().unwrap_or(1).max(1);
@@ -68,5 +94,7 @@ fn codes_of(model: &Checkpoint, name: &str) -> Option<(Codes, Option<String>)> {
             Some(Arc::new(Scales::of(extent, dtype, &shape, [rows, cols])?))
         }
     };
-    Some((Codes { format, cols, scales, head_rows: None, plus: 0.0 }, found))
+    let codes = Codes::Rows(Rows { format, cols, scales, head_rows: None, plus: 0.0 });
+    let (name, shape) = (name.to_owned(), meta.shape.clone());
+    Some(Coded { seen_as: name.clone(), name, shape, codes, scales: found })
 }

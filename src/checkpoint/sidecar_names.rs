@@ -21,7 +21,7 @@ const WEIGHTS: [&str; 9] =
     [".safetensors", ".bin", ".pt", ".pth", ".onnx", ".h5", ".msgpack", ".gguf", ".ckpt"];
 
 /// Whether a file is copied into the output.
-pub(super) fn belongs(name: &str) -> bool {
+pub(crate) fn belongs(name: &str) -> bool {
     let starts = |start: &str| name.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start));
     let ours = NAMES.contains(&name)
         || ENDINGS.iter().any(|end| name.ends_with(end))
@@ -31,7 +31,7 @@ pub(super) fn belongs(name: &str) -> bool {
 }
 
 /// Whether a file holds weights, by its name.
-pub(super) fn is_weights(name: &str) -> bool {
+pub(crate) fn is_weights(name: &str) -> bool {
     WEIGHTS.iter().any(|end| name.ends_with(end))
 }
 

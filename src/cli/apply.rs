@@ -6,11 +6,9 @@ use std::path::Path;
 /// `esmerge apply`: the sum of what adapters add, as a merge with a recipe of its own.
 pub(super) fn run(args: &args::Apply) -> Result<(), Failure> {
     let text = recipe(args)?;
-    let recipe = Recipe::parse(
-        &text,
-        Path::new("esmerge apply"),
-        &Overrides { allow_mismatch: args.allow_mismatch.clone(), ..Overrides::default() },
-    )?;
+    let overrides = Overrides { allow_mismatch: args.allow_mismatch.clone(), ..Overrides::default() };
+    let parse = || Recipe::parse(&text, Path::new("esmerge apply"), &overrides);
+    let recipe = args.run.download().recipe(parse)?;
     let merge = args::Merge {
         recipe: args.base.clone(),
         out: args.out.clone(),

@@ -1,4 +1,5 @@
 use super::device::{Device, DeviceChoice};
+use super::download::Download;
 use super::memory;
 use crate::backend::gpu::{Autotune, Config, cache_folder};
 use crate::bench::{Kernel, Size};
@@ -73,8 +74,9 @@ A recipe is a YAML file; its paths are relative to it:
   merge_method: esm        # or another of `esmerge methods`
   base_model: models/base
   models:
-    - model: models/cars   # a folder or .safetensors file, {delta: FILE}, or
-                           # an adapter: its folder, or MODEL+ADAPTER
+    - model: models/cars   # a folder or .safetensors file, ORG/NAME of the
+                           # Hugging Face hub, {delta: FILE}, or an adapter:
+                           # its folder, or MODEL+ADAPTER
       calibration: calib/cars.safetensors
     - model: models/mnist
       calibration: calib/mnist.safetensors
@@ -248,7 +250,7 @@ pub(super) struct Rescale {
     pub delta: PathBuf,
     /// The base model of that merge
     #[arg(long)]
-    pub base: PathBuf,
+    pub base: String,
     /// The new strength of the merge
     #[arg(long, allow_negative_numbers = true, value_parser = finite)]
     pub alpha: f64,
@@ -357,7 +359,7 @@ Examples:
   esmerge capture models/cars --data photos/cars -o calib/cars.safetensors
   esmerge capture models/base+delta:sst2.delta.safetensors \\
     --data reviews.txt -o sst2.safetensors
-  esmerge capture models/base+adapters/sst2 --data reviews.txt -o sst2.safetensors
+  esmerge capture models/base+adapters/sst2 --data reviews.txt -o sst2.calib
   esmerge capture models/cars --synthetic -o calib/cars.safetensors";
 
 #[derive(Debug, Args)]
@@ -510,6 +512,9 @@ pub(super) struct DeviceFlags {
     /// auto, cpu, gpu, or gpu:NAME (see `esmerge merge --help`)
     #[arg(long, env = "ESMERGE_DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
+    /// Fetch models named ORG/NAME[@REVISION] from the Hugging Face hub, if they are not in its cache (HF_ENDPOINT, HF_TOKEN)
+    #[arg(long)]
+    pub download: bool,
     /// Print nothing but errors (and results)
     #[arg(short, long)]
     pub quiet: bool,
@@ -583,6 +588,9 @@ pub(super) struct RunFlags {
     /// Largest output file, in bytes or with a unit: 500MB, 5GB, 2GiB
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
     pub out_shard_size: u64,
+    /// Fetch models named ORG/NAME[@REVISION] from the Hugging Face hub, if they are not in its cache (HF_ENDPOINT, HF_TOKEN)
+    #[arg(long)]
+    pub download: bool,
     /// Replace an earlier output of esmerge; the old one is removed when the new one is complete
     #[arg(long)]
     pub force: bool,
@@ -597,7 +605,19 @@ pub(super) struct RunFlags {
     pub json: bool,
 }
 
+impl DeviceFlags {
+    /// What becomes of models that are not there.
+    pub fn download(&self) -> Download {
+        Download { wanted: self.download, quiet: self.quiet }
+    }
+}
+
 impl RunFlags {
+    /// What becomes of models that are not there.
+    pub fn download(&self) -> Download {
+        Download { wanted: self.download, quiet: self.quiet }
+    }
+
     /// Memory beside what the work on a layer takes, in bytes.
     pub fn max_memory(&self) -> u64 {
         self.max_memory.unwrap_or_else(memory::by_default)

@@ -12,7 +12,7 @@ use std::time::Instant;
 /// `esmerge capture`
 pub(super) fn run(args: &args::Capture) -> Result<(), Failure> {
     calibration::Writer::check(&args.out, args.force)?;
-    let model = ModelSource::open(&args.model)?;
+    let model = args.run.download().model(&args.model)?;
     let (device, note) = args.run.device.open()?;
     note.iter().for_each(|note| output::warning(note));
     on_device!(&device, |backend| pollster::block_on(capture(backend, &model, args)))

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 /// `esmerge eval`
 pub(super) fn run(args: &args::Eval) -> Result<(), Failure> {
-    let mut model = ModelSource::open(&args.model)?;
+    let mut model = args.run.download().model(&args.model)?;
     if let Some(alpha) = args.alpha {
         if !args.model.contains("+delta:") {
             return Err(Failure::usage(
@@ -91,10 +91,10 @@ struct Others {
 
 impl Others {
     fn open(args: &args::Eval, tasks: &[Task]) -> Result<Others, Failure> {
-        let against = args.against.as_deref().map(ModelSource::open).transpose()?;
+        let against = args.against.as_deref().map(|name| args.run.download().model(name)).transpose()?;
         let mut experts = HashMap::new();
         if let Some(path) = &args.experts {
-            let recipe = Recipe::open(path, &Overrides::default())?;
+            let recipe = args.run.download().recipe(|| Recipe::open(path, &Overrides::default()))?;
             for task in tasks {
                 let expert = recipe
                     .models

@@ -13,7 +13,11 @@ use std::path::Path;
 /// `esmerge extract`
 pub(super) fn run(args: &args::Extract) -> Result<(), Failure> {
     let overrides = Overrides { allow_mismatch: args.allow_mismatch.clone(), ..Overrides::default() };
-    let recipe = Recipe::parse(&recipe(args)?, Path::new("esmerge extract"), &overrides)?;
+    let recipe = {
+        let text = recipe(args)?;
+        let download = args.run.download();
+        download.recipe(|| Recipe::parse(&text, Path::new("esmerge extract"), &overrides))?
+    };
     let output = OutputDir::create(&args.out, args.run.force)?; // a wrong path is told before any work
     let family = Family::open(&recipe)?;
     let plan = plan(&recipe, &family)?;

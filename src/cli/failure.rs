@@ -1,4 +1,4 @@
-use crate::{backend, bench, calibration, checkpoint, data, pipeline, plan, recipe};
+use crate::{backend, bench, calibration, checkpoint, data, hub, pipeline, plan, recipe};
 use std::fmt::Display;
 use std::path::Path;
 use std::process::ExitCode;
@@ -91,6 +91,12 @@ impl From<pipeline::Error> for Failure {
 impl From<checkpoint::Error> for Failure {
     fn from(error: checkpoint::Error) -> Failure {
         Failure::new(error, OTHER)
+    }
+}
+
+impl From<hub::Missing> for Failure {
+    fn from(missing: hub::Missing) -> Failure {
+        Failure::new(missing, OTHER)
     }
 }
 

@@ -28,8 +28,7 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
         allow_mismatch: args.allow_mismatch.clone(),
         made: Vec::new(),
     };
-    let parse =
-        |document: &Document, overrides: &Overrides| Recipe::parse(&document.text, &args.recipe, overrides);
+    let parse = |document: &Document, overrides: &Overrides| parse(args, document, overrides);
     if earlier.is_empty() {
         return carry_out(args, &parse(last, &overrides)?);
     }
@@ -55,10 +54,14 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
     carry_out(args, &parse(last, &overrides)?)
 }
 
+fn parse(args: &args::Merge, document: &Document, overrides: &Overrides) -> Result<Recipe, Failure> {
+    args.run.download().recipe(|| Recipe::parse(&document.text, &args.recipe, overrides))
+}
+
 /// Plans the documents that need none of the others.
 fn plan_all(args: &args::Merge, documents: &[Document], overrides: &mut Overrides) -> Result<(), Failure> {
     for document in documents {
-        let recipe = Recipe::parse(&document.text, &args.recipe, overrides)?;
+        let recipe = parse(args, document, overrides)?;
         let name = document.name.as_deref().unwrap_or("the last document");
         let models = recipe.models.iter().map(|model| model.source.path());
         let needed = models

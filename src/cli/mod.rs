@@ -7,6 +7,7 @@ mod capture;
 mod defect;
 mod device;
 mod devices;
+mod download;
 mod dry_run;
 mod eval;
 mod extract;

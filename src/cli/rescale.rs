@@ -12,7 +12,7 @@ use crate::report;
 pub(super) fn run(args: &args::Rescale) -> Result<(), Failure> {
     let request = Rescale {
         delta: args.delta.clone(),
-        base: args.base.clone(),
+        base: args.run.download().path(&args.base)?,
         alpha: args.alpha,
         shard_size: args.run.out_shard_size,
         max_memory: args.run.max_memory(),

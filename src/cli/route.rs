@@ -13,7 +13,7 @@ use std::path::Path;
 
 /// `esmerge route`
 pub(super) fn run(args: &args::Route) -> Result<(), Failure> {
-    let model = ModelSource::open(&args.model)?;
+    let model = args.run.download().model(&args.model)?;
     let experts = Experts::open(model.folder().unwrap_or(Path::new(&args.model)))?;
     let (device, note) = args.run.device.open()?;
     note.iter().for_each(|note| output::warning(note));

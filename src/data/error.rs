@@ -1,3 +1,4 @@
+use crate::hub::Missing;
 use crate::{checkpoint, files, model};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,9 @@ pub enum Error {
     /// A file of tensors cannot be read.
     #[error(transparent)]
     File(#[from] checkpoint::Error),
+    /// A model of the Hugging Face hub is not whole on this machine.
+    #[error(transparent)]
+    Missing(#[from] Missing),
     /// A file is not what it should be.
     #[error("{}: {reason}", path.display())]
     Bad {

@@ -7,6 +7,7 @@ use crate::backend::Dtype;
 use crate::backend::cpu::Cpu;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaFile};
+use crate::hub;
 use crate::model::{Config, Grid, Model, Stored, Weights, WeightsError};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -36,22 +37,27 @@ struct Delta {
 const DELTA: &str = "+delta:";
 
 impl ModelSource {
-    /// Opens a folder, a file, `BASE+delta:FILE`, or `MODEL+ADAPTER`.
+    /// Opens a folder, a file, `BASE+delta:FILE`, or `MODEL+ADAPTER`; models may be named as in the Hugging Face hub, if they are in
+    /// its cache.
     pub fn open(name: &str) -> Result<ModelSource, Error> {
         if let Some((base, delta)) = name.split_once(DELTA) {
-            return ModelSource::with_delta(Path::new(base), Path::new(delta));
+            return ModelSource::with_delta(&hub::existing(base)?, Path::new(delta));
         }
-        let path = Path::new(name);
-        if Adapter::is_one(path) {
+        let path = hub::existing(name)?;
+        if Adapter::is_one(&path) {
             let reason = format!("this is an adapter; write it behind its model: MODEL+{name}");
-            return Err(Error::bad(path, reason));
+            return Err(Error::bad(&path, reason));
         }
-        let halves =
-            name.match_indices('+').map(|(plus, _)| (Path::new(&name[..plus]), Path::new(&name[plus + 1..])));
-        match halves.filter(|_| !path.exists()).find(|(model, _)| model.exists()) {
-            Some((model, adapter)) => ModelSource::with_adapter(model, adapter),
-            None => ModelSource::checkpoint(path),
+        let halves = || name.match_indices('+').map(|(plus, _)| (&name[..plus], &name[plus + 1..]));
+        for (model, adapter) in halves().filter(|_| !path.exists()) {
+            if let Some(model) = hub::existing(model).ok().filter(|model| model.exists()) {
+                return ModelSource::with_adapter(&model, &hub::existing(adapter)?);
+            }
         }
+        if let Some((model, _)) = halves().next().filter(|_| !path.exists()) {
+            hub::existing(model)?;
+        }
+        ModelSource::checkpoint(&path)
     }
 
     /// A model with an adapter added. Heads that the adapter holds and the model has no place for are left out: nothing that is

@@ -1,3 +1,4 @@
+use crate::hub::Missing;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +9,7 @@ pub struct Error {
     line: Option<u64>,
     key: String,
     message: String,
+    missing: Vec<Missing>,
 }
 
 impl Error {
@@ -17,12 +19,27 @@ impl Error {
         key: impl Into<String>,
         message: impl Into<String>,
     ) -> Error {
-        Error { recipe: recipe.to_path_buf(), line, key: key.into(), message: message.into() }
+        Error {
+            recipe: recipe.to_path_buf(),
+            line,
+            key: key.into(),
+            message: message.into(),
+            missing: Vec::new(),
+        }
     }
 
     /// The path of the key, `models[2].calibration`; empty if the file as a whole is meant.
     pub fn key(&self) -> &str {
         &self.key
+    }
+
+    /// Models of the Hugging Face hub that are not whole on this machine and may be what is wrong.
+    pub fn missing(&self) -> &[Missing] {
+        &self.missing
+    }
+
+    pub(super) fn with_missing(self, missing: Vec<Missing>) -> Error {
+        Error { missing, ..self }
     }
 
     /// The line, counted from 1, where one can be told.

@@ -25,6 +25,7 @@ pub use slices::{Place, Slice, SliceSource};
 
 use crate::backend::Dtype;
 use crate::data::Split;
+use crate::hub::Missing;
 use crate::linalg::Accuracy;
 use crate::method::esm_plus::ResidualBase;
 use crate::method::table::Kind;
@@ -64,6 +65,8 @@ pub struct Recipe {
     pub allow_mismatch: Vec<String>,
     /// What a reader of the log should know about how the recipe was understood.
     pub notes: Vec<String>,
+    /// Models of the Hugging Face hub that are named and not there; whoever opens them will be told.
+    pub missing: Vec<Missing>,
 }
 
 /// `out: lora`: the merged adapters as one.

@@ -8,10 +8,12 @@ use super::slices::{Place, Slice, SliceSource, Slices};
 use super::yaml::Node;
 use super::{Alpha, Error, Method, Overrides, Recipe, adapter, parameters, tokenizer};
 use crate::backend::Dtype;
+use crate::hub::{Gap, Missing};
 use crate::linalg::Accuracy;
 use crate::method::table::{self, Base, Default, Parameter};
 use crate::method::{Description, methods};
 use serde_saphyr::NonFiniteFloatPolicy;
+use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
 const TOP: [&str; 17] = [
@@ -35,6 +37,25 @@ const TOP: [&str; 17] = [
 ];
 
 pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
+    let missing = RefCell::default();
+    let recipe = read(text, path, overrides, &missing);
+    let missing = missing.into_inner();
+    let recipe = recipe.and_then(|recipe| match missing.iter().find(|missing| missing.gap != Gap::Absent) {
+        Some(incomplete) => Err(Error::new(path, None, "", incomplete.to_string())),
+        None => Ok(recipe),
+    });
+    match recipe {
+        Ok(recipe) => Ok(Recipe { missing, ..recipe }),
+        Err(error) => Err(error.with_missing(missing)),
+    }
+}
+
+fn read(
+    text: &str,
+    path: &Path,
+    overrides: &Overrides,
+    absent: &RefCell<Vec<Missing>>,
+) -> Result<Recipe, Error> {
     // NaN is refused where a number is read, which can name the key.
     let options = serde_saphyr::options! { non_finite_float_policy: NonFiniteFloatPolicy::PassThrough };
     let root: Node = serde_saphyr::from_str_with_options(text, options).map_err(|e| not_yaml(&e, path))?;
@@ -53,7 +74,7 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
     let method = parameters::method(description, has_base, parameters.as_ref(), overrides, missing)?;
 
     let folder = path.parent().unwrap_or(Path::new(""));
-    let paths = Paths { folder, made: &overrides.made };
+    let paths = Paths { folder, made: &overrides.made, missing: absent };
     let (list, base_model, slices, models, mut notes) = match either_list(&top)? {
         (Some(_), Some(slices)) => return Err(slices.error("either `models` or `slices` is given, not both")),
         (None, Some(list)) => {
@@ -123,6 +144,7 @@ pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<R
         chat_template: top.get("chat_template").map(|c| tokenizer::chat_template(&c)).transpose()?.flatten(),
         allow_mismatch: overrides.allow_mismatch.clone(),
         notes,
+        missing: Vec::new(),
     };
     recipe.check(&list)?;
     Ok(recipe)

@@ -1,10 +1,11 @@
 """Makes the coded weights in this folder, and the floats that the formats' own libraries make of them.
 
-    pip install torch safetensors gguf numpy && python generate.py
+    pip install torch safetensors gguf numpy transformers && python generate.py
 
 `llama.gguf` has a tensor of every type that is read, under llama.cpp's names, rows of queries and keys in its order; `gemma.gguf` a norm.
 `fp8.safetensors` has 8-bit floats with every arrangement of scales. `expected.safetensors` holds `FILE/NAME` in float32: `gguf.dequantize`'s
-values, in Hugging Face's order of rows, and torch's. Made once with gguf 0.19 and torch 2.15; the files are what counts.
+values, in Hugging Face's order of rows, and torch's. `mxfp4.safetensors` has experts of gpt-oss, `mxfp4-expected.safetensors` what
+transformers makes of them. Made once with gguf 0.19, torch 2.15 and transformers 5.24; the files are what counts.
 """
 
 import pathlib
@@ -13,6 +14,7 @@ import gguf
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
 HERE = pathlib.Path(__file__).parent
 HEADS, KEY_HEADS = 4, 2
@@ -127,9 +129,23 @@ def fp8(expected):
     save_file(tensors, HERE / "fp8.safetensors")
 
 
+def mxfp4():
+    """Experts in gpt-oss's layout, under every exponent that gives finite values, and what transformers makes of them."""
+    tensors, expected = {}, {}
+    for name, (experts, outputs, groups) in {"gate_up_proj": (3, 10, 2), "down_proj": (3, 7, 1), "wide_proj": (2, 300, 3)}.items():
+        at = f"model.layers.0.mlp.experts.{name}"
+        blocks = torch.from_numpy(rng.integers(0, 256, (experts, outputs, groups, 16), dtype=np.uint8))
+        scales = torch.from_numpy(rng.integers(0, 252, (experts, outputs, groups), dtype=np.uint8))
+        tensors |= {f"{at}_blocks": blocks, f"{at}_scales": scales, f"{at}_bias": torch.ones(experts, outputs)}
+        expected[f"mxfp4.safetensors/{at}"] = convert_moe_packed_tensors(blocks, scales).float()
+    save_file(tensors, HERE / "mxfp4.safetensors")
+    save_file(expected, HERE / "mxfp4-expected.safetensors")
+
+
 if __name__ == "__main__":
     expected = {}
     llama(expected)
     gemma(expected)
     fp8(expected)
     save_file(expected, HERE / "expected.safetensors")
+    mxfp4()
