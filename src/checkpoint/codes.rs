@@ -1,6 +1,7 @@
 //! Weights that are stored as codes: 8-bit floats with scales, and the blocks of GGUF. They are widened to float32 as they are read,
 //! by the formulas of the formats' reference implementations, to the same bits.
 
+use super::rows::Rows;
 use super::{Error, Extent};
 use crate::backend::Dtype;
 use std::ops::Range;
@@ -151,6 +152,30 @@ impl Scales {
         }
         let values = super::widen(self.dtype, &self.extent.read()?);
         Ok(self.read.get_or_init(|| values))
+    }
+}
+
+/// Values that are float32 to a reader and something else in files.
+#[derive(Clone, Debug)]
+pub(super) enum Made {
+    /// Codes.
+    Of(Codes),
+    /// Rows of other tensors.
+    From(Rows),
+}
+
+impl Made {
+    /// Reads the values `range`; of codes through `read`, as [`Codes::read`] says.
+    pub fn read(
+        &self,
+        range: Range<usize>,
+        read: impl Fn(&mut [u8], u64) -> Result<(), Error>,
+        take: impl FnMut(usize, &[f32]),
+    ) -> Result<(), Error> {
+        match self {
+            Made::Of(codes) => codes.read(range, read, take),
+            Made::From(rows) => rows.read(range, take),
+        }
     }
 }
 

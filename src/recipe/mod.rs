@@ -22,6 +22,7 @@ pub use documents::Document;
 pub use error::Error;
 pub use settings::{Setting, Settings};
 pub use slices::{Place, Slice, SliceSource};
+pub use tokenizer::{Token, TokenRow, Tokenizer, TokenizerSource};
 
 use crate::backend::Dtype;
 use crate::data::Split;
@@ -58,6 +59,8 @@ pub struct Recipe {
     pub out_dtype: Option<Dtype>,
     /// What the output is, where it is an adapter.
     pub adapter: Option<AdapterOut>,
+    /// The tokenizer of the output, with the rows of its tokens; the base's as it is if `None`.
+    pub tokenizer: Option<Tokenizer>,
     /// The chat template of the output; the base's if `None`.
     pub chat_template: Option<String>,
     /// Keys of the models' configurations in which experts may differ from the base.
