@@ -222,6 +222,14 @@ impl Method {
         }
     }
 
+    /// The last step on the merged matrices of layers.
+    pub fn calibrate(&self) -> Option<Calibrate> {
+        match self {
+            Method::Esm(esm) => esm.calibrate,
+            Method::Tabled(tabled) => tabled.calibrate,
+        }
+    }
+
     /// The method, if it is one of the table's that are not ESM.
     pub fn tabled(&self) -> Option<&Tabled> {
         match self {
@@ -267,6 +275,8 @@ pub struct Esm {
     pub layers: Option<Vec<String>>,
     /// What ESM++ adds.
     pub experts: Option<Experts>,
+    /// A last step on the merged matrices of layers.
+    pub calibrate: Option<Calibrate>,
 }
 
 /// The low-rank experts of ESM++.
