@@ -272,6 +272,11 @@ fn a_union_has_the_rows_of_every_models_tokens() {
     place.write("recipe.yaml", recipe.replace("pad_to_multiple_of: 8", "tokens: {w1: {source: c}}"));
     place.refuses(&["merge", "recipe.yaml", "out", "-q"], &["`tokenizer.tokens.w1`"]);
     place.write("recipe.yaml", recipe);
+    let far = r#"{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"w0": 0, "w1": 4000000000}, "unk_token": "w0"}}"#;
+    let good = fs::read(place.path("base/tokenizer.json")).unwrap();
+    place.write("base/tokenizer.json", far);
+    place.refuses(&["merge", "recipe.yaml", "out", "-q"], &["tokenizer.json", "4000000001"]);
+    place.write("base/tokenizer.json", good);
     place.refuses(&["merge", "recipe.yaml", "out", "-q", "--keep-delta", "d.safetensors"], &["vocabulary"]);
 }
 

@@ -12,6 +12,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+/// Rows of no token that a vocabulary may have, beside as many as it has tokens.
+const MOST_GAPS: usize = 1 << 16;
+
 /// What the output is told of its vocabulary.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tokens {
@@ -105,6 +108,14 @@ pub(super) fn align(recipe: &Recipe) -> Result<Option<Aligned>, Error> {
         if !out.ids().contains_key(&token.token) {
             out.add_token(&token.token)?;
         }
+    }
+    if out.rows() > 2 * out.ids().len() + MOST_GAPS {
+        let reason = format!(
+            "its {} tokens have ids up to {}: one row each would be mostly rows of no token",
+            out.ids().len(),
+            out.rows()
+        );
+        return Err(data::Error::bad(out.path(), reason).into());
     }
     let rows = Chooser { recipe, wanted, members: &members }.rows(&out)?;
     let added = out.ids().len() - before;
