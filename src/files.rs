@@ -7,6 +7,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Bytes of a settings file (configuration, index, tokenizer options) past which it is taken for something else.
 pub(crate) const SETTINGS: u64 = 16 << 20;
+/// Bytes of a tokenizer; those of large vocabularies have some 35 MB.
+pub(crate) const TOKENIZER: u64 = 128 << 20;
 
 /// Opens a regular file. A FIFO, a device or a folder is refused without waiting for it.
 pub(crate) fn open(path: &Path) -> io::Result<File> {

@@ -102,6 +102,7 @@ fn wrong_slices_are_refused_by_name() {
     refuses("[{sources: [{model: a, layer_range: [2, 1]}]}]", &["`slices[0].sources[0].layer_range`"]);
     refuses("[{sources: [{model: a}]}]", &["layer_range", "missing"]);
     refuses("[]", &["at least one slice"]);
+    refuses("[{sources: [{model: a+b, layer_range: [0, 1]}]}]", &["a document of its own"]);
     refuses(
         "[{sources: [{model: a, layer_range: [0, 1]}, {model: b, layer_range: [0, 1]}]}]",
         &["takes 1 sources", "2 are given"],
@@ -187,14 +188,114 @@ fn the_tokenizer_is_the_bases_and_the_chat_template_what_is_asked_for() {
     assert_eq!(fs::read_to_string(place.path("out/chat_template.jinja")).unwrap(), "{{ messages }}");
     fs::remove_dir_all(place.path("out")).unwrap();
     for (more, words) in [
-        ("tokenizer_source: union", &["`tokenizer_source`", "union of vocabularies"][..]),
-        ("tokenizer: {source: b}", &["`tokenizer.source`", "`b`"]),
-        ("tokenizer: {source: base, tokens: {x: {}}}", &["`tokenizer.tokens`"]),
+        ("tokenizer_source: union", &["no tokenizer.json"][..]),
+        ("tokenizer: {source: c}", &["`tokenizer.source`", "`c`"]),
+        ("tokenizer: {source: base, tokens: {x: {force: true}}}", &["`tokenizer.tokens.x`", "`source`"]),
+        ("tokenizer: {source: base, pad_to_multiple_of: 0}", &["`tokenizer.pad_to_multiple_of`"]),
+        ("tokenizer_source: base\ntokenizer: {source: base}", &["not both"]),
         ("chat_template: llama3", &["`chat_template`", "chatml"]),
     ] {
         place.write("recipe.yaml", format!("{recipe}{more}\n"));
         place.refuses(&["merge", "recipe.yaml", "out", "-q"], words);
     }
+}
+
+/// A tokenizer of words with these numbers.
+fn words(place: &Place, model: &str, words: &[String]) {
+    let vocabulary: Vec<String> =
+        words.iter().enumerate().map(|(id, word)| format!("\"{word}\": {id}")).collect();
+    let text = format!(
+        r#"{{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer":
+        {{"type": "WhitespaceSplit"}}, "post_processor": null, "decoder": null, "model": {{"type": "WordLevel", "vocab": {{{}}},
+        "unk_token": "w0"}}}}"#,
+        vocabulary.join(", ")
+    );
+    place.write(&format!("{model}/tokenizer.json"), text);
+}
+
+#[test]
+fn a_union_has_the_rows_of_every_models_tokens() {
+    const TABLE: &str = "embed_tokens.weight";
+    let place = models();
+    let (base, a, b) =
+        (read_tensors(&place.path("base")), read_tensors(&place.path("a")), read_tensors(&place.path("b")));
+    let [rows, cols] = base[TABLE].shape[..] else { panic!("a table") };
+    // a has a word of its own in the place of the base's last, b the base's words in another order
+    let own: Vec<String> = (0..rows).map(|id| format!("w{id}")).collect();
+    let mut of_a = own.clone();
+    of_a[rows - 1] = "new".to_owned();
+    let of_b: Vec<String> = own.iter().rev().cloned().collect();
+    for (model, of_model) in [("base", &own), ("a", &of_a), ("b", &of_b)] {
+        words(&place, model, of_model);
+    }
+    let recipe = "merge_method: linear\nbase_model: base\nmodels: [{model: base}, {model: a}, {model: b}]\ntokenizer: {source: union, \
+                  pad_to_multiple_of: 8}\n";
+    let made = merged(&place, recipe);
+    let padded = (rows + 1).next_multiple_of(8);
+    assert_eq!(made[TABLE].shape, [padded, cols]);
+    let row =
+        |of: &BTreeMap<String, Tensor>, row: usize| of[TABLE].values()[row * cols..(row + 1) * cols].to_vec();
+    let mean = |rows: [Vec<f32>; 3]| -> Vec<f32> {
+        (0..cols).map(|i| rows.iter().map(|row| row[i]).sum::<f32>() / 3.0).collect()
+    };
+    let close = |got: Vec<f32>, want: Vec<f32>, what: &str| {
+        assert!(got.iter().zip(&want).all(|(g, w)| (g - w).abs() < 1e-6), "{what}: {got:?}, not {want:?}");
+    };
+    close(row(&made, 1), mean([row(&base, 1), row(&a, 1), row(&b, rows - 2)]), "a word of all");
+    let last = rows - 1;
+    close(
+        row(&made, last),
+        mean([row(&base, last), row(&base, last), row(&b, 0)]),
+        "a word that a lacks is the base's there",
+    );
+    close(row(&made, rows), row(&a, last), "a word of one model is that model's in all");
+    if padded > rows + 1 {
+        let all = made[TABLE].values();
+        let average = (0..cols)
+            .map(|i| (0..=rows).map(|r| all[r * cols + i]).sum::<f32>() / (rows + 1) as f32)
+            .collect();
+        close(row(&made, rows + 1), average, "rows of no token are the mean of the others");
+    }
+    let config: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.path("out/config.json")).unwrap()).unwrap();
+    assert_eq!(config["vocab_size"], padded);
+    let tokenizer: serde_json::Value =
+        serde_json::from_slice(&fs::read(place.path("out/tokenizer.json")).unwrap()).unwrap();
+    assert_eq!(tokenizer["added_tokens"][0]["content"], "new");
+    assert_eq!(tokenizer["added_tokens"][0]["id"], rows);
+    // the base's own words, in its order
+    let of_base =
+        merged(&place, "merge_method: linear\nmodels: [{model: base}, {model: b}]\ntokenizer_source: base\n");
+    let half: Vec<f32> = row(&base, 2).iter().zip(row(&b, rows - 3)).map(|(x, y)| (x + y) / 2.0).collect();
+    close(row(&of_base, 2), half, "the base's order");
+    fs::remove_dir_all(place.path("out")).unwrap();
+    place.write("recipe.yaml", recipe.replace("pad_to_multiple_of: 8", "tokens: {w1: {source: c}}"));
+    place.refuses(&["merge", "recipe.yaml", "out", "-q"], &["`tokenizer.tokens.w1`"]);
+    place.write("recipe.yaml", recipe);
+    let far = r#"{"version": "1.0", "model": {"type": "WordLevel", "vocab": {"w0": 0, "w1": 4000000000}, "unk_token": "w0"}}"#;
+    let good = fs::read(place.path("base/tokenizer.json")).unwrap();
+    place.write("base/tokenizer.json", far);
+    place.refuses(&["merge", "recipe.yaml", "out", "-q"], &["tokenizer.json", "4000000001"]);
+    place.write("base/tokenizer.json", good);
+    place.refuses(&["merge", "recipe.yaml", "out", "-q", "--keep-delta", "d.safetensors"], &["vocabulary"]);
+}
+
+#[test]
+fn a_model_with_an_adapter_may_stand_where_no_base_is_named() {
+    let place = models();
+    place.succeeds(&["extract", "a", "--base", "base", "--rank", "4", "-o", "adapter"]);
+    place.succeeds(&[
+        "apply",
+        "b",
+        "adapter",
+        "-o",
+        "applied",
+        "--allow-mismatch",
+        "base_model_name_or_path",
+    ]);
+    place.write("recipe.yaml", "merge_method: passthrough\nmodels: [{model: b+adapter}]\n");
+    place.succeeds(&["merge", "recipe.yaml", "out", "-q", "--allow-mismatch", "base_model_name_or_path"]);
+    assert!(read_tensors(&place.path("out")) == read_tensors(&place.path("applied")));
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! mergekit 0.1.5 merges tiny Llama and BERT families as esmerge does: every shared deterministic method within 1e-5 of it at
-//! float32, and one rounding at bfloat16 (`tests/mergekit/compare.py`, which lists the recipes).
+//! mergekit 0.1.5 merges tiny Llama and BERT families as esmerge does, by recipes of the kinds that people publish
+//! (`tests/mergekit/recipes`): every shared deterministic method within 1e-5 of it at float32, and one rounding at bfloat16; methods
+//! that draw, to the same L1 norm; and transformers loads every output (`tests/mergekit/compare.py`).
 //!
-//! Needs a Python with mergekit 0.1.5 and transformers, `python3` or the one that `ESMERGE_PYTHON` names; without it the test is
+//! Needs a Python with mergekit 0.1.5, transformers and peft, `python3` or the one that `ESMERGE_PYTHON` names; without it the test is
 //! ignored by name.
 
 use libtest_mimic::{Arguments, Trial};
@@ -10,10 +11,10 @@ use std::process::{Command, ExitCode};
 
 fn main() -> ExitCode {
     let python = std::env::var("ESMERGE_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let found = Command::new(&python).args(["-c", "import mergekit, transformers"]).output();
+    let found = Command::new(&python).args(["-c", "import mergekit, transformers, peft"]).output();
     let present = found.is_ok_and(|output| output.status.success());
     if !present {
-        println!("ignored: {python} has no mergekit");
+        println!("ignored: {python} has no mergekit, transformers or peft");
     }
     let trial = Trial::test("mergekit_merges_every_recipe_to_the_same_model", move || {
         let folder = tempfile::tempdir()?;

@@ -64,6 +64,33 @@ fn every_method_merges_on_every_device_to_the_same_model() {
     }
 }
 
+#[test]
+fn the_last_step_follows_esm_too() {
+    let family = Family::new();
+    let recipe = |parameters: &str| {
+        let model = |name: &str| {
+            format!("  - {{model: experts/{name}, calibration: calibration/{name}.safetensors}}\n")
+        };
+        format!(
+            "merge_method: esm\nbase_model: base\nmodels:\n{}{}parameters: {{alpha: 0.8{parameters}}}\n",
+            model("cars"),
+            model("birds")
+        )
+    };
+    let merged = |parameters: &str| {
+        family.write("recipe.yaml", recipe(parameters));
+        family.merged(&[])
+    };
+    let plain = merged("");
+    let (svc, boost) = (merged(", calibrate: svc"), merged(", calibrate: {boost: 0.5}"));
+    for mended in [&svc, &boost] {
+        assert!(mended[FC1] != plain[FC1] && mended[QUERY] != plain[QUERY]);
+        assert!(mended[NORM] == plain[NORM], "vectors have no spectrum");
+    }
+    // all singular values are there already
+    assert_close(&merged(", calibrate: {boost: 1.0}"), &plain, 1e-5, "nothing to raise");
+}
+
 /// `--device` of every adapter of this machine.
 fn adapters() -> Vec<String> {
     let wanted = std::env::var("ESMERGE_DEVICE").unwrap_or_default();

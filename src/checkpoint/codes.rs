@@ -2,6 +2,7 @@
 //! by the formulas of the formats' reference implementations, to the same bits.
 
 use super::mxfp4::Mxfp4;
+use super::rows;
 use super::{Error, Extent};
 use crate::backend::Dtype;
 use std::ops::Range;
@@ -164,8 +165,17 @@ pub(super) enum Codes {
     Mxfp4(Mxfp4),
 }
 
-impl Codes {
-    /// Reads the values `range` through `read`, which fills a slice with the bytes from a place among the tensor's codes.
+/// Values that are float32 to a reader and something else in files.
+#[derive(Clone, Debug)]
+pub(super) enum Made {
+    /// Codes.
+    Of(Codes),
+    /// Rows of other tensors.
+    From(rows::Rows),
+}
+
+impl Made {
+    /// Reads the values `range`; of codes through `read`, which fills a slice with the bytes from a place among the tensor's codes.
     pub fn read(
         &self,
         range: Range<usize>,
@@ -173,8 +183,9 @@ impl Codes {
         take: impl FnMut(usize, &[f32]),
     ) -> Result<(), Error> {
         match self {
-            Codes::Rows(rows) => rows.read(range, read, take),
-            Codes::Mxfp4(experts) => experts.read(range, read, take),
+            Made::Of(Codes::Rows(codes)) => codes.read(range, read, take),
+            Made::Of(Codes::Mxfp4(experts)) => experts.read(range, read, take),
+            Made::From(rows) => rows.read(range, take),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Where bytes lie in a file: all that is needed to read them later, and on another thread.
 
 use super::Error;
-use super::codes::Codes;
+use super::codes::Made;
 use super::scan::first_not_finite;
 use crate::backend::Dtype;
 use crate::files::{self, Identity};
@@ -81,7 +81,7 @@ pub struct Extent {
     len: usize,
     values: Option<Values>,
     /// How the bytes, values in float32, are coded in the file; `offset` is then where the tensor's codes begin.
-    codes: Option<Arc<Codes>>,
+    codes: Option<Arc<Made>>,
 }
 
 /// What the bytes are, where they are checked to be finite.
@@ -99,7 +99,7 @@ impl Extent {
     }
 
     /// The values `range` of a tensor whose codes begin here, in float32.
-    pub(super) fn decoded(self, tensor: &str, codes: &Arc<Codes>, range: Range<usize>) -> Self {
+    pub(super) fn decoded(self, tensor: &str, codes: &Arc<Made>, range: Range<usize>) -> Self {
         let values = Values { tensor: tensor.to_owned(), dtype: Dtype::F32, first: range.start };
         Extent { len: 4 * range.len(), values: Some(values), codes: Some(Arc::clone(codes)), ..self }
     }
@@ -166,7 +166,7 @@ impl Extent {
     }
 
     /// The same where the file has codes of them.
-    fn decode_into(&self, bytes: &mut [u8], codes: &Codes, values: &Values) -> Result<(), Error> {
+    fn decode_into(&self, bytes: &mut [u8], codes: &Made, values: &Values) -> Result<(), Error> {
         let mut bad = None;
         let read = self.source.with_file(|file| {
             let range = values.first..values.first + bytes.len() / 4;

@@ -1,9 +1,11 @@
 //! One safetensors file: its header, checked and owned, and reads of byte ranges.
 
-use super::codes::Codes;
+use super::codes::{Codes, Made};
 use super::extent::{Extent, Source, open, read_exact_at};
 use super::header::{self, Header};
+use super::rows::Rows;
 use super::{Error, Stored, TensorMeta, magic};
+use crate::backend::Dtype;
 use crate::files::{self, Identity};
 use indexmap::IndexMap;
 use sha2::{Digest, Sha256};
@@ -30,7 +32,7 @@ pub struct TensorFile {
     tensors: IndexMap<String, TensorMeta>,
     metadata: BTreeMap<String, String>,
     /// How tensors are coded whose entry says float32.
-    codes: HashMap<String, Arc<Codes>>,
+    codes: HashMap<String, Arc<Made>>,
 }
 
 impl TensorFile {
@@ -64,7 +66,7 @@ impl TensorFile {
         length: u64,
         header_bytes: u64,
         tensors: IndexMap<String, TensorMeta>,
-        codes: HashMap<String, Arc<Codes>>,
+        codes: HashMap<String, Arc<Made>>,
     ) -> TensorFile {
         TensorFile { source, length, header_bytes, tensors, metadata: BTreeMap::new(), codes }
     }
@@ -74,13 +76,32 @@ impl TensorFile {
         if let Some(meta) = self.tensors.get_mut(name) {
             meta.shape = shape;
             (meta.dtype, meta.bytes) = (Stored::F32, 4 * meta.elements() as u64);
-            self.codes.insert(name.to_owned(), Arc::new(codes));
+            self.codes.insert(name.to_owned(), Arc::new(Made::Of(codes)));
         }
+    }
+
+    /// A tensor of this file with other rows, by itself.
+    pub(super) fn with_rows(&self, name: &str, shape: Vec<usize>, rows: Rows) -> Result<TensorFile, Error> {
+        let bytes = 4 * shape.iter().product::<usize>() as u64;
+        let meta = TensorMeta { dtype: Stored::F32, shape, bytes, ..self.meta(name)?.clone() };
+        Ok(TensorFile {
+            tensors: IndexMap::from([(name.to_owned(), meta)]),
+            codes: HashMap::from([(name.to_owned(), Arc::new(Made::From(rows)))]),
+            ..self.clone()
+        })
     }
 
     /// Whether a tensor is coded.
     pub(super) fn is_coded(&self, name: &str) -> bool {
-        self.codes.contains_key(name)
+        matches!(self.codes.get(name).map(AsRef::as_ref), Some(Made::Of(_)))
+    }
+
+    /// What the values of a tensor of other rows are written as.
+    pub(super) fn dtype_of_rows(&self, name: &str) -> Option<Dtype> {
+        match self.codes.get(name).map(AsRef::as_ref) {
+            Some(Made::From(rows)) => Some(rows.dtype),
+            _ => None,
+        }
     }
 
     /// Where the file lies.
@@ -146,7 +167,7 @@ impl TensorFile {
         };
         let size = dtype.size() as u64;
         let bytes = self.bytes(name, range.start as u64 * size..range.end as u64 * size)?;
-        if self.is_coded(name) {
+        if self.codes.contains_key(name) {
             return Ok(bytes);
         }
         Ok(bytes.of_values(name, dtype, range.start))

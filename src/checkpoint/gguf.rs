@@ -2,7 +2,7 @@
 //!
 //! Format: <https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>.
 
-use super::codes::{Codes, Format, Rows};
+use super::codes::{Codes, Format, Made, Rows};
 use super::extent::{Source, open as open_file};
 use super::{Error, Stored, TensorFile, TensorMeta};
 use crate::backend::Dtype;
@@ -47,7 +47,7 @@ pub(super) fn open(path: &Path) -> Result<TensorFile, Error> {
         if tensors.insert(name.clone(), meta).is_some() {
             return Err(bad(format!("it has the tensor `{}` twice; convert the model again", tensor.name)));
         }
-        codes.insert(name, Arc::new(Codes::Rows(coded)));
+        codes.insert(name, Arc::new(Made::Of(Codes::Rows(coded))));
     }
     let source = Arc::new(Source::closed(path, identity));
     Ok(TensorFile::of_codes(source, length, header.bytes, tensors, codes))

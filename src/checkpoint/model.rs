@@ -2,6 +2,7 @@
 
 use super::codes::Codes;
 use super::quantised::as_floats;
+use super::rows::{Row, Rows, Table};
 use super::{Error, Extent, TensorFile, TensorMeta, gguf};
 use crate::backend::Dtype;
 use crate::files;
@@ -11,6 +12,7 @@ use std::ffi::OsStr;
 use std::io::Read;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// The headers of a model's files, and where each tensor is.
 #[derive(Clone, Debug)]
@@ -151,7 +153,31 @@ impl Checkpoint {
     /// The type that a tensor is written in again: its own, bfloat16 for one that was stored as codes.
     pub fn written_as(&self, name: &str) -> Option<Dtype> {
         let own = self.get(name)?.float()?;
-        Some(if self.is_coded(name) { Dtype::Bf16 } else { own })
+        let of_rows = self.place(name).and_then(|(file, stored)| file.dtype_of_rows(stored));
+        Some(if self.is_coded(name) { Dtype::Bf16 } else { of_rows.unwrap_or(own) })
+    }
+
+    /// The same model with other rows in a tensor: those of `tables`, in which the rows are alike.
+    pub fn with_rows(
+        mut self,
+        name: &str,
+        tables: Vec<Table>,
+        rows: Arc<Vec<Row>>,
+    ) -> Result<Checkpoint, Error> {
+        let meta = self.required(name)?;
+        let mut shape = meta.shape.clone();
+        let cols = shape.iter().skip(1).product();
+        if let Some(first) = shape.first_mut() {
+            *first = rows.len();
+        }
+        let dtype = self.written_as(name).unwrap_or(Dtype::F32);
+        let (file, stored) = self.required_place(name)?;
+        let table = file.with_rows(stored, shape, Rows::new(tables, rows, cols, dtype))?;
+        if let Some(place) = self.tensors.get_mut(name) {
+            place.file = self.files.len();
+            self.files.push(table);
+        }
+        Ok(self)
     }
 
     /// The path the model was opened by.
@@ -184,6 +210,10 @@ impl Checkpoint {
     pub fn place<'a>(&'a self, name: &'a str) -> Option<(&'a TensorFile, &'a str)> {
         let Place { file, stored } = self.tensors.get(name)?;
         Some((self.files.get(*file)?, stored.as_deref().unwrap_or(name)))
+    }
+
+    fn required(&self, name: &str) -> Result<&TensorMeta, Error> {
+        self.get(name).ok_or_else(|| Error::NoTensor { path: self.path.clone(), tensor: name.to_owned() })
     }
 
     fn required_place<'a>(&'a self, name: &'a str) -> Result<(&'a TensorFile, &'a str), Error> {

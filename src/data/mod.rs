@@ -16,6 +16,7 @@ mod synthetic;
 mod task;
 mod text;
 mod tokenizer;
+mod vocabulary;
 
 pub use chosen::Chosen;
 pub use error::Error;
@@ -26,3 +27,4 @@ pub use source::ModelSource;
 pub use split::Split;
 pub use synthetic::synthetic;
 pub use task::{Head, Task};
+pub use vocabulary::Vocabulary;

@@ -9,9 +9,6 @@ use crate::model::Tokens;
 use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessor, Tokenizer, TruncationParams};
 
-/// Bytes of a tokenizer; those of large vocabularies have some 35 MB.
-const MAX_BYTES: u64 = 128 << 20;
-
 /// The tokenizer of a model, without padding.
 pub struct TextTokenizer {
     path: PathBuf,
@@ -30,10 +27,7 @@ impl TextTokenizer {
             let place = folder.map_or("the model".to_owned(), |f| f.display().to_string());
             Error::bad(data, format!("text needs the model's tokenizer.json, which {place} lacks; download it, or give token ids in a safetensors file"))
         })?;
-        let bytes = files::read(&path, MAX_BYTES).map_err(|e| unusable(&path, e.to_string()))?;
-        check::check(&bytes).map_err(|reason| unusable(&path, reason))?;
-        let loaded = guarded(|| Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()));
-        let mut tokenizer = loaded.flatten().map_err(|reason| unusable(&path, reason))?;
+        let mut tokenizer = load(&path)?;
         tokenizer.with_padding(None);
         let own = tokenizer.get_truncation().cloned();
         // a stride repeats tokens between the pieces that are cut off, which are not looked at
@@ -87,6 +81,14 @@ impl TextTokenizer {
             Err(reason) => Err(unusable(&self.path, reason).to_string()),
         }
     }
+}
+
+/// The tokenizer of a file.
+pub(super) fn load(path: &Path) -> Result<Tokenizer, Error> {
+    let bytes = files::read(path, files::TOKENIZER).map_err(|e| unusable(path, e.to_string()))?;
+    check::check(&bytes).map_err(|reason| unusable(path, reason))?;
+    let loaded = guarded(|| Tokenizer::from_bytes(&bytes).map_err(|e| e.to_string()));
+    loaded.flatten().map_err(|reason| unusable(path, reason))
 }
 
 fn unusable(path: &Path, reason: String) -> Error {

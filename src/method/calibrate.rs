@@ -57,7 +57,7 @@ impl Calibrate {
                     sum += s;
                     sum > beta * total
                 };
-                let at = sigma.iter().position(passes).unwrap_or(0);
+                let at = sigma.iter().position(passes).unwrap_or(sigma.len().saturating_sub(1));
                 let floor = sigma.get(at).copied().unwrap_or(0.0);
                 let raise: Vec<f64> = sigma.iter().map(|&s| (floor - s).max(0.0)).collect();
                 let added = scaled_rows(backend, own.v, &raise)?;

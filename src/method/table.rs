@@ -247,7 +247,8 @@ impl Description {
             Strength::OnlyLambda => &["lambda"],
         };
         let own = self.parameters.iter().map(|parameter| parameter.name);
-        let last_step = (self.kind != Kind::Esm).then_some("calibrate");
+        // the experts of esm++ are of what its merge as it is has lost
+        let last_step = (self != &super::esm_plus::METHOD).then_some("calibrate");
         strength.iter().copied().chain(["accuracy", "seed"]).chain(last_step).chain(own).collect()
     }
 }

@@ -203,7 +203,7 @@ impl<B: Backend> Batch<'_, B> {
         let (parts, norms) = self.first_half(reader, half).await?;
         let factors = esm::join_factors(backend, parts).map_err(self.failed())?;
         let merged = esm::merge_factors(backend, factors, family.experts.len(), options, self.solver()).await;
-        Ok((merged.map_err(self.failed())?, norms))
+        Ok((self.mended(merged.map_err(self.failed())?, reader).await?, norms))
     }
 
     /// TSV-M.
@@ -220,7 +220,37 @@ impl<B: Backend> Batch<'_, B> {
         });
         let merged =
             tsv::merge_triples(backend, parts, family.experts.len(), mean_sigma, self.solver()).await;
-        Ok((merged.map_err(self.failed())?, norms))
+        Ok((self.mended(merged.map_err(self.failed())?, reader).await?, norms))
+    }
+
+    /// The last step after ESM and TSV-M, a layer at a time: what they have made of the experts' differences holds no longer than
+    /// that, so that these are read once more.
+    async fn mended(
+        &self,
+        merged: MergedLayers<B::Tensor>,
+        reader: &mut Reader<'_>,
+    ) -> Result<MergedLayers<B::Tensor>, Error> {
+        let Job { backend, family, recipe, .. } = *self.job;
+        let Some(step) = recipe.method.calibrate() else { return Ok(merged) };
+        let counted = reader.rounding.clone(); // what is read again is not counted again
+        let Shape { rows, cols, .. } = merged.deltas.shape();
+        let mut mended = Vec::new();
+        for (l, layer) in self.layers.iter().enumerate() {
+            let members = members(&[*layer], family.experts.len());
+            let mut deltas = Vec::new();
+            for group in cut(&members, &family.experts, self.captured, backend.max_tensor_bytes()) {
+                let some = member_deltas(backend, reader, family, group)?;
+                let own = |t: usize| backend.slice(&some, t..t + 1, 0..rows, 0..cols);
+                deltas.extend(
+                    (0..group.len()).map(own).collect::<backend::Result<Vec<_>>>().map_err(self.failed())?,
+                );
+            }
+            let delta = backend.slice(&merged.deltas, l..l + 1, 0..rows, 0..cols).map_err(self.failed())?;
+            mended.push(step.apply(backend, delta, &deltas, self.solver()).await.map_err(self.failed())?);
+        }
+        reader.rounding = counted;
+        let deltas = join_batches(backend, mended).map_err(self.failed())?;
+        Ok(MergedLayers { deltas, ..merged })
     }
 
     /// A method of the table, layer by layer, and its last step.

@@ -57,6 +57,10 @@ pub async fn merge<B: Layers>(
         let reason = "a model of slices differs from its base by more than deltas".to_owned();
         return Err(Error::KeepDelta { path: path.clone(), reason });
     }
+    if let (Some(path), Some(_)) = (&options.keep_delta, &family.tokens) {
+        let reason = "a model of another vocabulary than its base differs from it by more than deltas; leave `tokenizer_source` out".to_owned();
+        return Err(Error::KeepDelta { path: path.clone(), reason });
+    }
     let keep =
         options.keep_delta.as_ref().map(|file| Keep::create(file, &output, options.force)).transpose()?;
     for left in output.left().into_iter().chain(keep.as_ref().and_then(Keep::left)) {
@@ -149,6 +153,9 @@ async fn write<B: Layers>(
         report.warnings.push(warning);
     }
     sidecars.copy(output.path(), recipe.out_dtype)?;
+    if let Some(tokens) = &family.tokens {
+        outputs::write_tokens(output.path(), tokens)?;
+    }
     if let Some(template) = &recipe.chat_template {
         outputs::write_chat_template(output.path(), template)?;
     }

@@ -4,11 +4,14 @@ use super::{Error, Job};
 use crate::checkpoint::{
     self, DeltaEntry, DeltaFile, DeltaMeta, DeltaWriter, Left, OutputDir, Temporary, parent,
 };
-use crate::plan::{Layer, Role, Settings};
+use crate::files;
+use crate::plan::{Layer, Role, Settings, Tokens};
 use crate::recipe::Recipe;
 use crate::report::{self, Report};
+use serde_json::Value;
 use std::ffi::OsString;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// Put before a recipe that has left the folder its paths start from.
@@ -27,27 +30,82 @@ pub(super) fn write_reports(folder: &Path, recipe: &str, report: &Report) -> Res
 /// Tells a model of slices how many layers it has, and of what kind each is.
 pub(super) fn renumber(recipe: &Recipe, folder: &Path, base: &Settings) -> Result<(), Error> {
     const COUNTS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
-    let path = folder.join("config.json");
-    if !path.exists() {
-        return Ok(());
-    }
-    let read = checkpoint::settings::read::<serde_json::Value>(&path);
-    let mut config = read.map_err(checkpoint::Error::io("read", &path))?;
     let layers = recipe.slices.last().map_or(0, |slice| slice.layers.end);
     let known = COUNTS.iter().find_map(|key| base.config.get(*key)?.as_u64());
-    let Some(object) = config.as_object_mut() else { return Ok(()) };
-    for (key, value) in object.iter_mut() {
-        if COUNTS.contains(&key.as_str()) {
+    change_config(folder, |key, value| {
+        if COUNTS.contains(&key) {
             *value = layers.into();
         } else if let Some(list) = value.as_array_mut().filter(|list| known == Some(list.len() as u64)) {
             // one entry a layer, such as `layer_types`
             let from = recipe.slices.iter().flat_map(|slice| slice.base.1..slice.base.1 + slice.layers.len());
-            let picked: Option<Vec<serde_json::Value>> = from.map(|layer| list.get(layer).cloned()).collect();
+            let picked: Option<Vec<Value>> = from.map(|layer| list.get(layer).cloned()).collect();
             *list = picked.unwrap_or_else(|| list.clone());
         }
+    })
+}
+
+/// Changes values of the output's `config.json`, if it has one.
+fn change_config(folder: &Path, mut change: impl FnMut(&str, &mut Value)) -> Result<(), Error> {
+    let path = folder.join("config.json");
+    if !path.exists() {
+        return Ok(());
     }
+    let read = checkpoint::settings::read::<Value>(&path);
+    let mut config = read.map_err(checkpoint::Error::io("read", &path))?;
+    let Some(object) = config.as_object_mut() else { return Ok(()) };
+    object.iter_mut().for_each(|(key, value)| change(key, value));
     fs::remove_file(&path).map_err(checkpoint::Error::io("replace", &path))?;
     write_json(folder, "config.json", &config)
+}
+
+/// What a tokenizer is loaded from, beside its `tokenizer.json`.
+const OLDER_VOCABULARIES: [&str; 8] = [
+    "tokenizer.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "vocab.json",
+    "merges.txt",
+    "vocab.txt",
+    "added_tokens.json",
+    "tokenizer.json",
+];
+/// What else is said of it.
+const OF_TOKENIZERS: [&str; 4] =
+    ["tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json"];
+
+/// Gives the output its tokenizer, and tells the configuration how many rows there are.
+pub(super) fn write_tokens(folder: &Path, tokens: &Tokens) -> Result<(), Error> {
+    change_config(folder, |key, value| match value.as_object_mut() {
+        Some(nested) if key == "text_config" => {
+            nested.get_mut("vocab_size").into_iter().for_each(|size| *size = tokens.rows.into());
+        }
+        _ if key == "vocab_size" => *value = tokens.rows.into(),
+        _ => {}
+    })?;
+    if let Some(from) = &tokens.folder {
+        for name in OLDER_VOCABULARIES.iter().chain(&OF_TOKENIZERS) {
+            remove(folder, name)?;
+            if from.join(name).is_file() {
+                let read = files::read(&from.join(name), files::TOKENIZER);
+                write(folder, name, &read.map_err(checkpoint::Error::io("read", &from.join(name)))?)?;
+            }
+        }
+    }
+    if let Some(json) = &tokens.json {
+        // the others lack what was added
+        OLDER_VOCABULARIES.iter().try_for_each(|name| remove(folder, name))?;
+        write(folder, "tokenizer.json", json.as_bytes())?;
+    }
+    Ok(())
+}
+
+fn remove(folder: &Path, name: &str) -> Result<(), Error> {
+    match fs::remove_file(folder.join(name)) {
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            Err(checkpoint::Error::io("replace", &folder.join(name))(e).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Puts a chat template in place of the base's, wherever that stands.

@@ -5,6 +5,7 @@ use super::names::is_task_part;
 use super::quantised::refuse_quantised;
 use super::settings::{Settings, weights_mean_the_same};
 use super::sliced::{Composed, compose};
+use super::vocabulary::{Aligned, Tokens, align};
 use super::{Error, Rule};
 use crate::adapter::Adapter;
 use crate::calibration::Calibration;
@@ -22,6 +23,8 @@ pub struct Family {
     pub settings: Settings,
     /// The experts, in the recipe's order.
     pub experts: Vec<Expert>,
+    /// The output's vocabulary, where that is not simply the base's: all models are seen with its rows.
+    pub tokens: Option<Tokens>,
 }
 
 /// One expert.
@@ -77,9 +80,11 @@ impl Expert {
 impl Family {
     /// Opens everything that the recipe names.
     pub fn open(recipe: &Recipe) -> Result<Family, Error> {
-        let (base, mut composed) = match compose(recipe)? {
+        let aligned = align(recipe)?;
+        let aligned = aligned.as_ref();
+        let (base, mut composed) = match compose(recipe, aligned)? {
             Some(Composed { base, experts }) => (base, experts.into_iter().map(Some).collect()),
-            None => (Checkpoint::open(&recipe.base_model)?, vec![None; recipe.models.len()]),
+            None => (open(&recipe.base_model, aligned)?, vec![None; recipe.models.len()]),
         };
         if base.names().next().is_none() {
             let (path, reason) = (base.path().to_path_buf(), "it holds no tensors".to_owned());
@@ -88,17 +93,27 @@ impl Family {
         let settings = Settings::open(&base)?;
         refuse_quantised(&base, &settings)?;
         let models = recipe.models.iter().zip(composed.drain(..));
-        let experts = models.map(|(model, composed)| expert(recipe, (model, composed), &base, &settings));
+        let experts =
+            models.map(|(model, composed)| expert(recipe, (model, composed), (&base, &settings), aligned));
         let experts = experts.collect::<Result<_, _>>()?;
-        Ok(Family { experts, base, settings })
+        Ok(Family { experts, base, settings, tokens: aligned.map(|aligned| aligned.tokens.clone()) })
+    }
+}
+
+/// A model, with the rows of the output's vocabulary.
+pub(super) fn open(path: &Path, aligned: Option<&Aligned>) -> Result<Checkpoint, Error> {
+    let model = Checkpoint::open(path)?;
+    match aligned {
+        Some(aligned) => aligned.apply(model, path),
+        None => Ok(model),
     }
 }
 
 fn expert(
     recipe: &Recipe,
     (model, composed): (&recipe::Model, Option<Checkpoint>),
-    base: &Checkpoint,
-    base_settings: &Settings,
+    (base, base_settings): (&Checkpoint, &Settings),
+    aligned: Option<&Aligned>,
 ) -> Result<Expert, Error> {
     let own = match (&model.source, composed) {
         (_, Some(composed)) => composed,
@@ -108,7 +123,7 @@ fn expert(
         (
             Source::Adapter { model: Some(path), .. } | Source::Checkpoint(path) | Source::Delta(path),
             None,
-        ) => Checkpoint::open(path)?,
+        ) => open(path, aligned)?,
     };
     let is_delta = matches!(model.source, Source::Delta(_));
     let settings = if is_delta { Settings::default() } else { Settings::open(&own)? };

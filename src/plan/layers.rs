@@ -64,6 +64,7 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
 /// What is noteworthy about the models' files.
 fn notes_on_files(family: &Family) -> Vec<String> {
     let mut notes = family.base.notes().to_vec();
+    notes.extend(family.tokens.as_ref().map(|tokens| tokens.note.clone()));
     let mut of_experts: IndexMap<String, Vec<&str>> = IndexMap::new();
     for expert in &family.experts {
         notes.extend(expert.own.notes().iter().cloned());

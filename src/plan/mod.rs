@@ -19,6 +19,7 @@ mod rule;
 mod samples;
 mod settings;
 mod sliced;
+mod vocabulary;
 
 pub use account::{Account, ModelAccount};
 pub use cost::Cost;
@@ -32,6 +33,7 @@ pub use routed::{Experts, Routed};
 pub use rule::Rule;
 pub use samples::{AlphaSearch, SearchSamples, expert_source, read_proxies};
 pub use settings::Settings;
+pub use vocabulary::Tokens;
 
 use crate::recipe::Place;
 use serde::Serialize;

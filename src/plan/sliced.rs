@@ -1,7 +1,9 @@
 //! Models put together of layers of other models, for recipes with `slices`.
 
 use super::Error;
+use super::family::open;
 use super::names::{block, block_index, comes_first};
+use super::vocabulary::Aligned;
 use crate::checkpoint::{self, Checkpoint};
 use crate::recipe::{Recipe, Slice};
 use std::collections::HashMap;
@@ -16,7 +18,7 @@ pub(super) struct Composed {
 }
 
 /// Opens all models whose layers are taken; none if the recipe has no slices.
-pub(super) fn compose(recipe: &Recipe) -> Result<Option<Composed>, Error> {
+pub(super) fn compose(recipe: &Recipe, aligned: Option<&Aligned>) -> Result<Option<Composed>, Error> {
     if recipe.slices.is_empty() {
         return Ok(None);
     }
@@ -26,7 +28,7 @@ pub(super) fn compose(recipe: &Recipe) -> Result<Option<Composed>, Error> {
     });
     for path in paths {
         if !opened.contains_key(path) {
-            opened.insert(path.clone(), Checkpoint::open(path)?);
+            opened.insert(path.clone(), open(path, aligned)?);
         }
     }
     let base = composed(&recipe.base_model, &opened, &recipe.slices, |slice| (&slice.base.0, slice.base.1))?;

@@ -40,6 +40,7 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
     let refuse = |what: &str| Err(out.error(format!("`out: lora` does not go with {what}")));
     match method {
         _ if method.experts().is_some() => return refuse("esm++, which writes adapters beside a model"),
+        _ if method.calibrate().is_some() => return refuse("`calibrate`"),
         _ if matches!(method.alpha(), Alpha::Search { .. }) => {
             return refuse("a search of alpha; give a number");
         }
@@ -54,7 +55,6 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
                 MERGED.join(", ")
             ));
         }
-        Method::Tabled(tabled) if tabled.calibrate.is_some() => return refuse("`calibrate`"),
         Method::Tabled(tabled) if tabled.description.name == "linear" => {
             // its default is to divide by the sum
             let normalize = tabled.settings.get("normalize");

@@ -93,6 +93,16 @@ impl<'a> Cursor<'a> {
         Some(Cursor { recipe: self.recipe, path: format!("{}.{key}", self.path), node })
     }
 
+    /// All entries of a mapping whose keys are names.
+    pub fn entries(&self) -> Result<Vec<(String, Cursor<'a>)>, Error> {
+        let Value::Map(entries) = &self.node.value else { return Err(self.expected("a mapping of names")) };
+        let at = |(key, _, node): &'a (String, u64, Node)| {
+            let path = format!("{}.{key}", self.path);
+            (key.clone(), Cursor { recipe: self.recipe, path, node })
+        };
+        Ok(entries.iter().map(at).collect())
+    }
+
     /// The only entry of a mapping.
     pub fn only(&self) -> Option<Cursor<'a>> {
         let Value::Map(entries) = &self.node.value else { return None };

@@ -10,10 +10,11 @@ pub(super) enum Foreign {
 }
 
 /// The keys, wherever they stand in a recipe.
-const KEYS: [(&str, Foreign); 11] = [
+const KEYS: [(&str, Foreign); 12] = [
     ("int8_mask", Foreign::Harmless("masks take no memory worth saving here")),
     ("rescale", Foreign::Harmless("only methods that drop differences rescale")),
     ("consensus_threshold", Foreign::Harmless("only consensus methods use it")),
+    ("random_seed", Foreign::Harmless("mergekit takes it from its command line alone; here it is `seed`")),
     ("merges", Foreign::Unsupported("write several documents, separated by ---, with `name`s")),
     ("embed_slerp", Foreign::Unsupported("embeddings are averaged in this version")),
     (

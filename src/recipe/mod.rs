@@ -22,6 +22,7 @@ pub use documents::Document;
 pub use error::Error;
 pub use settings::{Setting, Settings};
 pub use slices::{Place, Slice, SliceSource};
+pub use tokenizer::{Token, TokenRow, Tokenizer, TokenizerSource};
 
 use crate::backend::Dtype;
 use crate::data::Split;
@@ -59,6 +60,8 @@ pub struct Recipe {
     pub out_dtype: Option<Dtype>,
     /// What the output is, where it is an adapter.
     pub adapter: Option<AdapterOut>,
+    /// The tokenizer of the output, with the rows of its tokens; the base's as it is if `None`.
+    pub tokenizer: Option<Tokenizer>,
     /// The chat template of the output; the base's if `None`.
     pub chat_template: Option<String>,
     /// Keys of the models' configurations in which experts may differ from the base.
@@ -222,6 +225,14 @@ impl Method {
         }
     }
 
+    /// The last step on the merged matrices of layers.
+    pub fn calibrate(&self) -> Option<Calibrate> {
+        match self {
+            Method::Esm(esm) => esm.calibrate,
+            Method::Tabled(tabled) => tabled.calibrate,
+        }
+    }
+
     /// The method, if it is one of the table's that are not ESM.
     pub fn tabled(&self) -> Option<&Tabled> {
         match self {
@@ -267,6 +278,8 @@ pub struct Esm {
     pub layers: Option<Vec<String>>,
     /// What ESM++ adds.
     pub experts: Option<Experts>,
+    /// A last step on the merged matrices of layers.
+    pub calibrate: Option<Calibrate>,
 }
 
 /// The low-rank experts of ESM++.

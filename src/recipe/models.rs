@@ -6,7 +6,7 @@ use super::{Calibration, Error, Method, Model, Proxies, Setting, Settings, Sourc
 use crate::adapter::Adapter;
 use crate::checkpoint::{hub_repository, names_adapter, weights_file};
 use crate::method::table::Base;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The keys of an expert.
 pub(super) const KEYS: [&str; 7] = ["model", "lora", "name", "calibration", "weight", "task", "parameters"];
@@ -156,12 +156,11 @@ impl Models<'_> {
                 false => Source::Checkpoint(path),
             });
         }
-        let halves = || text.match_indices('+').map(|(plus, _)| (&text[..plus], &text[plus + 1..]));
-        match halves().find(|(model, _)| self.paths.find(model).exists()) {
+        match halves(text).find(|(model, _)| self.paths.find(model).exists()) {
             Some((model, adapter)) => self.adapter_of(c, model, adapter),
             None => Err(c.error(format!(
                 "no such path; in `MODEL+ADAPTER` there is no model `{}`",
-                halves().next().map_or(text, |(model, _)| model)
+                halves(text).next().map_or(text, |(model, _)| model)
             ))),
         }
     }
@@ -213,6 +212,25 @@ impl Models<'_> {
             file => Calibration::File(self.paths.folder.join(file)),
         })
     }
+}
+
+/// The model of an expert, without the adapter that is added to it; none if it is named in no way that is known.
+pub(super) fn without_adapter(c: &Cursor, paths: Paths) -> Option<PathBuf> {
+    if c.is_map() {
+        let model = c.entry("model")?;
+        let path = model.entry("path");
+        return Some(paths.find(path.as_ref().unwrap_or(&model).text().ok()?));
+    }
+    let text = c.text().ok()?;
+    let path = paths.find(text);
+    let whole = || (path.exists() || text.contains("+delta:")).then(|| path.clone());
+    let model = || halves(text).map(|(model, _)| paths.find(model)).find(|model| model.exists());
+    Some(whole().or_else(model).unwrap_or(path))
+}
+
+/// What `MODEL+ADAPTER` may mean, as paths may have a plus too.
+fn halves(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    text.match_indices('+').map(|(plus, _)| (&text[..plus], &text[plus + 1..]))
 }
 
 /// Shells expand `~` and variables; recipes are read as they are.

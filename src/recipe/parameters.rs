@@ -162,6 +162,7 @@ fn esm(
         fuse_qkv: get("fuse_qkv").map(fuse_qkv).transpose()?.flatten(),
         layers: get("layers").map(layers).transpose()?,
         experts: None,
+        calibrate: get("calibrate").map(|c| calibrate(&c)).transpose()?,
     })
 }
 

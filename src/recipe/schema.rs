@@ -104,6 +104,12 @@ fn read(
     if let (false, Alpha::Search { .. }) = (slices.is_empty(), method.alpha()) {
         return Err(list.error("alpha cannot be searched for a model of slices; give a number"));
     }
+    let tokenizer = tokenizer::tokenizer(&top, paths)?;
+    if let (Some(_), Alpha::Search { .. }) = (&tokenizer, method.alpha()) {
+        return Err(list.error(
+            "alpha cannot be searched where a tokenizer is asked for; give a number, or leave `tokenizer_source` and `tokenizer` out",
+        ));
+    }
     notes.extend(top.ignored(&TOP));
     notes.extend(parameters.iter().flat_map(|p| p.ignored(&description.keys())));
     for parameter in description.parameters.iter().filter(|p| p.default == Default::Required) {
@@ -129,7 +135,6 @@ fn read(
     if adapter.is_some() && out_dtype.is_some_and(|dtype| dtype != Dtype::F32) {
         notes.push("an adapter is written in float32, whatever `out_dtype` says of weights".to_owned());
     }
-    tokenizer::check(&top, paths, &base_model)?;
     let recipe = Recipe {
         adapter,
         path: path.to_path_buf(),
@@ -141,6 +146,7 @@ fn read(
         accuracy: overrides.accuracy.or(accuracy).unwrap_or_default(),
         seed: overrides.seed.or(seed).unwrap_or(0),
         out_dtype,
+        tokenizer,
         chat_template: top.get("chat_template").map(|c| tokenizer::chat_template(&c)).transpose()?.flatten(),
         allow_mismatch: overrides.allow_mismatch.clone(),
         notes,
@@ -249,12 +255,13 @@ fn base_model(top: &Mapping, method: &Description, paths: Paths, models: &Cursor
     // where no differences are merged, the sum of models is the same seen from any of them
     let first = match (method.base, models.list()?.first()) {
         (Base::Member | Base::Optional, Some(first)) => {
-            first.map(&models::KEYS)?.get("model").and_then(|m| m.text().ok())
+            let model = first.map(&models::KEYS)?.get("model");
+            model.and_then(|model| models::without_adapter(&model, paths))
         }
         _ => None,
     };
     match first {
-        Some(first) => Ok(paths.find(first)),
+        Some(first) => Ok(first),
         None => top
             .require("base_model", "the model that the experts were fine-tuned from")
             .map(|_| PathBuf::new()),

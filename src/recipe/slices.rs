@@ -176,6 +176,14 @@ impl Slices<'_> {
         let model = map.require("model", "the path of the model")?;
         let path = self.paths.find(model.text()?);
         check_expanded(&model, model.text()?, &path)?;
+        if let (false, Some((whole, _))) = (path.exists(), model.text()?.split_once('+'))
+            && self.paths.find(whole).exists()
+        {
+            return Err(model.error(
+                "an adapter is added to a whole model: make that in a document of its own before this one (`name: adapted`, \
+                 `merge_method: passthrough`, `models: [{model: MODEL+ADAPTER}]`, `---`), and name it here",
+            ));
+        }
         let range =
             map.require("layer_range", "the layers, such as [0, 16]: the first, and the one after the last")?;
         let ends = range.list()?.iter().map(Cursor::unsigned).collect::<Result<Vec<_>, _>>()?;

@@ -86,10 +86,11 @@ fn elect(tasks: &[&[f32]], factors: &[f32], divide: Divide, out: &mut [f32]) {
         }
         let own = vote.to_bits() & SIGN;
         for (((sum, total), &x), elected) in out.iter_mut().zip(&mut *agreeing).zip(*x).zip(&*elected) {
-            // the sign bit of what the three make together; no product that may underflow
-            let agrees = (x.to_bits() ^ own ^ elected) & SIGN == 0 && x != 0.0;
-            *sum += if agrees { weight * x } else { 0.0 };
-            *total += if agrees { weight } else { 0.0 };
+            // the sign bit of what the three make together; no product that may underflow, and no branch, which nobody could foresee
+            let agrees = ((x.to_bits() ^ own ^ elected) >> 31).wrapping_sub(1);
+            let agrees = if x == 0.0 { 0 } else { agrees };
+            *sum += f32::from_bits((weight * x).to_bits() & agrees);
+            *total += f32::from_bits(weight.to_bits() & agrees);
         }
     }
     for (sum, total) in out.iter_mut().zip(agreeing) {

@@ -41,16 +41,19 @@ pub fn pack(dtype: Dtype, values: &[f32]) -> Vec<u8> {
     if dtype == Dtype::F32 {
         return bytemuck::cast_slice(values).to_vec();
     }
-    let mut bits = vec![0u16; values.len()];
-    for_each_piece(&mut bits, 1, |first, out| {
-        let from = &values[first..first + out.len()];
+    let mut bytes = vec![0u8; 2 * values.len()];
+    for_each_piece(&mut bytes, 2, |first, out| {
+        let from = &values[first / 2..(first + out.len()) / 2];
         match dtype {
             Dtype::F16 => {
-                let halves: &mut [f16] = half::slice::HalfBitsSliceExt::reinterpret_cast_mut(out);
+                let mut halves = vec![f16::ZERO; from.len()];
                 halves.convert_from_f32_slice(from);
+                out.copy_from_slice(bytemuck::cast_slice(halves.reinterpret_cast()));
             }
-            _ => out.iter_mut().zip(from).for_each(|(b, &x)| *b = bf16::from_f32(x).to_bits()),
+            _ => out.chunks_exact_mut(2).zip(from).for_each(|(b, &x)| {
+                b.copy_from_slice(&bf16::from_f32(x).to_le_bytes());
+            }),
         }
     });
-    bytemuck::cast_slice(&bits).to_vec()
+    bytes
 }

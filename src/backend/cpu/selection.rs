@@ -21,7 +21,7 @@ fn histogram_of(x: &[f32], by: CountBy) -> Vec<u32> {
     let of_piece = |(piece, x): (usize, &[f32])| {
         let mut counts = vec![0u32; counts];
         match by {
-            CountBy::High => x.iter().for_each(|&x| counts[(magnitude(x) >> 16) as usize] += 1),
+            CountBy::High => count_upper_bits(x, &mut counts),
             CountBy::Low(upper) => x.iter().map(|&x| magnitude(x)).for_each(|m| {
                 if m >> 16 == upper {
                     counts[(m & 0xffff) as usize] += 1;
@@ -46,6 +46,22 @@ fn histogram_of(x: &[f32], by: CountBy) -> Vec<u32> {
         .map(of_piece)
         .reduce_with(add)
         .unwrap_or_else(|| vec![0; counts])
+}
+
+/// Equal numbers often follow each other: two sets of counts, so that one does not wait for the other.
+fn count_upper_bits(x: &[f32], counts: &mut [u32]) {
+    const KEYS: usize = 1 << 15;
+    let mut sets = [vec![0u32; KEYS], vec![0u32; KEYS]];
+    let [even, odd] = &mut sets;
+    let (even, odd): (&mut [u32], &mut [u32]) = (&mut even[..KEYS], &mut odd[..KEYS]);
+    let key = |x: f32| (magnitude(x) >> 16) as usize % KEYS;
+    let (pairs, last) = x.as_chunks::<2>();
+    for &[a, b] in pairs {
+        even[key(a)] += 1;
+        odd[key(b)] += 1;
+    }
+    last.iter().for_each(|&x| even[key(x)] += 1);
+    counts.iter_mut().zip(even.iter().zip(odd)).for_each(|(sum, (a, b))| *sum += *a + *b);
 }
 
 pub fn magnitude_sums(x: &CpuTensor) -> Vec<MagnitudeSum> {
