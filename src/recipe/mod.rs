@@ -7,6 +7,7 @@ mod adapter;
 mod cursor;
 mod documents;
 mod error;
+mod heads;
 mod mergekit;
 mod models;
 mod parameters;
@@ -28,6 +29,7 @@ use crate::data::Split;
 use crate::hub::Missing;
 use crate::linalg::Accuracy;
 use crate::method::esm_plus::ResidualBase;
+use crate::method::head_refit::Heads;
 use crate::method::table::Kind;
 use crate::method::values::chance_key;
 use crate::method::{
@@ -59,6 +61,8 @@ pub struct Recipe {
     pub out_dtype: Option<Dtype>,
     /// What the output is, where it is an adapter.
     pub adapter: Option<AdapterOut>,
+    /// What becomes of the experts' heads; nothing is written of them if `None`.
+    pub heads: Option<Heads>,
     /// The chat template of the output; the base's if `None`.
     pub chat_template: Option<String>,
     /// Keys of the models' configurations in which experts may differ from the base.
