@@ -80,6 +80,8 @@ pub mod eval;
 #[cfg(feature = "merge")]
 mod files;
 #[cfg(feature = "merge")]
+pub mod heads;
+#[cfg(feature = "merge")]
 pub mod hub;
 pub mod kernels;
 #[cfg(feature = "linalg")]

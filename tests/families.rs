@@ -13,7 +13,7 @@ use esmerge::backend::layers::Layers;
 use esmerge::calibration::{Capture, Captured, MAX_SIZE};
 use esmerge::checkpoint::TensorFile;
 use esmerge::data::{ModelSource, Proxies, Split, Task};
-use esmerge::eval::Evaluator;
+use esmerge::eval::{Accuracy, Evaluator};
 use libtest_mimic::Trial;
 use pollster::block_on;
 use std::path::{Path, PathBuf};
@@ -121,8 +121,9 @@ fn minilm_expert(root: &Path, task: &str) -> ModelSource {
 fn evaluate<B: Layers>(backend: &B, model: &ModelSource, task: &Path, split: &str) -> (usize, Vec<f32>) {
     let (task, split): (_, Split) = (Task::open(task).unwrap(), split.parse().unwrap());
     let evaluator = Evaluator::new(backend, model).unwrap();
-    let features = block_on(evaluator.features(&task, &split)).unwrap();
-    let accuracy = evaluator.accuracy(&task, &split, &features).unwrap();
+    let classifier = evaluator.classifier(&task, None).unwrap();
+    let features = block_on(evaluator.features(&task, &split, classifier.pooling)).unwrap();
+    let accuracy = Accuracy::of(&evaluator.right(&task, &split, &classifier, &features).unwrap());
     let d = features.values.len() / features.samples;
     (accuracy.correct, normalized(&features.values[..16 * d], d))
 }

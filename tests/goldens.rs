@@ -61,7 +61,9 @@ fn trial(case: &Arc<Case>, index: usize, run: &Run, device: Device) -> Trial {
 }
 
 fn is_supported(method: &str) -> bool {
-    matches!(method, "esm" | "esm_pp" | "polar" | "tsv_m") || is_elementwise(method) || is_spectral(method)
+    matches!(method, "esm" | "esm_pp" | "polar" | "tsv_m" | "head_refit")
+        || is_elementwise(method)
+        || is_spectral(method)
 }
 
 fn is_spectral(method: &str) -> bool {
@@ -99,6 +101,7 @@ impl devices::Work for Job<'_> {
                 "esm_pp" => esm_plus::compute(backend, case, run).await,
                 "polar" => others::polar_units(backend, case, run).await,
                 "tsv_m" => others::tsv_m(backend, case, run).await,
+                "head_refit" => others::head_refit(backend, case, run).await,
                 method if is_spectral(method) => others::spectral(backend, case, run).await,
                 _ => elementwise::compute(backend, case, run).await,
             }
@@ -115,7 +118,7 @@ fn folder() -> (PathBuf, usize) {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let full = root.join("../shared/golden");
     if full.is_dir() {
-        return (full, 78);
+        return (full, 83);
     }
     assert!(std::env::var_os("CI").is_none(), "in CI the golden vectors must be at {}", full.display());
     println!("{} is not here: running the subset in tests/goldens", full.display());

@@ -107,7 +107,9 @@ fn write_features(merged: &Path, tasks: &[PathBuf], file: &Path) {
         let count = task.len("test").unwrap().min(16);
         let expert = experts.tasks().iter().position(|name| *name == task.name).unwrap();
         let mut router = Router::new(&Cpu, &experts, Choice::Oracle(expert));
-        let features = block_on(evaluator.features_through(&task, &split, &mut router)).unwrap();
+        let features =
+            block_on(evaluator.features_through(&task, &split, task.pooling().unwrap(), &mut router))
+                .unwrap();
         router.finish().unwrap();
         let mut add = |name: &str, dtype: Stored, shape: Vec<usize>, bytes: Vec<u8>| {
             tensors.push((TensorSpec { name: format!("{}.{name}", task.name), dtype, shape }, bytes));

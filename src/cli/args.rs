@@ -6,6 +6,7 @@ use crate::bench::{Kernel, Size};
 use crate::data::Split;
 use crate::linalg::Accuracy;
 use crate::matrix::Dtype;
+use crate::method::head_refit::{LAM, Mode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
 
@@ -23,6 +24,8 @@ Examples:
   esmerge capture models/cars --data photos/ -o cars.safetensors
                                                inputs of layers, for ESM
   esmerge eval merged/ --task cars.safetensors accuracy on a task
+  esmerge heads merged/ --experts recipe.yaml --data tasks/* -o merged/heads
+                                               heads refitted, without labels
   esmerge route merged/ --data photos/         which expert each sample takes
   esmerge methods ties                         what there is to merge by
   esmerge devices                              what there is to compute on
@@ -120,6 +123,10 @@ pub(super) enum Command {
     Capture(Capture),
     /// Measure a model's accuracy on tasks
     Eval(Eval),
+    /// Refit experts' heads to a merged model without labels, or keep them beside it
+    Heads(Heads),
+    /// Write a merged encoder with one of its heads as an ordinary model for classification
+    ExportHead(ExportHead),
     /// Say which expert of an ESM++ model each sample takes, layer by layer and by vote
     Route(Route),
     /// List the devices there are to compute on
@@ -402,7 +409,8 @@ const EVAL: &str = "\
 A task file is a safetensors file: inputs and labels by splits
 (`test.input_ids`, `test.attention_mask`, or `test.pixels`, or
 `test.pixel_values`; `test.labels`), and `class_embeddings` or `head.weight` and
-`head.bias`.
+`head.bias`. A head that the model keeps under the task's name (heads/NAME) is
+taken before the file's; without either, that of a model for classification.
 
 The table, in percent:
   accuracy    share of right answers, and its 95% interval
@@ -439,6 +447,9 @@ pub(super) struct Eval {
     /// Another model to compare features with, on every task
     #[arg(long, value_name = "MODEL", conflicts_with = "experts")]
     pub against: Option<String>,
+    /// A folder of heads, as `esmerge heads` writes it, in place of those in the model's own folder
+    #[arg(long, value_name = "DIR")]
+    pub heads: Option<PathBuf>,
     /// An earlier report (`--json`) on the same samples: adds the difference in accuracy, sample by sample, with its 95%
     /// interval
     #[arg(long, value_name = "REPORT")]
@@ -458,6 +469,90 @@ pub(super) struct Eval {
     /// Print the report as JSON, in place of the table
     #[arg(long)]
     pub json: bool,
+}
+
+const HEADS: &str = "\
+A merged model's features answer best to heads that were made for them. Each
+expert's head is refitted in closed form, so that on the merged model's features
+of some unlabelled samples it answers as the expert does on its own: one linear
+solve a task, no labels and no training. It pays where merging has cost
+accuracy. The table says what can be seen without labels: on how many of its
+samples the merged model answers as the expert does, before and after, each
+sample judged by a head that has not seen it.
+
+The data of a task is named like its expert, or NAME=PATH: a task file (its
+`proxy.*`, and its head if it has one), a folder of images, a text file. Heads
+that are in no task file are those of models for classification.
+
+Examples:
+  esmerge heads merged/ --experts recipe.yaml --data tasks/*.safetensors \\
+    -o merged/heads                 where `esmerge eval merged/` finds them
+  esmerge heads merged/ --experts recipe.yaml --data cars=photos/cars \\
+    --data mnist=photos/digits -o heads/
+  esmerge heads merged/ --experts recipe.yaml --mode keep -o merged/heads
+  esmerge export-head merged/ cars cars/";
+
+#[derive(Debug, Args)]
+#[command(after_help = HEADS)]
+pub(super) struct Heads {
+    /// The merged model: a folder, made here or elsewhere, or BASE+delta:FILE
+    pub model: String,
+    /// The recipe that names the experts
+    #[arg(long, value_name = "RECIPE")]
+    pub experts: PathBuf,
+    /// Samples of each task, without labels [default: `task` of the recipe's models, or the data they are calibrated on]
+    #[arg(long, value_name = "[NAME=]PATH", num_args = 1..)]
+    pub data: Vec<String>,
+    /// The folder to create, with a folder a head; it appears when it is complete
+    #[arg(short, long)]
+    pub out: PathBuf,
+    /// auto: a head is refitted where its agreement with the expert rises; refit: every one; keep: none
+    #[arg(long, default_value = "auto", value_parser = mode)]
+    pub mode: Mode,
+    /// Penalty of what a head changes by, in units of the trace of the features' Gram matrix
+    #[arg(long, default_value_t = LAM, value_parser = positive)]
+    pub lam: f64,
+    /// Refit each head on its own task's samples alone: fewer forward passes
+    #[arg(long)]
+    pub own: bool,
+    /// How many samples of a task at most; 4 are the least
+    #[arg(long, value_name = "N", default_value = "32", value_parser = clap::value_parser!(u32).range(1..))]
+    pub samples: u32,
+    /// Chooses the samples of a folder or text file (of a safetensors file the first are taken)
+    #[arg(long, default_value = "0")]
+    pub seed: u64,
+    /// Cut texts to so many tokens
+    #[arg(long, value_name = "TOKENS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_length: Option<u32>,
+    /// Replace an earlier output of esmerge
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub run: DeviceFlags,
+    /// Print the report as JSON, in place of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn mode(text: &str) -> Result<Mode, String> {
+    let found = Mode::NAMES.iter().find(|(name, _)| *name == text);
+    found.map(|(_, mode)| *mode).ok_or_else(|| "use auto, refit or keep".to_owned())
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ExportHead {
+    /// The merged model, a folder with heads/NAME in it
+    pub model: PathBuf,
+    /// The head
+    pub name: String,
+    /// The folder to create; it appears when it is complete
+    pub out: PathBuf,
+    /// Largest output file, in bytes or with a unit
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = size)]
+    pub out_shard_size: u64,
+    /// Replace an earlier output of esmerge
+    #[arg(long)]
+    pub force: bool,
 }
 
 /// How samples reach the experts of ESM++.
@@ -707,7 +802,7 @@ mod tests {
 
     #[test]
     fn examples_and_lists_fit_eighty_columns_as_they_are_written() {
-        for text in [EXAMPLES, BENCH, RECIPE, CAPTURE, EVAL, ROUTE, INIT, METHODS, COMPLETIONS] {
+        for text in [EXAMPLES, BENCH, RECIPE, CAPTURE, EVAL, HEADS, ROUTE, INIT, METHODS, COMPLETIONS] {
             for line in text.lines() {
                 assert!(line.chars().count() <= 80, "{line}");
             }

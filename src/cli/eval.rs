@@ -6,7 +6,7 @@ use super::terminal;
 use crate::backend::layers::Layers;
 use crate::checkpoint::RouterFile;
 use crate::data::{ModelSource, Task};
-use crate::eval::{Earlier, Evaluator, Features, Report, TaskReport, linear_cka, table};
+use crate::eval::{Accuracy, Earlier, Evaluator, Features, Report, TaskReport, linear_cka, table};
 use crate::plan::expert_source;
 use crate::recipe::{Overrides, Recipe};
 use crate::routing::{self, Choice, Experts, Router, tables};
@@ -139,24 +139,28 @@ async fn evaluate<B: Layers>(
         if !args.run.quiet {
             output::say(&task.name);
         }
+        let classifier = evaluator.classifier(task, args.heads.as_deref())?;
         let features = match experts {
-            None => evaluator.features(task, split).await?,
+            None => evaluator.features(task, split, classifier.pooling).await?,
             Some(experts) => {
                 let mut router = Router::new(backend, experts, choice(args.routing, experts, task)?);
-                let features = evaluator.features_through(task, split, &mut router).await?;
+                let features =
+                    evaluator.features_through(task, split, classifier.pooling, &mut router).await?;
                 let decisions = router.finish()?;
                 report.routing.iter_mut().for_each(|r| r.add(&task.name, &decisions));
                 features
             }
         };
-        let mut result = TaskReport::new(&task.name, &evaluator.right(task, split, &features)?);
+        let mut result = TaskReport::new(&task.name, &evaluator.right(task, split, &classifier, &features)?);
         let other = others.experts.get(&task.name).or(others.against.as_ref());
         if let Some(other) = other {
             let evaluator = Evaluator::new(backend, other)?;
-            let of_other = evaluator.features(task, split).await?;
+            let own = evaluator.classifier(task, None)?;
+            let of_other = evaluator.features(task, split, own.pooling).await?;
             result.cka = cka(&features, &of_other);
             if others.experts.contains_key(&task.name) {
-                result = result.with_expert(evaluator.accuracy(task, split, &of_other)?);
+                let right = evaluator.right(task, split, &own, &of_other)?;
+                result = result.with_expert(Accuracy::of(&right));
             }
         }
         report.tasks.push(result);

@@ -6,6 +6,7 @@ use super::output;
 use super::progress::Display;
 use super::terminal;
 use crate::checkpoint::{OutputDir, Temporary};
+use crate::heads;
 use crate::pipeline::{self, Options, Progress};
 use crate::plan::{Family, Plan, plan};
 use crate::recipe::{Document, Overrides, Recipe};
@@ -128,6 +129,9 @@ pub(super) fn carry_out(args: &args::Merge, recipe: &Recipe) -> Result<(), Failu
         output::print(&serde_json::to_string_pretty(&report)?);
     } else if !args.run.quiet {
         output::print(&report::table(&report, terminal::width()));
+        if !report.heads.is_empty() {
+            output::print(&format!("\n{}", heads::table(&report.heads, terminal::width())));
+        }
         if let Some(profile) = &report.profile {
             output::print(&profile.table(terminal::width()));
         }

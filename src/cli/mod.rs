@@ -10,9 +10,11 @@ mod devices;
 mod download;
 mod dry_run;
 mod eval;
+mod export_head;
 mod extract;
 mod failure;
 mod generate;
+mod heads;
 mod init;
 mod memory;
 mod merge;
@@ -58,6 +60,8 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Extract(args) => extract::run(&args),
         Command::Capture(args) => capture::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Heads(args) => heads::run(&args),
+        Command::ExportHead(args) => export_head::run(&args),
         Command::Route(args) => route::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),

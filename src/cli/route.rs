@@ -61,7 +61,8 @@ async fn pass_split<B: Layers>(
     router: &mut Router<'_, B>,
 ) -> Result<(), Failure> {
     let task = Task::open(data)?;
-    Evaluator::new(backend, source)?.features_through(&task, split, router).await?;
+    let pooling = task.pooling()?;
+    Evaluator::new(backend, source)?.features_through(&task, split, pooling, router).await?;
     Ok(())
 }
 

@@ -2,8 +2,10 @@
 //! with their labels and heads.
 
 mod chosen;
+mod classification;
 mod error;
 mod guard;
+mod head;
 mod images;
 mod integers;
 mod jpeg;
@@ -19,12 +21,16 @@ mod tokenizer;
 mod vocabulary;
 
 pub use chosen::Chosen;
+pub use classification::{
+    HEAD_FILE, HEADS, Kind, classifier_of, kept_head, kind_of, own_classifier, task_classifier,
+};
 pub use error::Error;
 pub(crate) use error::read_json;
+pub use head::{Classifier, Dense, Head, Squash};
 pub use preprocess::Preprocessor;
 pub use proxies::Proxies;
 pub use source::ModelSource;
 pub use split::Split;
 pub use synthetic::synthetic;
-pub use task::{Head, Task};
+pub use task::Task;
 pub use vocabulary::Vocabulary;

@@ -1,5 +1,6 @@
 //! Task files: samples with labels and a head, by splits.
 
+use super::head::{Classifier, Dense, Head, Squash};
 use super::{Error, ModelSource, Preprocessor, integers};
 use crate::backend::Dtype;
 use crate::checkpoint::TensorFile;
@@ -14,46 +15,6 @@ pub struct Task {
     /// The name by which it is paired with an expert.
     pub name: String,
     file: TensorFile,
-}
-
-/// What makes logits of features.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Head {
-    /// `scale * cosine` with the embedding of each class, as CLIP has it.
-    Cosine {
-        /// `classes x d`.
-        classes: Vec<f32>,
-        /// Width of a feature.
-        d: usize,
-        /// Irrelevant to accuracy, kept for logits.
-        scale: f32,
-    },
-    /// `W x + b`.
-    Linear {
-        /// `classes x d`.
-        weight: Vec<f32>,
-        /// Width of a feature.
-        d: usize,
-        /// One a class.
-        bias: Vec<f32>,
-    },
-}
-
-impl Head {
-    /// Number of classes.
-    pub fn classes(&self) -> usize {
-        match self {
-            Head::Cosine { classes, d, .. } => classes.len() / (*d).max(1),
-            Head::Linear { bias, .. } => bias.len(),
-        }
-    }
-
-    /// Width of the features it takes.
-    pub fn width(&self) -> usize {
-        match self {
-            Head::Cosine { d, .. } | Head::Linear { d, .. } => *d,
-        }
-    }
 }
 
 impl Task {
@@ -163,7 +124,15 @@ impl Task {
                 );
             };
             self.check_head("class_embeddings", &shape)?;
-            return Ok(Head::Cosine { classes, d, scale: self.logit_scale()? });
+            let scale = self.logit_scale()?;
+            return match self.file.metadata().get("class_scores").map(String::as_str) {
+                None | Some("cosine") => Ok(Head::Cosine { classes, d, scale }),
+                Some("dot") => Ok(Head::Dot { classes, d, scale }),
+                Some(other) => {
+                    Err(self
+                        .bad(format!("its metadata says `class_scores: {other}`; cosine or dot is expected")))
+                }
+            };
         }
         if self.file.tensors().contains_key("head.weight") {
             let (weight, shape) = self.floats("head.weight")?;
@@ -185,6 +154,53 @@ impl Task {
             .bad("it has neither `class_embeddings` nor `head.weight`, so nothing can be predicted".into()))
     }
 
+    /// Whether it holds a head at all.
+    pub fn has_head(&self) -> bool {
+        ["class_embeddings", "head.weight"].iter().any(|name| self.file.tensors().contains_key(*name))
+    }
+
+    /// The head with what lies before it.
+    pub fn classifier(&self) -> Result<Classifier, Error> {
+        let (pooling, dense, head) = (self.pooling()?, self.dense()?, self.head()?);
+        match dense.as_ref().filter(|dense| dense.width() != head.width()) {
+            None => Ok(Classifier { pooling, dense, head }),
+            Some(dense) => Err(self.bad(format!(
+                "its head takes {} values, but `dense.weight` gives {}",
+                head.width(),
+                dense.width()
+            ))),
+        }
+    }
+
+    /// The layer before the head, where the file has one.
+    fn dense(&self) -> Result<Option<Dense>, Error> {
+        if !self.file.tensors().contains_key("dense.weight") {
+            return Ok(None);
+        }
+        let (weight, shape) = self.floats("dense.weight")?;
+        let &[width, _] = &shape[..] else {
+            return Err(self.bad(format!("`dense.weight` has shape {shape:?}; [d_out, d_in] is expected")));
+        };
+        self.check_head("dense.weight", &shape)?;
+        let (bias, _) = self.floats("dense.bias")?;
+        if bias.len() != width {
+            return Err(self.bad(format!("`dense.bias` has {} values for {width} outputs", bias.len())));
+        }
+        let given = self.file.metadata().get("activation").map_or("", String::as_str);
+        let found = Squash::NAMES.iter().find(|(name, _)| *name == given);
+        let Some(&(_, activation)) = found else {
+            return Err(self.bad(format!(
+                "its metadata says `activation: {given}` for `dense.weight`; tanh or relu is expected"
+            )));
+        };
+        Ok(Some(Dense { weight, bias, activation }))
+    }
+
+    /// What the file says beside its tensors.
+    pub fn metadata(&self, key: &str) -> Option<&str> {
+        self.file.metadata().get(key).map(String::as_str)
+    }
+
     fn check_head(&self, name: &str, shape: &[usize]) -> Result<(), Error> {
         if shape.contains(&0) {
             return Err(self.bad(format!("`{name}` has shape {shape:?}: there is nothing to predict with")));
@@ -202,11 +218,11 @@ impl Task {
     }
 
     /// The head must take features of the width that a model gives.
-    pub fn check_width(&self, head: &Head, model: &Path, d: usize) -> Result<(), Error> {
-        if head.width() == d {
+    pub fn check_width(&self, classifier: &Classifier, model: &Path, d: usize) -> Result<(), Error> {
+        let (width, model) = (classifier.width(), model.display());
+        if width == d {
             return Ok(());
         }
-        let (width, model) = (head.width(), model.display());
         Err(self.bad(format!("its head takes features of {width} values, but {model} gives {d}")))
     }
 

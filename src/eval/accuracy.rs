@@ -1,6 +1,8 @@
 //! From features to predictions to accuracy.
 
-use crate::data::Head;
+use crate::backend::cpu::dense::product;
+use crate::data::{Classifier, Dense, Head};
+use faer::{MatRef, Par};
 use serde::Serialize;
 
 /// Correct predictions among samples.
@@ -78,16 +80,30 @@ impl Difference {
     }
 }
 
-/// The class of the largest logit for each row of `features`; the first of equals. Dot products in f64.
+/// The class of the largest logit for each row of `features`; the first of equals. In f64.
 ///
 /// # Errors
 /// The sample whose logits are not all finite: it has no largest one.
-pub fn predict(head: &Head, features: &[f32]) -> Result<Vec<u32>, NotFinite> {
+pub fn predict(classifier: &Classifier, features: &[f32]) -> Result<Vec<u32>, NotFinite> {
+    let features = before_head(classifier, features);
     let class = |(sample, feature)| {
-        let logits = logits(head, feature);
+        let logits = logits(&classifier.head, feature);
         if logits.iter().all(|v| v.is_finite()) { Ok(argmax(&logits)) } else { Err(NotFinite { sample }) }
     };
-    features.chunks(head.width().max(1)).enumerate().map(class).collect()
+    features.chunks(classifier.head.width().max(1)).enumerate().map(class).collect()
+}
+
+/// What the head sees of features, `samples x d`: they themselves, or what a dense layer makes of them.
+pub(crate) fn before_head(classifier: &Classifier, features: &[f32]) -> Vec<f64> {
+    let wide = |x: &[f32]| x.iter().map(|&v| f64::from(v)).collect::<Vec<_>>();
+    let Some(Dense { weight, bias, activation }) = &classifier.dense else { return wide(features) };
+    let (d_in, d_out) = (weight.len() / bias.len().max(1), bias.len());
+    let (x, w) = (wide(features), wide(weight));
+    let samples = x.len() / d_in.max(1);
+    let x = MatRef::from_row_major_slice(&x, samples, d_in);
+    let y = product(x, MatRef::from_row_major_slice(&w, d_out, d_in).transpose(), Par::rayon(0));
+    let at = |i: usize, j: usize| activation.of(y[(i, j)] + f64::from(bias[j]));
+    (0..samples).flat_map(|i| (0..d_out).map(move |j| (i, j))).map(|(i, j)| at(i, j)).collect()
 }
 
 /// A sample has logits that are NaN or infinity.
@@ -98,13 +114,22 @@ pub struct NotFinite {
     pub sample: usize,
 }
 
-fn logits(head: &Head, feature: &[f32]) -> Vec<f64> {
+fn logits(head: &Head, feature: &[f64]) -> Vec<f64> {
+    let unit = |scale: f32| {
+        let norm = feature.iter().map(|v| v * v).sum::<f64>().sqrt();
+        f64::from(scale) / if norm > 0.0 { norm } else { 1.0 }
+    };
     match head {
         Head::Cosine { classes, d, scale } => {
-            let norm = dot(feature, feature).sqrt();
-            let scale = f64::from(*scale) / if norm > 0.0 { norm } else { 1.0 };
-            let length = |class: &[f32]| dot(class, class).sqrt().max(f64::MIN_POSITIVE);
+            let length = |class: &[f32]| {
+                class.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt().max(f64::MIN_POSITIVE)
+            };
+            let scale = unit(*scale);
             classes.chunks(*d).map(|class| scale * dot(feature, class) / length(class)).collect()
+        }
+        Head::Dot { classes, d, scale } => {
+            let scale = unit(*scale);
+            classes.chunks(*d).map(|class| scale * dot(feature, class)).collect()
         }
         Head::Linear { weight, d, bias } => {
             weight.chunks(*d).zip(bias).map(|(w, &b)| dot(feature, w) + f64::from(b)).collect()
@@ -112,11 +137,12 @@ fn logits(head: &Head, feature: &[f32]) -> Vec<f64> {
     }
 }
 
-fn dot(x: &[f32], y: &[f32]) -> f64 {
-    x.iter().zip(y).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
+fn dot(x: &[f64], y: &[f32]) -> f64 {
+    x.iter().zip(y).map(|(&a, &b)| a * f64::from(b)).sum()
 }
 
-fn argmax(logits: &[f64]) -> u32 {
+/// The first of the largest.
+pub(crate) fn argmax(logits: &[f64]) -> u32 {
     let mut best = 0;
     for (i, &logit) in logits.iter().enumerate() {
         if logit > logits[best] {
@@ -150,19 +176,46 @@ mod tests {
         assert!((mean.value - 0.1).abs() < 1e-12 && (mean.margin - d.margin / 2.0).abs() < 1e-12);
     }
 
+    fn alone(head: Head) -> Classifier {
+        Classifier { pooling: None, dense: None, head }
+    }
+
     #[test]
     fn a_cosine_head_ignores_lengths_and_a_linear_one_does_not() {
-        let cosine = Head::Cosine { classes: vec![1.0, 0.0, 0.0, 9.0], d: 2, scale: 20.0 };
+        let cosine = alone(Head::Cosine { classes: vec![1.0, 0.0, 0.0, 9.0], d: 2, scale: 20.0 });
         assert_eq!(predict(&cosine, &[2.0, 1.0, 1.0, 2.0]).unwrap(), [0, 1]);
-        let linear = Head::Linear { weight: vec![1.0, 0.0, 0.0, 9.0], d: 2, bias: vec![0.0, -1.0] };
+        let linear = alone(Head::Linear { weight: vec![1.0, 0.0, 0.0, 9.0], d: 2, bias: vec![0.0, -1.0] });
         assert_eq!(predict(&linear, &[2.0, 1.0, 2.0, 0.0]).unwrap(), [1, 0]);
+    }
+
+    #[test]
+    fn the_lengths_of_a_refitted_heads_rows_count() {
+        let classes = || vec![1.0, 0.0, 0.0, 9.0];
+        let features = [2.0, 1.0, 1000.0, 1.0];
+        let cosine = alone(Head::Cosine { classes: classes(), d: 2, scale: 20.0 });
+        assert_eq!(predict(&cosine, &features).unwrap(), [0, 0]);
+        let dot = alone(Head::Dot { classes: classes(), d: 2, scale: 20.0 });
+        assert_eq!(predict(&dot, &features).unwrap(), [1, 0]);
+    }
+
+    #[test]
+    fn a_dense_layer_comes_before_the_head() {
+        // tanh(x - y), tanh(y): the second is larger only while x < 2 y
+        let dense = Dense {
+            weight: vec![1.0, -1.0, 0.0, 1.0],
+            bias: vec![0.0; 2],
+            activation: crate::data::Squash::Tanh,
+        };
+        let head = Head::Linear { weight: vec![1.0, 0.0, 0.0, 1.0], d: 2, bias: vec![0.0; 2] };
+        let classifier = Classifier { pooling: None, dense: Some(dense), head };
+        assert_eq!(predict(&classifier, &[3.0, 1.0, 1.5, 1.0]).unwrap(), [0, 1]);
     }
 
     #[test]
     fn nothing_is_predicted_of_features_that_are_not_numbers() {
         let linear = Head::Linear { weight: vec![1.0, 0.0, 0.0, 1.0], d: 2, bias: vec![0.0; 2] };
         let cosine = Head::Cosine { classes: vec![1.0, 0.0, 0.0, 1.0], d: 2, scale: 20.0 };
-        for head in [linear, cosine] {
+        for head in [linear, cosine].map(alone) {
             assert_eq!(predict(&head, &[1.0, 2.0, f32::NAN, 1.0]), Err(NotFinite { sample: 1 }));
             assert_eq!(predict(&head, &[f32::INFINITY, 2.0]), Err(NotFinite { sample: 0 }));
         }

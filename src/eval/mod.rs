@@ -8,6 +8,7 @@ mod report;
 mod run;
 
 pub use accuracy::{Accuracy, Difference, NotFinite, predict, wilson_interval};
+pub(crate) use accuracy::{argmax, before_head};
 pub use alpha::{PROBES, Probe, golden_section, peak};
 pub use cka::linear_cka;
 pub use earlier::Earlier;

@@ -1,10 +1,11 @@
 //! Models on tasks.
 
-use super::accuracy::{Accuracy, predict};
+use super::accuracy::predict;
 use crate::backend::layers::Layers;
-use crate::data::{Error, ModelSource, Split, Task};
+use crate::data::{Classifier, Error, ModelSource, Split, Task, classifier_of};
 use crate::model::{InputKind, Model, NoTap, Pooling, Samples, Tap};
 use std::ops::Range;
+use std::path::Path;
 
 /// Features of the samples of a task.
 #[derive(Clone, Debug, PartialEq)]
@@ -35,9 +36,19 @@ impl<'a, B: Layers> Evaluator<'a, B> {
         self.model.inputs()
     }
 
+    /// What answers a task on this model; `heads` is a folder of heads in place of the model's own.
+    pub fn classifier(&self, task: &Task, heads: Option<&Path>) -> Result<Classifier, Error> {
+        classifier_of(self.source, task, heads)
+    }
+
     /// Features of a split's samples, a wave at a time.
-    pub async fn features(&self, task: &Task, split: &Split) -> Result<Features, Error> {
-        self.features_through(task, split, &mut NoTap).await
+    pub async fn features(
+        &self,
+        task: &Task,
+        split: &Split,
+        pooling: Option<Pooling>,
+    ) -> Result<Features, Error> {
+        self.features_through(task, split, pooling, &mut NoTap).await
     }
 
     /// The same, with something standing in the forward pass.
@@ -45,9 +56,9 @@ impl<'a, B: Layers> Evaluator<'a, B> {
         &self,
         task: &Task,
         split: &Split,
+        pooling: Option<Pooling>,
         tap: &mut impl Tap<B>,
     ) -> Result<Features, Error> {
-        let pooling = task.pooling()?;
         let (mut values, mut samples) = (Vec::new(), 0);
         for wave in self.waves(task, split)? {
             samples += wave.len();
@@ -62,20 +73,20 @@ impl<'a, B: Layers> Evaluator<'a, B> {
         self.model.run(samples, pooling, &mut NoTap).await.map_err(Error::model(self.source.path()))
     }
 
-    /// Which samples of a split the task's head gets right from their features.
-    pub fn right(&self, task: &Task, split: &Split, features: &Features) -> Result<Vec<bool>, Error> {
+    /// Which samples of a split a classifier gets right from their features.
+    pub fn right(
+        &self,
+        task: &Task,
+        split: &Split,
+        classifier: &Classifier,
+        features: &Features,
+    ) -> Result<Vec<bool>, Error> {
         let range = split.range(task.len(&split.name)?);
-        let head = task.head()?;
-        task.check_width(&head, self.source.path(), features.values.len() / features.samples.max(1))?;
-        let labels = task.labels(&split.name, range, head.classes())?;
+        task.check_width(classifier, self.source.path(), features.values.len() / features.samples.max(1))?;
+        let labels = task.labels(&split.name, range, classifier.head.classes())?;
         let predicted =
-            predict(&head, &features.values).map_err(|e| Error::bad(task.path(), e.to_string()))?;
+            predict(classifier, &features.values).map_err(|e| Error::bad(task.path(), e.to_string()))?;
         Ok(predicted.iter().zip(&labels).map(|(p, l)| p == l).collect())
-    }
-
-    /// Accuracy of the predictions that a task's head makes of features.
-    pub fn accuracy(&self, task: &Task, split: &Split, features: &Features) -> Result<Accuracy, Error> {
-        Ok(Accuracy::of(&self.right(task, split, features)?))
     }
 
     /// The samples of a split, prepared for this model; those that it does not take are refused by name.

@@ -21,6 +21,7 @@ pub mod esm;
 pub mod esm_plus;
 mod fusion;
 pub mod gram;
+pub mod head_refit;
 mod held;
 pub mod iso;
 pub mod karcher;

@@ -11,7 +11,7 @@ use super::rounding::{self, WARN_ABOVE};
 use super::spill::{is_spilled, largest_read, layer_bytes, spill};
 use super::sums::Merged;
 use super::variances::negative_variances;
-use super::{Error, Job, Progress, adapters, modules, search, slabs, summary};
+use super::{Error, Job, Progress, adapters, heads, modules, search, slabs, summary};
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::method::assembly;
@@ -94,6 +94,7 @@ async fn write<B: Layers>(
         let (report, flow) = adapters::write(job, out, output, options, progress).await?;
         return Ok((report, None, flow));
     }
+    let experts_heads = heads::find(recipe)?;
     if keep.is_some() && plan.experts.is_some() {
         progress.warn(KEPT_WITHOUT_USE);
     }
@@ -161,6 +162,9 @@ async fn write<B: Layers>(
     }
     if !recipe.slices.is_empty() {
         outputs::renumber(recipe, output.path(), &family.settings)?;
+    }
+    if let Some(heads) = experts_heads {
+        report.heads = heads::write(&job, heads, output.path()).await?;
     }
     report.products = backend.tuning();
     report.pace = backend.pace();

@@ -14,6 +14,7 @@ mod error;
 mod experts;
 mod extract;
 mod flow;
+mod heads;
 mod inputs;
 mod members;
 mod merge;

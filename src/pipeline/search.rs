@@ -5,7 +5,7 @@ use super::store::{Found, Store};
 use super::{Error, Job, Progress};
 use crate::backend::Dtype;
 use crate::backend::layers::Layers;
-use crate::data::{self, Head, ModelSource, Split, Task};
+use crate::data::{self, Classifier, ModelSource, Split, Task};
 use crate::eval::{Evaluator, PROBES, linear_cka, peak, predict};
 use crate::model::{self, Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
 use crate::plan::{SearchSamples, expert_source, read_proxies};
@@ -67,7 +67,7 @@ enum Source {
 
 enum Goal {
     /// Predict the labels.
-    Labels { head: Head, labels: Vec<u32> },
+    Labels { classifier: Classifier, labels: Vec<u32> },
     /// Move the unit features from the base's as the expert did.
     Shift { samples: usize, base: Vec<f64>, shift: Vec<f64> },
 }
@@ -92,15 +92,15 @@ impl<B: Layers> Exercise<B> {
 
 fn labelled<B: Layers>(evaluator: &Evaluator<B>, path: &Path, split: &Split) -> Result<Exercise<B>, Error> {
     let task = Task::open(path)?;
-    let head = task.head()?;
-    let labels = task.labels(&split.name, split.range(task.len(&split.name)?), head.classes())?;
-    let (pooling, waves) = (task.pooling()?, evaluator.waves(&task, split)?);
+    let classifier = evaluator.classifier(&task, None)?;
+    let labels = task.labels(&split.name, split.range(task.len(&split.name)?), classifier.head.classes())?;
+    let (pooling, waves) = (classifier.pooling, evaluator.waves(&task, split)?);
     let source = Source::Task { task: Box::new(task), split: split.clone(), waves };
     Ok(Exercise {
         data: path.to_path_buf(),
         source,
         pooling,
-        goal: Goal::Labels { head, labels },
+        goal: Goal::Labels { classifier, labels },
         embedded: None,
     })
 }
@@ -227,8 +227,8 @@ async fn value<B: Layers>(
             })?);
         }
         let value = match &exercise.goal {
-            Goal::Labels { head, labels } => {
-                let predicted = predict(head, &features).map_err(|e| lost(exercise, e.to_string()))?;
+            Goal::Labels { classifier, labels } => {
+                let predicted = predict(classifier, &features).map_err(|e| lost(exercise, e.to_string()))?;
                 let right = predicted.iter().zip(labels).filter(|(p, l)| p == l).count();
                 right as f64 / labels.len().max(1) as f64
             }

@@ -27,11 +27,12 @@ pub use error::Error;
 pub use family::{Expert, Family};
 pub use layers::plan;
 pub use matching::Matching;
+pub(crate) use names::is_task_part;
 pub use names::{is_of_expert, kind_of_layer};
 pub use roles::Role;
 pub use routed::{Experts, Routed};
 pub use rule::Rule;
-pub use samples::{AlphaSearch, SearchSamples, expert_source, read_proxies};
+pub use samples::{AlphaSearch, SearchSamples, expert_source, head_data, read_proxies};
 pub use settings::Settings;
 pub use vocabulary::Tokens;
 

@@ -170,7 +170,7 @@ pub(super) fn is_head(name: &str) -> bool {
 }
 
 /// What a model has for its task alone: heads and poolers, which another task's model lacks.
-pub(super) fn is_task_part(name: &str) -> bool {
+pub(crate) fn is_task_part(name: &str) -> bool {
     const PARTS: [&str; 16] = [
         "pooler",
         "lm_loss",

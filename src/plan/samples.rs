@@ -103,10 +103,9 @@ fn check_task(base: &ModelSource, task: &Task, split: &Split) -> Result<(), Erro
     if range.is_empty() {
         return Err(data::Error::bad(task.path(), format!("the split {split} holds no samples")).into());
     }
-    let head = task.head()?;
-    task.check_width(&head, base.path(), model.feature_size())?;
-    task.labels(&split.name, range.clone(), head.classes())?;
-    task.pooling()?;
+    let classifier = data::classifier_of(base, task, None)?;
+    task.check_width(&classifier, base.path(), model.feature_size())?;
+    task.labels(&split.name, range.clone(), classifier.head.classes())?;
     // images of a file are all of one shape: the first tells; texts are read to the end
     let inputs = model.inputs();
     let range = match inputs {
@@ -149,6 +148,15 @@ pub fn read_proxies(
 ) -> Result<Samples, data::Error> {
     let choice = data::Proxies { samples: proxies.samples, seed, max_length: proxies.max_length };
     choice.read(&proxies.data, model, inputs)
+}
+
+/// The samples on which an expert's head can be refitted: its task's, else those it is calibrated on.
+pub fn head_data(model: &Model) -> Option<PathBuf> {
+    match (&model.task, &model.calibration) {
+        (Some(task), _) => Some(task.clone()),
+        (None, Calibration::Data(proxies)) => Some(proxies.data.clone()),
+        _ => None,
+    }
 }
 
 /// An expert as a model to run.

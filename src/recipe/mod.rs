@@ -7,6 +7,7 @@ mod adapter;
 mod cursor;
 mod documents;
 mod error;
+mod heads;
 mod mergekit;
 mod models;
 mod parameters;
@@ -29,6 +30,7 @@ use crate::data::Split;
 use crate::hub::Missing;
 use crate::linalg::Accuracy;
 use crate::method::esm_plus::ResidualBase;
+use crate::method::head_refit::Heads;
 use crate::method::table::Kind;
 use crate::method::values::chance_key;
 use crate::method::{
@@ -62,6 +64,8 @@ pub struct Recipe {
     pub adapter: Option<AdapterOut>,
     /// The tokenizer of the output, with the rows of its tokens; the base's as it is if `None`.
     pub tokenizer: Option<Tokenizer>,
+    /// What becomes of the experts' heads; nothing is written of them if `None`.
+    pub heads: Option<Heads>,
     /// The chat template of the output; the base's if `None`.
     pub chat_template: Option<String>,
     /// Keys of the models' configurations in which experts may differ from the base.

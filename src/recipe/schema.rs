@@ -6,7 +6,7 @@ use super::models::{self, Models};
 use super::paths::Paths;
 use super::slices::{Place, Slice, SliceSource, Slices};
 use super::yaml::Node;
-use super::{Alpha, Error, Method, Overrides, Recipe, adapter, parameters, tokenizer};
+use super::{Alpha, Error, Method, Overrides, Recipe, adapter, heads, parameters, tokenizer};
 use crate::backend::Dtype;
 use crate::hub::{Gap, Missing};
 use crate::linalg::Accuracy;
@@ -16,7 +16,7 @@ use serde_saphyr::NonFiniteFloatPolicy;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
 
-const TOP: [&str; 17] = [
+const TOP: [&str; 18] = [
     "name",
     "merge_method",
     "base_model",
@@ -34,6 +34,7 @@ const TOP: [&str; 17] = [
     "tokenizer_source",
     "tokenizer",
     "chat_template",
+    "heads",
 ];
 
 pub(super) fn recipe(text: &str, path: &Path, overrides: &Overrides) -> Result<Recipe, Error> {
@@ -137,6 +138,7 @@ fn read(
     }
     let recipe = Recipe {
         adapter,
+        heads: heads::read(&top, adapter)?,
         path: path.to_path_buf(),
         text: text.to_owned(),
         method,

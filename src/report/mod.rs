@@ -21,6 +21,7 @@ pub use profile::{KernelTime, Profile};
 pub use table::{short_names, table};
 
 use crate::eval::Probe;
+use crate::heads::HeadReport;
 use crate::plan::Account;
 use indexmap::IndexMap;
 use serde::Serialize;
@@ -62,6 +63,9 @@ pub struct Report {
     /// How alpha was found, where it was not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_search: Option<AlphaSearch>,
+    /// What became of the experts' heads.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub heads: Vec<HeadReport>,
     /// Whether it multiplies ESM's layers or all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alpha_scope: Option<String>,
@@ -166,6 +170,7 @@ impl Default for Report {
             seed: None,
             alpha: 1.0,
             alpha_search: None,
+            heads: Vec::new(),
             alpha_scope: None,
             calibrated: None,
             out_dtype: None,

@@ -6,6 +6,7 @@ use crate::esm::wide;
 use esmerge::backend::{Backend, Result, Tensor};
 use esmerge::linalg::{Accuracy, NULL_SINGULAR_VALUE, polar, singular_values};
 use esmerge::method::esd::Inputs;
+use esmerge::method::head_refit::{Problem, refit, row_weights};
 use esmerge::method::{Decomposed, Matrices, Solver, Value, Values, assembly, table, tsv};
 
 pub async fn polar_units<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
@@ -73,6 +74,22 @@ pub async fn spectral<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result
         insert(backend, case, run, weight, method.merge(backend, &layer, solver).await?, &mut actual).await?;
     }
     Ok(actual)
+}
+
+/// A head refitted to features that have been on the device.
+pub async fn head_refit<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<Actual> {
+    let key = |part: &str| format!("heads.{}/{part}", run.id);
+    let on_device = async |part: &str| wide(backend, &case.upload(backend, &key(part))?).await;
+    let (merged, expert, head) =
+        (on_device("merged").await?, on_device("expert").await?, on_device("head").await?);
+    let option = |name: &str| &run.options[name];
+    let proxies = option("proxies").as_array().expect("a list").iter();
+    let proxies: Vec<usize> = proxies.map(|n| n.as_u64().expect("a count") as usize).collect();
+    let weights = row_weights(&proxies, option("own").as_u64().expect("an index") as usize);
+    let (_, width) = case.matrix_shape(&key("head"));
+    let lam = option("lam").as_f64().expect("a number");
+    let problem = Problem { merged: &merged, expert: &expert, weights: &weights, head: &head, width, lam };
+    Ok(Actual::from([(format!("run.{}/head", run.id), refit(&problem)?.head)]))
 }
 
 /// The delta and the weight it makes.

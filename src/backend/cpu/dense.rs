@@ -5,7 +5,8 @@ use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, MatRef, Par};
+use faer::linalg::solvers::Solve;
+use faer::{Accum, Mat, MatRef, Par, Side};
 
 /// Eigenvalues, descending, and the eigenvectors as columns in the same order.
 pub struct SymmetricEigen {
@@ -64,4 +65,13 @@ pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>, par: Par) -> Mat<f64> {
     let mut c = Mat::zeros(a.nrows(), b.ncols());
     matmul(c.as_mut(), Accum::Replace, a, b, 1.0, par);
     c
+}
+
+/// `A^-1 B` for a symmetric positive definite `A` (the lower triangle is read), by Cholesky.
+///
+/// # Errors
+/// If `A` is not positive definite in f64.
+pub fn solve_positive_definite(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Result<Mat<f64>> {
+    let factor = a.llt(Side::Lower).map_err(|_| Error::NotFinite("a matrix to be factored"))?;
+    Ok(factor.solve(b))
 }
