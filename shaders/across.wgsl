@@ -37,6 +37,15 @@ fn factor(task: u32) -> f32 {
     return factors[params.factors_offset + task];
 }
 
+// sum_t f_t x_t of the first factors.
+fn weighted_sum(i: u32) -> f32 {
+    var sum = 0.0;
+    for (var t = 0u; t < params.tasks; t++) {
+        sum += factor(t) * value(i, t);
+    }
+    return sum;
+}
+
 // sum_t w_t x_t
 @compute @workgroup_size(WORKGROUP)
 fn weigh(place: Place) {
@@ -44,11 +53,7 @@ fn weigh(place: Place) {
     if i >= params.count {
         return;
     }
-    var sum = 0.0;
-    for (var t = 0u; t < params.tasks; t++) {
-        sum += factor(t) * value(i, t);
-    }
-    out[params.out_offset + i] = sum;
+    out[params.out_offset + i] = weighted_sum(i);
 }
 
 // 1 where sum_t v_t x_t > 0.
@@ -58,11 +63,7 @@ fn positive(place: Place) {
     if i >= params.count {
         return;
     }
-    var votes = 0.0;
-    for (var t = 0u; t < params.tasks; t++) {
-        votes += factor(t) * value(i, t);
-    }
-    out[params.out_offset + i] = select(0.0, 1.0, votes > 0.0);
+    out[params.out_offset + i] = select(0.0, 1.0, weighted_sum(i) > 0.0);
 }
 
 // The sign of sum_t v_t x_t is elected, + where it is 0; sum_t w_t x_t over the tasks whose v_t x_t has it.
@@ -72,11 +73,7 @@ fn elect(place: Place) {
     if i >= params.count {
         return;
     }
-    var votes = 0.0;
-    for (var t = 0u; t < params.tasks; t++) {
-        votes += factor(t) * value(i, t);
-    }
-    let elected = select(-1.0, 1.0, votes >= 0.0);
+    let elected = select(-1.0, 1.0, weighted_sum(i) >= 0.0);
     var sum = 0.0;
     var weights = 0.0;
     for (var t = 0u; t < params.tasks; t++) {

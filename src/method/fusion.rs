@@ -86,10 +86,8 @@ impl<T: Tensor> Concatenations<'_, T> {
     /// waits for nothing (a QR factorization apart, which is made there): layers whose concatenations are rank-deficient are
     /// wrong until [`Self::mend`] has seen the checks.
     pub async fn fuse<B: Backend<Tensor = T>>(&self, backend: &B) -> Result<Fused<T>> {
-        let (left, left_checks) = self.orthogonalize(backend, self.left).await?;
-        let (right, right_checks) = self.orthogonalize(backend, self.right).await?;
-        let deltas = self.product(backend, &left, right, self.weights)?;
-        Ok(Fused { deltas, checks: [left_checks, right_checks] })
+        let ([left, right], checks) = self.orthogonalized(backend).await?;
+        Ok(Fused { deltas: self.product(backend, &left, right, self.weights)?, checks })
     }
 
     /// Computes layers again whose polar iterations failed by their `checks`, and says which these are.
@@ -99,13 +97,9 @@ impl<T: Tensor> Concatenations<'_, T> {
         deltas: &mut T,
         checks: [&[f32]; 2],
     ) -> Result<Vec<bool>> {
-        let [left, right] = checks.map(|checks| rank_deficient(self.accuracy, checks));
-        let deficient: Vec<bool> = left.zip(right).map(|(left, right)| left || right).collect();
+        let deficient = self.deficient(checks);
         for l in (0..deficient.len()).filter(|&l| deficient[l]) {
-            let layer = |x: &T| backend.slice(x, l..l + 1, 0..x.shape().rows, 0..x.shape().cols);
-            let left = self.orthogonalize_with_care(backend, &layer(self.left)?).await?;
-            let right = self.orthogonalize_with_care(backend, &layer(self.right)?).await?;
-            let weights = self.weights.map(layer).transpose()?;
+            let ([left, right], weights) = self.layer_with_care(backend, l).await?;
             let delta = self.product(backend, &left, right, weights.as_ref())?;
             let Shape { rows, cols, .. } = delta.shape();
             backend.copy_block(&delta, [0, 0, 0], deltas, [l, 0, 0], [1, rows, cols])?;
@@ -115,10 +109,9 @@ impl<T: Tensor> Concatenations<'_, T> {
 
     /// [`fuse`](Self::fuse) without the product.
     pub async fn fuse_factors<B: Backend<Tensor = T>>(&self, backend: &B) -> Result<FusedFactors<T>> {
-        let (left, left_checks) = self.orthogonalize(backend, self.left).await?;
-        let (right, right_checks) = self.orthogonalize(backend, self.right).await?;
+        let ([left, right], checks) = self.orthogonalized(backend).await?;
         let right = self.scaled_right(backend, &left, right, self.weights)?;
-        Ok(FusedFactors { left: left.values, right, checks: [left_checks, right_checks] })
+        Ok(FusedFactors { left: left.values, right, checks })
     }
 
     /// [`mend`](Self::mend) for factors.
@@ -128,13 +121,9 @@ impl<T: Tensor> Concatenations<'_, T> {
         fused: &mut FusedFactors<T>,
         checks: [&[f32]; 2],
     ) -> Result<Vec<bool>> {
-        let [left, right] = checks.map(|checks| rank_deficient(self.accuracy, checks));
-        let deficient: Vec<bool> = left.zip(right).map(|(left, right)| left || right).collect();
+        let deficient = self.deficient(checks);
         for l in (0..deficient.len()).filter(|&l| deficient[l]) {
-            let layer = |x: &T| backend.slice(x, l..l + 1, 0..x.shape().rows, 0..x.shape().cols);
-            let left = self.orthogonalize_with_care(backend, &layer(self.left)?).await?;
-            let right = self.orthogonalize_with_care(backend, &layer(self.right)?).await?;
-            let weights = self.weights.map(layer).transpose()?;
+            let ([left, right], weights) = self.layer_with_care(backend, l).await?;
             let right = self.scaled_right(backend, &left, right, weights.as_ref())?;
             for (from, to) in [(&left.values, &mut fused.left), (&right, &mut fused.right)] {
                 let Shape { rows, cols, .. } = from.shape();
@@ -142,6 +131,31 @@ impl<T: Tensor> Concatenations<'_, T> {
             }
         }
         Ok(deficient)
+    }
+
+    /// Both sides, and their checks.
+    async fn orthogonalized<B: Backend<Tensor = T>>(&self, backend: &B) -> Result<([Factor<T>; 2], [T; 2])> {
+        let (left, left_checks) = self.orthogonalize(backend, self.left).await?;
+        let (right, right_checks) = self.orthogonalize(backend, self.right).await?;
+        Ok(([left, right], [left_checks, right_checks]))
+    }
+
+    /// The layers of which one side's polar iteration failed.
+    fn deficient(&self, checks: [&[f32]; 2]) -> Vec<bool> {
+        let [left, right] = checks.map(|checks| rank_deficient(self.accuracy, checks));
+        left.zip(right).map(|(left, right)| left || right).collect()
+    }
+
+    /// Both sides of one layer, by the host, and its weights.
+    async fn layer_with_care<B: Backend<Tensor = T>>(
+        &self,
+        backend: &B,
+        l: usize,
+    ) -> Result<([Factor<T>; 2], Option<T>)> {
+        let layer = |x: &T| backend.slice(x, l..l + 1, 0..x.shape().rows, 0..x.shape().cols);
+        let left = self.orthogonalize_with_care(backend, &layer(self.left)?).await?;
+        let right = self.orthogonalize_with_care(backend, &layer(self.right)?).await?;
+        Ok(([left, right], self.weights.map(layer).transpose()?))
     }
 
     /// The right factor with all that multiplies the product.

@@ -320,9 +320,10 @@ impl<B: Layers> Block<B> {
         tap: &mut impl Tap<B>,
     ) -> Result<B::Tensor> {
         match self.order {
-            Order::NormFirst => {
+            Order::NormFirst | Order::Parallel => {
                 let x = self.attended(backend, hidden, part, tap).await?;
-                let mut y = self.fed_forward(backend, &x, part, tap).await?;
+                let read = if self.order == Order::Parallel { hidden } else { &x };
+                let mut y = self.fed_forward(backend, read, part, tap).await?;
                 backend.add(&x, &mut y)?;
                 Ok(y)
             }
@@ -333,12 +334,6 @@ impl<B: Layers> Block<B> {
                 let mut y = self.feed_forward.apply(backend, &x, part, tap).await?;
                 backend.add(&x, &mut y)?;
                 self.feed_forward_norm.apply(backend, &y)
-            }
-            Order::Parallel => {
-                let x = self.attended(backend, hidden, part, tap).await?;
-                let mut y = self.fed_forward(backend, hidden, part, tap).await?;
-                backend.add(&x, &mut y)?;
-                Ok(y)
             }
         }
     }

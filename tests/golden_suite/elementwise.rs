@@ -2,12 +2,12 @@
 
 use crate::case::{Case, Run};
 use crate::compare::Actual;
-use crate::esm::wide;
+use crate::others::insert;
 use crate::slabs::{All, Held};
 use esmerge::backend::{Backend, Result, Shape, Tensor};
 use esmerge::method::dare::{self, Dare};
 use esmerge::method::ties::OfModel;
-use esmerge::method::{Elementwise, Slabs, Streamed, Value, Values, assembly, table};
+use esmerge::method::{Elementwise, Slabs, Streamed, Value, Values, table};
 use serde_json::Value as Json;
 use std::rc::Rc;
 
@@ -160,20 +160,4 @@ async fn survivors<B: Backend>(
         true => Dare::<true>::new(values).unwrap().merge(backend, kept, &factors),
         false => Dare::<false>::new(values).unwrap().merge(backend, kept, &factors),
     }
-}
-
-/// The delta and the weight it makes.
-async fn insert<B: Backend>(
-    backend: &B,
-    case: &Case,
-    run: &Run,
-    weight: &str,
-    mut delta: B::Tensor,
-    actual: &mut Actual,
-) -> Result<()> {
-    let key = |quantity: &str| format!("run.{}/{weight}/{quantity}", run.id);
-    actual.insert(key("delta"), wide(backend, &delta).await?);
-    assembly::assemble(backend, &case.upload(backend, &format!("base/{weight}"))?, &mut delta, 1.0, 1.0)?;
-    actual.insert(key("weight"), wide(backend, &delta).await?);
-    Ok(())
 }

@@ -93,7 +93,7 @@ pub async fn head_refit<B: Backend>(backend: &B, case: &Case, run: &Run) -> Resu
 }
 
 /// The delta and the weight it makes.
-async fn insert<B: Backend>(
+pub async fn insert<B: Backend>(
     backend: &B,
     case: &Case,
     run: &Run,

@@ -7,7 +7,7 @@ use super::super::{
 };
 use super::rope::{self, Rope};
 use super::text::Packed;
-use super::{Architecture, Sizes, pool};
+use super::{Architecture, Sizes, pool_normed};
 use crate::backend::layers::{Activation, Attention, Layers};
 
 /// Sizes and kinds of parts of a decoder.
@@ -276,7 +276,7 @@ impl<B: Layers> Architecture<B> for Decoder {
         pooling: Option<Pooling>,
     ) -> Result<B::Tensor> {
         let load = Loader::new(backend, weights, self.prefix);
-        let normed = self.norm(&load, "norm", self.hidden)?.apply(backend, &part.hidden)?;
-        pool(backend, &normed, part, pooling.unwrap_or(Pooling::Last))
+        let norm = self.norm(&load, "norm", self.hidden)?;
+        pool_normed(backend, &norm, part, pooling.unwrap_or(Pooling::Last))
     }
 }

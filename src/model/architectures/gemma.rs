@@ -30,12 +30,12 @@ pub fn new(config: Config<'_>, weights: &dyn Weights) -> Result<Decoder> {
     if kind == "gemma" {
         return Ok(decoder);
     }
-    let cap = config.number_or("attn_logit_softcapping", if kind == "gemma2" { 50.0 } else { 0.0 })?;
+    let cap = config.number_or("attn_logit_softcapping", 0.0)?;
     let scale = config.number_or("query_pre_attn_scalar", 256.0)?;
     let decoder = Decoder {
         sandwiched: true,
         scale: (scale as f32).sqrt().recip(),
-        cap: (cap > 0.0 && config.get("attn_logit_softcapping").is_some()).then_some(cap as f32),
+        cap: (cap > 0.0).then_some(cap as f32),
         ..decoder
     };
     if kind == "gemma2" {

@@ -5,7 +5,7 @@ use super::super::{
     SelfAttention, Weights, prefix_of,
 };
 use super::text::{Packed, encoder_attention};
-use super::{Architecture, Sizes, pool};
+use super::{Architecture, Sizes, pool_normed};
 use crate::backend::layers::{Activation, Attention, Layers};
 
 /// Sizes of a decoder.
@@ -100,7 +100,7 @@ impl<B: Layers> Architecture<B> for Gpt2 {
         pooling: Option<Pooling>,
     ) -> Result<B::Tensor> {
         let load = Loader::new(backend, weights, self.prefix);
-        let normed = load.layer_norm("ln_f", self.hidden, self.epsilon)?.apply(backend, &part.hidden)?;
-        pool(backend, &normed, part, pooling.unwrap_or(Pooling::Last))
+        let norm = load.layer_norm("ln_f", self.hidden, self.epsilon)?;
+        pool_normed(backend, &norm, part, pooling.unwrap_or(Pooling::Last))
     }
 }

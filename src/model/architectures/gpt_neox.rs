@@ -7,7 +7,7 @@ use super::super::{
 };
 use super::rope::Rope;
 use super::text::{Packed, encoder_attention};
-use super::{Architecture, Sizes, pool};
+use super::{Architecture, Sizes, pool_normed};
 use crate::backend::layers::{Activation, Attention, Layers};
 
 /// Sizes of a decoder.
@@ -103,6 +103,6 @@ impl<B: Layers> Architecture<B> for GptNeoX {
     ) -> Result<B::Tensor> {
         let load = Loader::new(backend, weights, self.prefix);
         let norm = load.layer_norm("final_layer_norm", self.hidden, self.epsilon)?;
-        pool(backend, &norm.apply(backend, &part.hidden)?, part, pooling.unwrap_or(Pooling::Last))
+        pool_normed(backend, &norm, part, pooling.unwrap_or(Pooling::Last))
     }
 }

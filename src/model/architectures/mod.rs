@@ -27,7 +27,7 @@ pub(super) use text::check_lengths;
 pub use vision::Grid;
 
 use super::inputs::InputKind;
-use super::{Block, Config, Error, Part, Pooling, Result, Samples, Weights};
+use super::{Block, Config, Error, Norm, Part, Pooling, Result, Samples, Weights};
 use crate::backend::layers::Layers;
 
 /// Sizes of a model.
@@ -128,6 +128,16 @@ fn ends(lengths: &[usize], pooling: Pooling) -> Vec<u32> {
         (if pooling == Pooling::First { end - length } else { end - 1 }) as u32
     });
     each.collect()
+}
+
+/// The norm of all tokens, then one row a sample.
+fn pool_normed<B: Layers>(
+    backend: &B,
+    norm: &Norm<B>,
+    part: &Part<B>,
+    pooling: Pooling,
+) -> Result<B::Tensor> {
+    pool(backend, &norm.apply(backend, &part.hidden)?, part, pooling)
 }
 
 /// One row a sample.

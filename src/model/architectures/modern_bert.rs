@@ -6,7 +6,7 @@ use super::super::{
 };
 use super::rope::{self, Rope};
 use super::text::{Packed, encoder_attention};
-use super::{Architecture, Sizes, pool};
+use super::{Architecture, Sizes, pool_normed};
 use crate::backend::layers::{Activation, Attention, Layers};
 
 /// Sizes of an encoder.
@@ -112,7 +112,6 @@ impl<B: Layers> Architecture<B> for ModernBert {
     ) -> Result<B::Tensor> {
         let load = Loader::new(backend, weights, self.prefix);
         let norm = load.layer_norm_without_bias("final_norm", self.hidden, self.epsilon)?;
-        let normed = norm.apply(backend, &part.hidden)?;
-        pool(backend, &normed, part, pooling.unwrap_or(Pooling::Mean))
+        pool_normed(backend, &norm, part, pooling.unwrap_or(Pooling::Mean))
     }
 }

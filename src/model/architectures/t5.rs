@@ -5,7 +5,7 @@ use super::super::{
     SelfAttention, Weights, prefix_of,
 };
 use super::text::Packed;
-use super::{Architecture, Sizes, pool};
+use super::{Architecture, Sizes, pool_normed};
 use crate::backend::Shape;
 use crate::backend::layers::{Activation, Attention, Layers};
 use std::rc::Rc;
@@ -175,7 +175,7 @@ impl<B: Layers> Architecture<B> for T5 {
     ) -> Result<B::Tensor> {
         let load = Loader::new(backend, weights, self.prefix);
         let norm = load.rms_norm("encoder.final_layer_norm", self.hidden, self.epsilon)?;
-        pool(backend, &norm.apply(backend, &part.hidden)?, part, pooling.unwrap_or(Pooling::Mean))
+        pool_normed(backend, &norm, part, pooling.unwrap_or(Pooling::Mean))
     }
 }
 

@@ -6,7 +6,7 @@ use super::super::{
 };
 use super::text::encoder_attention;
 use super::vision::{Grid, ImageEmbedding, embed};
-use super::{Architecture, Sizes, pool};
+use super::{Architecture, Sizes, pool, pool_normed};
 use crate::backend::layers::{Activation, Layers};
 use crate::backend::{Op, Tensor};
 
@@ -176,9 +176,7 @@ impl<B: Layers> Architecture<B> for Tower {
         let load = Loader::new(backend, weights, self.prefix);
         let norm = load.layer_norm(self.names.norm_after, self.hidden, self.epsilon)?;
         match &self.head {
-            Head::Pooled => {
-                pool(backend, &norm.apply(backend, &part.hidden)?, part, pooling.unwrap_or(Pooling::First))
-            }
+            Head::Pooled => pool_normed(backend, &norm, part, pooling.unwrap_or(Pooling::First)),
             Head::Projected(projection) => {
                 let class = norm.apply(backend, &pool(backend, &part.hidden, part, Pooling::First)?)?;
                 let Some(Projection { name, size, across }) = projection else { return Ok(class) };
