@@ -320,6 +320,9 @@ fn models_that_cannot_be_run_are_refused_by_name() {
     capture(&["shape", "[", "configuration"]);
     place.write("m/config.json", config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 3"));
     capture(&["layers.2.", "complete"]);
+    place
+        .write("m/config.json", config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 9000000"));
+    capture(&["num_hidden_layers", "9000000", "65536"]);
     place.write("m/config.json", config.replace("\"llama3\"", "\"spiral\""));
     capture(&["spiral"]);
     place.write("m/config.json", config.replace("\"num_attention_heads\": 4", "\"num_attention_heads\": -4"));

@@ -7,6 +7,9 @@ use serde_json::Value;
 /// Past any model's size: a larger number is a mistake, and what would be allocated by it takes all memory.
 const MAX_SIZE: usize = 1 << 24;
 
+/// Many times what any model has.
+const MAX_BLOCKS: usize = 1 << 16;
+
 /// A JSON object, with errors that name the key.
 #[derive(Clone, Copy, Debug)]
 pub struct Config<'a> {
@@ -47,6 +50,14 @@ impl<'a> Config<'a> {
     /// A size that has a default.
     pub fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         Ok(self.optional_size(key)?.unwrap_or(default))
+    }
+
+    /// How many blocks there are: memory is taken for a word on each.
+    pub fn blocks(&self, key: &str) -> Result<usize> {
+        match self.size(key)? {
+            blocks if blocks <= MAX_BLOCKS => Ok(blocks),
+            blocks => Err(Error::Config(format!("`{key}` is {blocks} blocks; up to {MAX_BLOCKS} are taken"))),
+        }
     }
 
     /// A size that may be absent.

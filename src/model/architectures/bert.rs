@@ -33,7 +33,7 @@ fn new(config: Config<'_>, weights: &dyn Weights, first_position: usize) -> Resu
     Ok(Encoder {
         prefix,
         names: &NAMES,
-        blocks: config.size("num_hidden_layers")?,
+        blocks: config.blocks("num_hidden_layers")?,
         hidden,
         wide: config.size("intermediate_size")?,
         heads: config.heads(hidden)?.0,

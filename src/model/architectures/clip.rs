@@ -65,7 +65,7 @@ pub fn new(config: Config<'_>, weights: &dyn Weights) -> Result<Tower> {
         prefix,
         names: &HUGGING_FACE,
         grid: Grid::new(config)?,
-        blocks: config.size("num_hidden_layers")?,
+        blocks: config.blocks("num_hidden_layers")?,
         hidden,
         wide: config.size("intermediate_size")?,
         heads: config.heads(hidden)?.0,

@@ -102,7 +102,7 @@ impl Decoder {
             activation: config.activation("hidden_act", "silu")?,
             epsilon: config.number_or("rms_norm_eps", 1e-6)? as f32,
             ropes: vec![Rope::of(config, head_dim)?],
-            blocks: vec![kind; config.size("num_hidden_layers")?],
+            blocks: vec![kind; config.blocks("num_hidden_layers")?],
             scale: (head_dim as f32).sqrt().recip(),
             cap: None,
             embedding_scale: 1.0,

@@ -24,7 +24,7 @@ pub fn new(config: Config<'_>, weights: &dyn Weights) -> Result<Tower> {
         prefix,
         names: &NAMES,
         grid: Grid::new(config)?,
-        blocks: config.size("num_hidden_layers")?,
+        blocks: config.blocks("num_hidden_layers")?,
         hidden,
         // two thirds of the width, so that three layers have what two had
         wide: if gated { (2 * wide / 3).next_multiple_of(8) } else { wide },

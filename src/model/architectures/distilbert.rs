@@ -23,7 +23,7 @@ pub fn new(config: Config<'_>, weights: &dyn Weights) -> Result<Encoder> {
     Ok(Encoder {
         prefix,
         names: &NAMES,
-        blocks: config.size("n_layers")?,
+        blocks: config.blocks("n_layers")?,
         hidden,
         wide: config.size("hidden_dim")?,
         heads,

@@ -38,7 +38,7 @@ impl Gpt2 {
         }
         Ok(Gpt2 {
             prefix,
-            blocks: config.size("n_layer")?,
+            blocks: config.blocks("n_layer")?,
             hidden,
             wide: config.size_or("n_inner", 4 * hidden)?,
             heads,

@@ -38,7 +38,7 @@ impl GptNeoX {
         }
         Ok(GptNeoX {
             prefix,
-            blocks: config.size("num_hidden_layers")?,
+            blocks: config.blocks("num_hidden_layers")?,
             hidden,
             wide: config.size("intermediate_size")?,
             heads,

@@ -33,7 +33,7 @@ impl ModernBert {
             .ok_or_else(|| Error::MissingTensor("embeddings.tok_embeddings.weight".into()))?;
         let hidden = config.size("hidden_size")?;
         let (heads, head_dim) = config.heads(hidden)?;
-        let blocks = config.size("num_hidden_layers")?;
+        let blocks = config.blocks("num_hidden_layers")?;
         let every = config.size_or("global_attn_every_n_layers", 3)?;
         let theta = |key, default| config.number_or(key, default);
         Ok(ModernBert {

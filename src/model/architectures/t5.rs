@@ -55,7 +55,7 @@ impl T5 {
         }
         Ok(T5 {
             prefix,
-            blocks: config.size("num_layers")?,
+            blocks: config.blocks("num_layers")?,
             hidden: config.size("d_model")?,
             wide: config.size("d_ff")?,
             heads: config.size("num_heads")?,
