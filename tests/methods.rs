@@ -244,3 +244,19 @@ fn methods_are_listed_and_explained_within_eighty_columns() {
     let unknown = family.esmerge(&["methods", "tiez"]);
     assert_eq!(unknown.status.code(), Some(2));
 }
+
+#[test]
+fn the_documents_count_the_methods_of_the_table() {
+    let read = |path: &str| {
+        std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
+    };
+    let others = methods().filter(|method| !method.name.starts_with("esm")).count();
+    assert!(read("README.md").contains(&format!("{others} other methods are here too")), "{others}");
+    // the first version had three of them
+    let more = others - ["linear", "task_arithmetic", "tsv_m"].len();
+    assert!(read("CHANGELOG.md").contains(&format!("- {more} more methods")), "{more}");
+    let list = read("docs/methods.md");
+    for method in methods() {
+        assert!(list.contains(&format!("`{}`", method.name)), "{} is not in docs/methods.md", method.name);
+    }
+}
