@@ -142,6 +142,7 @@ impl Polarity {
 /// A place in the order of a row's magnitudes, the largest first and among equal ones the first in the row: before the cut lie
 /// those above `bits`, and those of exactly these bits in the places before `places`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(feature = "merge", derive(serde::Serialize, serde::Deserialize))]
 pub struct Cut {
     /// The 31 bits of a magnitude.
     pub bits: u32,

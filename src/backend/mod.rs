@@ -48,6 +48,11 @@ pub trait Backend {
     /// The device's name and driver, for reports.
     fn name(&self) -> String;
 
+    /// The device as far as its results depend on it, to the bit.
+    fn class(&self) -> String {
+        self.name()
+    }
+
     /// Bytes above which one tensor should not grow; callers split their batches by it.
     fn max_tensor_bytes(&self) -> u64;
 

@@ -105,6 +105,14 @@ pub enum Error {
         /// Why not, and what to do.
         reason: String,
     },
+    /// Work of another run stands in the way, or cannot be gone on with.
+    #[error("{}: {reason}", path.display())]
+    Journal {
+        /// The folder of that work.
+        path: PathBuf,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The settings of an adapter cannot be used.
     #[error("{}: {reason}", path.display())]
     BadAdapter {

@@ -105,7 +105,7 @@ impl Extent {
     }
 
     /// Some of these bytes, which are no values.
-    pub(super) fn part(&self, first: usize, len: usize) -> Self {
+    pub(crate) fn part(&self, first: usize, len: usize) -> Self {
         Extent { offset: self.offset + first as u64, len, ..self.clone() }
     }
 

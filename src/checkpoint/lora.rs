@@ -85,7 +85,7 @@ impl LoraWriter {
 
     /// Flushes the file to the disk.
     pub fn finish(self) -> Result<(), Error> {
-        self.writer.finish()
+        self.writer.finish().map(drop)
     }
 }
 

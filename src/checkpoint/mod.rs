@@ -10,6 +10,7 @@ mod file;
 mod fingerprint;
 mod gguf;
 mod header;
+pub mod journal;
 mod lora;
 mod magic;
 mod meta;
@@ -54,6 +55,9 @@ pub use sidecar::{Sidecars, hub_repository};
 pub(crate) use sidecar_names::belongs;
 pub(crate) use sidecar_names::is_weights;
 pub(crate) use sync::rename;
+#[cfg(feature = "cli")]
+pub(crate) use temporary::bytes_in;
+use temporary::keep;
 pub(crate) use temporary::parent;
 pub use temporary::{Left, Temporary, remove_all};
 pub use write::{Shard, TensorSpec, TensorWriter, aligned_order, index, shards, stem};

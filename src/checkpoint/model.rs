@@ -185,6 +185,11 @@ impl Checkpoint {
         &self.path
     }
 
+    /// Paths of the files with its weights.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(TensorFile::path)
+    }
+
     /// The folder with the model's configuration and tokenizer files, if it has one of its own.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_deref()

@@ -1,6 +1,6 @@
 //! A folder that appears under its name only when it is complete.
 
-use super::temporary::{Left, Temporary, hidden, parent};
+use super::temporary::{self, Left, Temporary, hidden, parent};
 use super::{Error, sync};
 use std::ffi::OsStr;
 use std::fs;
@@ -8,6 +8,10 @@ use std::path::{Path, PathBuf};
 
 /// What an output replaced, until it is removed.
 const ASIDE: &str = ".replaced-esmerge";
+/// What the name of a folder ends in that lasts until an output is complete.
+const JOURNAL: &str = ".esmerge";
+/// Where the output's files lie in a temporary folder; what else lies there is not for the output.
+const FILES: &str = "output";
 /// What a fresh file system has in its topmost folder.
 const NOBODYS: &str = "lost+found";
 /// Files that make a folder a model, and so get their names last, in this order.
@@ -18,6 +22,7 @@ const LAST: [&str; 3] = [".index.json", "config.json", crate::report::FILE];
 #[derive(Debug)]
 pub struct OutputDir {
     temporary: Temporary,
+    files: PathBuf,
     wanted: PathBuf,
     place: Place,
 }
@@ -53,12 +58,42 @@ impl OutputDir {
             (_, Some(beside)) => beside,
             (_, None) => Temporary::beside(&wanted)?,
         };
-        Ok(OutputDir { temporary, wanted, place })
+        let files = temporary.path().join(FILES);
+        fs::create_dir(&files).map_err(Error::io("create", &files))?;
+        Ok(OutputDir { temporary, files, wanted, place })
+    }
+
+    /// The same in a folder that other runs may be using too, and that outlives a run which does not finish.
+    pub(super) fn in_journal(wanted: &Path, force: bool) -> Result<OutputDir, Error> {
+        let wanted = followed(wanted);
+        drop(restore(&wanted)?);
+        let beside = wanted.with_file_name(temporary::beside(&wanted, JOURNAL));
+        let (place, folder) = match place(&wanted, force)? {
+            Place::Inside if beside.is_dir() => (Place::New, beside), // begun when there was no such folder
+            Place::Inside => (Place::Inside, Temporary::folder_inside(&wanted)),
+            place => (place, beside),
+        };
+        if place == Place::Replacing {
+            Temporary::refuse_another_inside(&wanted)?;
+        }
+        let temporary = Temporary::shared(folder)?;
+        let files = temporary.path().join(FILES);
+        Ok(OutputDir { temporary, files, wanted, place })
     }
 
     /// Where to write meanwhile.
     pub fn path(&self) -> &Path {
+        &self.files
+    }
+
+    /// The temporary folder, in which there is room for what is not for the output.
+    pub fn folder(&self) -> &Path {
         self.temporary.path()
+    }
+
+    /// Lets the folder outlive a run that does not finish.
+    pub(super) fn keep(&self) {
+        temporary::keep(self.folder());
     }
 
     /// The final path.
@@ -84,12 +119,12 @@ impl OutputDir {
 
     /// Gives the folder its name, once everything in it has reached the disk.
     pub fn finish(self) -> Result<(), Error> {
-        let OutputDir { temporary, wanted, place } = self;
-        sync::folder(temporary.path()).map_err(Error::io("write", &wanted))?;
-        temporary.publish(|folder| match place {
-            Place::New => rename(folder, &wanted),
-            Place::Inside => move_in(folder, &wanted),
-            Place::Replacing => replace(folder, &wanted),
+        let OutputDir { temporary, files, wanted, place } = self;
+        sync::folder(&files).map_err(Error::io("write", &wanted))?;
+        temporary.publish(|_| match place {
+            Place::New => rename(&files, &wanted),
+            Place::Inside => move_in(&files, &wanted),
+            Place::Replacing => replace(&files, &wanted),
         })?;
         let around = if place == Place::Inside { &wanted } else { parent(&wanted) };
         sync::entries(around).map_err(Error::io("write", &wanted))

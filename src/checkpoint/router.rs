@@ -72,7 +72,7 @@ impl RouterWriter {
 
     /// Flushes the file to the disk.
     pub fn finish(self) -> Result<(), Error> {
-        self.writer.finish()
+        self.writer.finish().map(drop)
     }
 }
 

@@ -25,6 +25,8 @@ struct Live {
     folder: PathBuf,
     /// Parents created for it, outermost first.
     parents: Vec<PathBuf>,
+    /// Whether it outlives a run that does not finish.
+    kept: bool,
 }
 
 /// A temporary folder of this run.
@@ -60,13 +62,37 @@ impl Temporary {
 
     /// A folder inside the existing folder `wanted`.
     pub fn inside(wanted: &Path) -> Result<Temporary, Error> {
-        Temporary::create(wanted, wanted.join(ENDING))
+        Temporary::create(wanted, Temporary::folder_inside(wanted))
+    }
+
+    /// A folder that other runs may be using too, and that outlives this run where it was there before. Nothing in it is touched.
+    pub(super) fn shared(folder: PathBuf) -> Result<Temporary, Error> {
+        let parents = missing(parent(&folder));
+        let mut live = live();
+        let created = parents.iter().chain([&folder]).try_for_each(|p| match fs::create_dir(p) {
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && p.is_dir() => Ok(()),
+            created => created.map_err(Error::io("create", p)),
+        });
+        let fresh =
+            created.is_ok() && fs::read_dir(&folder).is_ok_and(|mut entries| entries.next().is_none());
+        let entry = Live { folder: folder.clone(), parents, kept: !fresh };
+        if let Err(error) = created {
+            entry.remove_parents();
+            return Err(error);
+        }
+        live.push(entry);
+        Ok(Temporary { folder, lock: None, left: None })
+    }
+
+    /// The name of the folder inside a wanted one.
+    pub(super) fn folder_inside(wanted: &Path) -> PathBuf {
+        wanted.join(ENDING)
     }
 
     fn create(wanted: &Path, folder: PathBuf) -> Result<Temporary, Error> {
         let parents = missing(parent(&folder));
         let mut live = live();
-        live.push(Live { folder: folder.clone(), parents: Vec::new() });
+        live.push(Live { folder: folder.clone(), parents: Vec::new(), kept: false });
         let created = parents.iter().try_for_each(|p| fs::create_dir(p).map_err(Error::io("create", p)));
         if let Some(entry) = live.last_mut() {
             entry.parents = parents;
@@ -129,12 +155,19 @@ impl Drop for Temporary {
     }
 }
 
-/// Removes every temporary folder of this process, which must end then: whoever wants to create, publish or drop one waits
-/// for ever.
-pub fn remove_all() {
+/// Lets a temporary folder outlive a run that does not finish.
+pub(super) fn keep(folder: &Path) {
+    live().iter_mut().filter(|entry| entry.folder == folder).for_each(|entry| entry.kept = true);
+}
+
+/// Removes every temporary folder of this process but those that are kept, and gives these. The process must end then: whoever
+/// wants to create, publish or drop one waits for ever.
+pub fn remove_all() -> Vec<PathBuf> {
     let live = live();
     live.iter().for_each(Live::remove);
+    let kept = live.iter().filter(|entry| entry.kept).map(|entry| entry.folder.clone()).collect();
     std::mem::forget(live);
+    kept
 }
 
 fn live() -> MutexGuard<'static, Vec<Live>> {
@@ -143,6 +176,9 @@ fn live() -> MutexGuard<'static, Vec<Live>> {
 
 impl Live {
     fn remove(&self) {
+        if self.kept {
+            return;
+        }
         // Other threads may still be creating files in it.
         for _ in 0..100 {
             match fs::remove_dir_all(&self.folder) {
@@ -253,13 +289,18 @@ pub(crate) fn parent(path: &Path) -> &Path {
 
 /// `.NAME` with an ending, cut where that is longer than a name may be.
 pub(super) fn hidden(wanted: &Path, ending: &str) -> String {
+    format!(".{}", beside(wanted, ending))
+}
+
+/// `NAME` with an ending, cut where that, with a dot before it, is longer than a name may be.
+pub(super) fn beside(wanted: &Path, ending: &str) -> String {
     let name = wanted.file_name().unwrap_or_default().to_string_lossy();
     if name.len() + ending.len() < LONGEST_NAME {
-        return format!(".{name}{ending}");
+        return format!("{name}{ending}");
     }
     let hash = Sha256::digest(name.as_bytes());
     let start = &name[..(0..=200).rev().find(|&i| name.is_char_boundary(i)).unwrap_or(0)];
-    format!(".{start}~{:02x}{:02x}{:02x}{:02x}{ending}", hash[0], hash[1], hash[2], hash[3])
+    format!("{start}~{:02x}{:02x}{:02x}{:02x}{ending}", hash[0], hash[1], hash[2], hash[3])
 }
 
 /// Ancestors that are not there, outermost first.
@@ -270,7 +311,8 @@ fn missing(folder: &Path) -> Vec<PathBuf> {
     missing
 }
 
-fn bytes_in(folder: &Path) -> u64 {
+/// Bytes of the files in a folder and those in it.
+pub(crate) fn bytes_in(folder: &Path) -> u64 {
     let Ok(entries) = fs::read_dir(folder) else { return 0 };
     let bytes = |entry: fs::DirEntry| match entry.metadata() {
         Ok(meta) if meta.is_dir() => bytes_in(&entry.path()),

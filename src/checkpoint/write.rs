@@ -1,7 +1,9 @@
 //! Safetensors files out: the header first, since all shapes are known, then the values as they come.
 
 use super::file::LENGTH_PREFIX;
+use super::journal::FileWritten;
 use super::{Checkpoint, Error};
+use crc32fast::Hasher;
 use safetensors::Dtype as Stored;
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value};
@@ -66,6 +68,8 @@ pub struct TensorWriter {
     path: PathBuf,
     out: BufWriter<File>,
     missing: u64,
+    hash: Hasher,
+    bytes: u64,
 }
 
 impl TensorWriter {
@@ -80,22 +84,27 @@ impl TensorWriter {
         let mut out = BufWriter::with_capacity(1 << 20, file);
         out.write_all(&header).map_err(Error::io("write", path))?;
         let missing = tensors.iter().map(TensorSpec::bytes).sum();
-        Ok(TensorWriter { path: path.to_path_buf(), out, missing })
+        let mut hash = Hasher::new();
+        hash.update(&header);
+        Ok(TensorWriter { path: path.to_path_buf(), out, missing, hash, bytes: header.len() as u64 })
     }
 
     /// Appends the next values.
     pub fn write(&mut self, bytes: &[u8]) -> Result<(), Error> {
         self.missing = self.missing.checked_sub(bytes.len() as u64).ok_or_else(|| self.wrong_size())?;
+        self.hash.update(bytes);
+        self.bytes += bytes.len() as u64;
         self.out.write_all(bytes).map_err(Error::io("write", &self.path))
     }
 
     /// Flushes the file to the disk; it must hold exactly what its header says.
-    pub fn finish(mut self) -> Result<(), Error> {
+    pub fn finish(mut self) -> Result<FileWritten, Error> {
         if self.missing != 0 {
             return Err(self.wrong_size());
         }
         self.out.flush().map_err(Error::io("write", &self.path))?;
-        self.out.get_ref().sync_all().map_err(Error::io("write", &self.path))
+        self.out.get_ref().sync_all().map_err(Error::io("write", &self.path))?;
+        Ok(FileWritten { bytes: self.bytes, crc32: self.hash.finalize() })
     }
 
     fn wrong_size(&self) -> Error {

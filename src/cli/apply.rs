@@ -19,6 +19,12 @@ pub(super) fn run(args: &args::Apply) -> Result<(), Failure> {
         allow_mismatch: args.allow_mismatch.clone(),
         dry_run: args.dry_run,
         keep_delta: None,
+        resume: false,
+        fresh: false,
+        verify: false,
+        journal_every: std::time::Duration::ZERO,
+        no_journal: true, // a sum is soon made again
+        shard: None,
         foreign: args::ForeignFlags::default(),
     };
     merge::carry_out(&merge, &recipe)

@@ -1,6 +1,7 @@
 use super::device::{Device, DeviceChoice};
 use super::download::Download;
 use super::memory;
+use super::shard::Shard;
 use crate::backend::gpu::{Autotune, Config, cache_folder};
 use crate::bench::{Kernel, Size};
 use crate::data::Split;
@@ -9,12 +10,15 @@ use crate::matrix::Dtype;
 use crate::method::head_refit::{LAM, Mode};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::path::PathBuf;
+use std::time::Duration;
 
 const EXAMPLES: &str = "\
 Examples:
   esmerge merge recipe.yaml merged/            merge as the recipe says
   esmerge merge recipe.yaml --dry-run          what would be done, and its cost
   esmerge merge recipe.yaml merged/ --keep-delta d.safetensors
+  esmerge merge recipe.yaml merged/ --shard 1/2
+                                               half of it; `esmerge join` ends it
   esmerge rescale d.safetensors --base models/base --alpha 0.6 other/
                                                another alpha, in seconds
   esmerge apply models/llama adapters/math -o llama-math/
@@ -113,6 +117,8 @@ pub(super) struct Cli {
 pub(super) enum Command {
     /// Merge models as a recipe says
     Merge(Merge),
+    /// Put together what several runs of `merge --shard` have done
+    Join(Join),
     /// Make the model again with another alpha, from the deltas that `merge --keep-delta` wrote
     Rescale(Rescale),
     /// Add LoRA adapters to a model
@@ -212,8 +218,59 @@ pub(super) struct Merge {
     /// Keep the merged deltas in this file, for `esmerge rescale`
     #[arg(long, value_name = "FILE")]
     pub keep_delta: Option<PathBuf>,
+    /// Go on with the work of an earlier run, and fail if it left none; without it, such work is used where there is some
+    #[arg(long, conflicts_with = "fresh")]
+    pub resume: bool,
+    /// Begin again, whatever an earlier run has left
+    #[arg(long)]
+    pub fresh: bool,
+    /// Hash all of every input, so that one that was written again is known by its contents (else by size, time and beginning)
+    #[arg(long)]
+    pub verify: bool,
+    /// Work that a kill may cost, in seconds: so often is what was done made to last
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = duration)]
+    pub journal_every: Duration,
+    /// Keep nothing that a later run could go on with: less disk, and a kill loses everything
+    #[arg(long, conflicts_with_all = ["resume", "verify", "shard"])]
+    pub no_journal: bool,
+    /// Do the K-th of N shares of the work, on this machine or another with the same folders, for `esmerge join`; auto takes both
+    /// from SLURM, Kubernetes, Open MPI or Ray
+    #[arg(long, value_name = "K/N", conflicts_with_all = ["dry_run", "fresh"])]
+    pub shard: Option<Shard>,
     #[command(flatten)]
     pub foreign: ForeignFlags,
+}
+
+const JOIN: &str = "\
+What the shares have done lies in OUT.esmerge beside the output, with the recipe
+and its flags. Joining compares the norms of all layers, finds alpha if the
+recipe searches for it, and writes the model.
+
+Examples:
+  esmerge merge recipe.yaml merged/ --shard 1/2
+  esmerge merge recipe.yaml merged/ --shard 2/2
+  esmerge join merged/
+  esmerge join merged/ --shard 1/4             writes a quarter of the files only";
+
+#[derive(Debug, Args)]
+#[command(after_help = JOIN)]
+pub(super) struct Join {
+    /// The output of the merge that was shared out
+    pub out: PathBuf,
+    #[command(flatten)]
+    pub run: RunFlags,
+    /// Keep the merged deltas in this file, if the shares were run with --keep-delta
+    #[arg(long, value_name = "FILE")]
+    pub keep_delta: Option<PathBuf>,
+    /// Hash all of every input, if the shares did
+    #[arg(long)]
+    pub verify: bool,
+    /// Work that a kill may cost, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = duration)]
+    pub journal_every: Duration,
+    /// Write the K-th of N shares of the output's files, and leave the rest to others and to a last `esmerge join` without it
+    #[arg(long, value_name = "K/N")]
+    pub shard: Option<Shard>,
 }
 
 /// Flags of mergekit's that are taken so that its command lines work, and do nothing here.
@@ -698,6 +755,11 @@ pub(super) struct RunFlags {
     /// Print the report as JSON on standard output, in place of the table
     #[arg(long)]
     pub json: bool,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+    seconds.ok_or_else(|| "expected a number of seconds, such as 10 or 0.5".to_owned())
 }
 
 impl DeviceFlags {

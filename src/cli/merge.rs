@@ -1,17 +1,20 @@
 use super::args;
-use super::device::on_device;
+use super::device::{Device, on_device};
 use super::dry_run;
 use super::failure::Failure;
 use super::output;
 use super::progress::Display;
-use super::terminal;
-use crate::checkpoint::{OutputDir, Temporary};
+use super::shard::Shard;
+use super::{space, terminal};
+use crate::checkpoint::journal::{Earlier, Journal, Writer};
+use crate::checkpoint::{self, OutputDir, Temporary};
 use crate::heads;
-use crate::pipeline::{self, Options, Progress};
+use crate::pipeline::{self, Options, Output, Progress, Share};
 use crate::plan::{Family, Plan, plan};
 use crate::recipe::{Document, Overrides, Recipe};
 use crate::report::{self, Stages};
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// `esmerge merge`
 pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
@@ -84,7 +87,41 @@ fn plan_all(args: &args::Merge, documents: &[Document], overrides: &mut Override
 
 /// One merge.
 pub(super) fn carry_out(args: &args::Merge, recipe: &Recipe) -> Result<(), Failure> {
-    let output = output(args)?; // a wrong path is told before any work
+    let journal = journal(args)?; // a wrong path is told before any work
+    carry_out_in(args, recipe, journal, false)
+}
+
+/// What an earlier run may have left, and the place of the output; none for a dry run, and without journal.
+fn journal(args: &args::Merge) -> Result<Option<Journal>, Failure> {
+    let Some(out) = args.out.as_deref().filter(|_| !args.dry_run && !args.no_journal) else {
+        return Ok(None);
+    };
+    let writer = args.shard.map_or(Writer::only(), |shard| Writer::share(shard.index, shard.count));
+    let writer = Writer { every: args.journal_every, ..writer };
+    let earlier = match (args.resume, args.fresh) {
+        (true, _) => Earlier::Insist,
+        (_, true) => Earlier::Discard,
+        _ => Earlier::Use,
+    };
+    Ok(Some(Journal::open(out, args.run.force, writer, earlier, &mut waiting)?))
+}
+
+/// Tells why nothing happens for a while.
+pub(super) fn waiting(why: &str) {
+    output::say(why);
+}
+
+/// One merge, or a share of one, or with `join` the shares of one put together.
+pub(super) fn carry_out_in(
+    args: &args::Merge,
+    recipe: &Recipe,
+    journal: Option<Journal>,
+    join: bool,
+) -> Result<(), Failure> {
+    let output = match journal {
+        Some(journal) => Some(Output::Journaled(journal)),
+        None => plain_output(args)?.map(Output::Plain),
+    };
     let family = Family::open(recipe)?;
     let plan = plan(recipe, &family)?;
     let mut display = Display::new(args.run.quiet, args.run.verbose);
@@ -97,10 +134,11 @@ pub(super) fn carry_out(args: &args::Merge, recipe: &Recipe) -> Result<(), Failu
         }
         return dry_run::show(recipe, &plan, &family, args);
     };
-    let out = output.wanted().to_path_buf();
+    let out = output.folder().wanted().to_path_buf();
     if args.run.verbose {
         name_fallbacks(&plan);
     }
+    check_space(args, &plan, &family, recipe, &output)?;
 
     let options = Options {
         shard_size: args.run.out_shard_size,
@@ -108,11 +146,17 @@ pub(super) fn carry_out(args: &args::Merge, recipe: &Recipe) -> Result<(), Failu
         keep_delta: args.keep_delta.clone(),
         force: args.run.force,
         overrides: changes(args),
+        verify: args.verify,
+        join: join && args.shard.is_none(),
     };
-    let (device, why_not) = args.run.open_device()?;
-    if let Some(why_not) = why_not {
-        display.warn(&why_not);
-    }
+    let output = match (args.shard, output) {
+        (Some(Shard { index, count }), Output::Journaled(journal)) => {
+            let share = Share { index, count, of_files: join };
+            return carry_out_share(args, (recipe, &family, &plan), journal, share, &options, display);
+        }
+        (_, output) => output,
+    };
+    let device = open_device(args, &mut display)?;
     let merged = on_device!(&device, |backend| pollster::block_on(pipeline::merge(
         backend,
         recipe,
@@ -156,8 +200,83 @@ fn between(stages: &Stages) -> String {
     if places.is_empty() { String::new() } else { format!("; merged deltas: {}", places.join(", ")) }
 }
 
+/// A share of a merge, and what is left to do.
+fn carry_out_share(
+    args: &args::Merge,
+    (recipe, family, plan): (&Recipe, &Family, &Plan),
+    journal: Journal,
+    share: Share,
+    options: &Options,
+    mut display: Display,
+) -> Result<(), Failure> {
+    let (started, out) = (Instant::now(), journal.output().wanted().display().to_string());
+    let device = open_device(args, &mut display)?;
+    let work = (recipe, family, plan);
+    let done = on_device!(&device, |backend| pollster::block_on(pipeline::merge_share(
+        backend,
+        work,
+        journal,
+        share,
+        options,
+        &mut display,
+    )));
+    display.clear();
+    let done = done.map_err(|e| Failure::of_merge(e, &args.recipe))?;
+    if args.run.json {
+        output::print(&serde_json::to_string_pretty(&done)?);
+    } else if !args.run.quiet {
+        let Share { index, count, of_files } = share;
+        let mut parts = Vec::new();
+        if !of_files {
+            parts.push(format!("{} of {} batches of layers", done.batches, done.of_batches));
+        }
+        if of_files || done.of_batches == 0 {
+            parts.push(format!("{} files of the output", done.files));
+        }
+        let seconds = started.elapsed().as_secs_f64();
+        output::print(&format!("share {index} of {count} done in {seconds:.1} s: {}", parts.join(", ")));
+        output::print(&format!("when all are: esmerge join {out}"));
+    }
+    Ok(())
+}
+
+fn open_device(args: &args::Merge, display: &mut Display) -> Result<Device, Failure> {
+    let (device, why_not) = args.run.open_device()?;
+    if let Some(why_not) = why_not {
+        display.warn(&why_not);
+    }
+    Ok(device)
+}
+
+/// Whether there is room for the output, and for what lasts until it is complete.
+fn check_space(
+    args: &args::Merge,
+    plan: &Plan,
+    family: &Family,
+    recipe: &Recipe,
+    output: &Output,
+) -> Result<(), Failure> {
+    let (out, folder) = (output.folder().wanted(), output.folder().folder());
+    let space = pipeline::space(recipe, family, plan, args.keep_delta.is_some());
+    let shares = args.shard.map_or(1, |shard| shard.count as u64);
+    let (journal, hint) = match output {
+        Output::Journaled(_) => {
+            (space.journal / shares, "; --no-journal takes less, and a kill then loses everything")
+        }
+        Output::Plain(_) => (0, ""),
+    };
+    let there = checkpoint::bytes_in(folder);
+    let output_bytes = if args.shard.is_some() { 0 } else { space.output };
+    let needed = (output_bytes + journal).saturating_sub(there);
+    space::check(folder, needed, &format!("{} and the work on it", out.display()), hint)?;
+    match &args.keep_delta {
+        Some(file) => space::check(file, space.deltas, "the kept deltas", ""),
+        None => Ok(()),
+    }
+}
+
 /// The output, under its temporary name; none for a dry run, which only looks at the paths.
-fn output(args: &args::Merge) -> Result<Option<OutputDir>, Failure> {
+fn plain_output(args: &args::Merge) -> Result<Option<OutputDir>, Failure> {
     match (&args.out, args.dry_run) {
         (Some(out), false) => Ok(Some(OutputDir::create(out, args.run.force)?)),
         (None, _) => Ok(None),

@@ -16,6 +16,7 @@ mod failure;
 mod generate;
 mod heads;
 mod init;
+mod join;
 mod memory;
 mod merge;
 mod methods;
@@ -23,7 +24,9 @@ mod output;
 mod progress;
 mod rescale;
 mod route;
+mod shard;
 mod signals;
+mod space;
 mod terminal;
 mod usage;
 
@@ -55,6 +58,7 @@ pub fn main() -> ExitCode {
 fn run(command: Command) -> Result<(), Failure> {
     match command {
         Command::Merge(args) => merge::run(&args),
+        Command::Join(args) => join::run(&args),
         Command::Rescale(args) => rescale::run(&args),
         Command::Apply(args) => apply::run(&args),
         Command::Extract(args) => extract::run(&args),

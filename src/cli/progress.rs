@@ -103,6 +103,14 @@ impl Progress for Display {
         }
     }
 
+    fn note(&mut self, message: &str) {
+        match self {
+            Display::Quiet => {}
+            Display::Bar { bytes, .. } => bytes.suspend(|| output::say(message)),
+            Display::Lines { .. } => output::say(message),
+        }
+    }
+
     fn warn(&mut self, message: &str) {
         match self {
             Display::Quiet => {}

@@ -1,4 +1,5 @@
-//! What happens when a run is interrupted: its temporary files go, and the exit code says which signal it was.
+//! What happens when a run is interrupted: its temporary files go, but for work that a later run can go on with, and the exit
+//! code says which signal it was.
 
 use super::output;
 use crate::checkpoint;
@@ -16,15 +17,36 @@ pub(super) fn watch() {
     let Ok((mut woken, wake)) = std::io::pipe() else { return };
     let clean = move || {
         let _ = woken.read(&mut [0]);
-        checkpoint::remove_all();
+        let kept = checkpoint::remove_all();
         let signal = STOPPED_BY.load(Ordering::SeqCst);
         output::say(&format!("stopped by {}", name(signal)));
+        if let Some(folder) = kept.first() {
+            output::say(&format!(
+                "what is done lies in {}; go on with: {}",
+                folder.display(),
+                command_line()
+            ));
+        }
         exit(signal);
     };
     let watching = std::thread::Builder::new().name("signals".to_owned()).spawn(clean);
     if watching.is_ok() && WAKE.set(wake).is_ok() {
         system::install();
     }
+}
+
+/// This run's command line, for a shell.
+fn command_line() -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    let quoted = |word: String| match !word.is_empty() && word.chars().all(plain) {
+        true => word,
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    };
+    let words = std::env::args_os().skip(1).map(|word| quoted(word.to_string_lossy().into_owned()));
+    std::iter::once("esmerge".to_owned())
+        .chain(words.filter(|word| word != "--fresh"))
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 /// Waits for the end if a signal has come: errors that its cleaning causes elsewhere are not the user's.

@@ -39,7 +39,8 @@ fn write_file(path: &Path, head: &Refitted) -> Result<(), Error> {
     for (_, values) in parts {
         file.write(bytemuck::cast_slice(values))?;
     }
-    Ok(file.finish()?)
+    file.finish()?;
+    Ok(())
 }
 
 fn parts(classifier: &Classifier) -> Vec<(TensorSpec, &[f32])> {

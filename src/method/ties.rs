@@ -6,6 +6,7 @@ use super::ranks::{self, Deltas};
 use super::table::{Base, DENSITY, Description, Kind, NORMALIZE, Parameter, Strength, WEIGHT, word};
 use super::values::{Value, Values};
 use crate::backend::{Across, Backend, Cut, Divide, Error, Result};
+use serde::{Deserialize, Serialize};
 use std::rc::Rc;
 
 /// `ties`
@@ -46,7 +47,7 @@ pub struct Ties {
 }
 
 /// What `scope: model` takes from all tensors together.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OfModel {
     /// Each model's threshold.
     cuts: Vec<(Cut, Cut)>,

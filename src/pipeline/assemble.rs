@@ -3,11 +3,13 @@
 use super::flow::Flow;
 use super::outputs::write_json;
 use super::reader::{Reader, Request};
+use super::rounding::{self, Rounding};
 use super::weights::{BaseValues, base_request, base_row};
 use super::writer::Writer;
-use super::{Error, Progress};
+use super::{Error, Progress, shares};
 use crate::backend::{Backend, Dtype, Shape};
-use crate::checkpoint::{Checkpoint, Shard, TensorSpec, TensorWriter, index, shards, stem, stored};
+use crate::checkpoint::journal::Ledger;
+use crate::checkpoint::{self, Checkpoint, Shard, TensorSpec, TensorWriter, index, shards, stem, stored};
 use crate::method::assembly;
 use crate::plan::SUM_CHUNK;
 use indexmap::IndexMap;
@@ -45,7 +47,13 @@ pub(super) enum Step {
 }
 
 /// The files of a model.
-pub(super) struct Files {
+pub(super) struct Files<'a> {
+    /// Those that are finished.
+    pub ledger: &'a Ledger,
+    /// The folder of the output, from which the ledger names them.
+    pub root: &'a Path,
+    /// Which share of them is written, of how many; all if `None`.
+    pub share: Option<(usize, usize)>,
     /// Bytes of one file.
     pub shard_size: u64,
     /// Whether even a single file gets an index, because the folder also holds tensors that are not the model's: loaders that
@@ -53,28 +61,79 @@ pub(super) struct Files {
     pub always_index: bool,
 }
 
-/// Writes the shards and, for several, their index.
+/// Writes the shards and, for several, their index. Files that the ledger has are left as they are.
 pub(super) async fn write_model<B: Backend, D: Deltas<B>>(
     source: &Source<'_, B, D>,
     folder: &Path,
-    files: &Files,
+    files: &Files<'_>,
     flow: &mut Flow,
     progress: &mut dyn Progress,
-) -> Result<(), Error> {
+) -> Result<usize, Error> {
     let stem = stem(source.base);
     let shards = shards(specs(source.base, source.steps), files.shard_size, stem);
-    let mut reader = Reader::ahead(flow, source.requests(&shards));
-    let mut writer = Writer::new(flow);
-    let made = source.make(&shards, folder, &mut reader, &mut writer, progress).await;
+    let name = |shard: &Shard| {
+        let path = folder.join(&shard.file);
+        path.strip_prefix(files.root).unwrap_or(&path).to_string_lossy().replace('\\', "/")
+    };
+    let bytes = |shard: &Shard| shard.tensors.iter().map(TensorSpec::bytes).sum::<u64>();
+    let own = match files.share {
+        Some((index, count)) => {
+            let costs: Vec<f64> = shards.iter().map(|shard| bytes(shard) as f64).collect();
+            shares::of(&costs, index, count)
+        }
+        None => 0..shards.len(),
+    };
+    let all = &shards;
+    let shards = &shards[own];
+    let before: Vec<Option<Vec<Rounding>>> =
+        shards.iter().map(|shard| files.ledger.finished_file(files.root, &name(shard))).collect();
+    let mut rounding = std::mem::take(&mut flow.rounding);
+    flow.rounding = vec![Rounding::default(); rounding.len()];
+    let pending =
+        || shards.iter().zip(&before).filter(|(_, before)| before.is_none()).map(|(shard, _)| shard);
+    let mut reader = Reader::ahead(flow, source.requests(pending()));
+    let mut writer = Writer::new(flow, files.ledger.clone());
+    let mut made = Ok(());
+    for (shard, before) in shards.iter().zip(&before) {
+        if let Some(before) = before {
+            rounding::add(&mut rounding, before);
+            progress.advance(bytes(shard));
+            continue;
+        }
+        reader.rounding.fill(Rounding::default());
+        let path = folder.join(&shard.file);
+        if files.share.is_some() {
+            remove_unfinished(&path)?;
+        }
+        made = source.make(shard, &path, &mut reader, &mut writer, progress).await;
+        made = made.and_then(|()| {
+            rounding::add(&mut rounding, &reader.rounding);
+            writer.end(name(shard), files.ledger.words(&reader.rounding)?, progress)
+        });
+        if made.is_err() {
+            break;
+        }
+    }
     // What could not be written comes before what failed later, while that waited.
     writer.flush(progress)?;
     made?;
     reader.finish(flow);
+    flow.rounding = rounding;
     writer.finish(flow);
-    if shards.len() > 1 || files.always_index {
-        write_json(folder, &format!("{stem}.safetensors.index.json"), &index(&shards))?;
+    if files.share.is_none() && (all.len() > 1 || files.always_index) {
+        write_json(folder, &format!("{stem}.safetensors.index.json"), &index(all))?;
     }
-    Ok(())
+    Ok(shards.len())
+}
+
+/// Removes what an earlier run of the same share did not finish.
+fn remove_unfinished(path: &Path) -> Result<(), Error> {
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(checkpoint::Error::io("remove", path)(e).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a model is made of.
@@ -89,31 +148,30 @@ pub(super) struct Source<'a, B, D> {
 impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
     async fn make(
         &self,
-        shards: &[Shard],
-        folder: &Path,
+        shard: &Shard,
+        path: &Path,
         reader: &mut Reader<'_>,
         writer: &mut Writer,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
         let metadata = BTreeMap::from([("format".to_owned(), "pt".to_owned())]);
-        for shard in shards {
-            let file = TensorWriter::create(&folder.join(&shard.file), &shard.tensors, &metadata)?;
-            writer.begin(file, progress)?;
-            for tensor in &shard.tensors {
-                progress.layer(&tensor.name);
-                let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
-                for range in self.chunks(tensor, step) {
-                    self.chunk(&tensor.name, step, range, reader, writer, progress).await?;
-                }
+        writer.begin(TensorWriter::create(path, &shard.tensors, &metadata)?, progress)?;
+        for tensor in &shard.tensors {
+            progress.layer(&tensor.name);
+            let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
+            for range in self.chunks(tensor, step) {
+                self.chunk(&tensor.name, step, range, reader, writer, progress).await?;
             }
-            writer.end(progress)?;
         }
         Ok(())
     }
 
     /// What [`make`](Source::make) will read.
-    fn requests<'s>(&'s self, shards: &'s [Shard]) -> impl Iterator<Item = Request> + 's {
-        shards.iter().flat_map(|shard| &shard.tensors).flat_map(move |tensor| {
+    fn requests<'s>(
+        &'s self,
+        shards: impl Iterator<Item = &'s Shard> + 's,
+    ) -> impl Iterator<Item = Request> + 's {
+        shards.flat_map(|shard| &shard.tensors).flat_map(move |tensor| {
             let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
             self.chunks(tensor, step).flat_map(move |range| match step {
                 Step::Merge { .. } => self.deltas.requests(&tensor.name, range),

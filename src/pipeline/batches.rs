@@ -76,6 +76,17 @@ pub(super) fn next<B: Backend>(job: &Job<'_, B>, order: &[usize]) -> usize {
     order.iter().take_while(alike).take_while(fits).count().max(1)
 }
 
+/// The layers `order` as units of work, each the batch that a device without shortages merges at once.
+pub(super) fn units<B: Backend>(job: &Job<'_, B>, order: &[usize]) -> Vec<Vec<usize>> {
+    let (mut rest, mut units) = (order, Vec::new());
+    while !rest.is_empty() {
+        let (unit, others) = rest.split_at(next(job, rest).max(1));
+        units.push(unit.to_vec());
+        rest = others;
+    }
+    units
+}
+
 /// What a batch is called where progress is shown.
 pub(super) fn name<B>(job: &Job<'_, B>, batch: &[usize]) -> String {
     let first = batch.first().map_or("", |&i| &job.plan.layers[i].name);

@@ -12,9 +12,10 @@ use crate::method::{
     EsmOptions, Matrices, MergedLayer, MergedLayers, Preset, Solver, elementwise, esm, join_batches, tsv,
 };
 use crate::plan::{Expert, Layer, Role};
+use serde::{Deserialize, Serialize};
 
 /// What is known of a layer once it is merged.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Outcome {
     /// `||dW||_F`
     pub norm: f64,

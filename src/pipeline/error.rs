@@ -89,6 +89,12 @@ pub enum Error {
         /// The model.
         model: PathBuf,
     },
+    /// Work that cannot be shared out among several runs.
+    #[error("{reason}")]
+    Share {
+        /// Why, and what to do.
+        reason: &'static str,
+    },
     /// An output of ESM++ cannot be rescaled.
     #[error(
         "{} comes from merge_method esm++, whose low-rank experts are what the model merged with one alpha lacks; another \

@@ -12,14 +12,16 @@ use super::weights::{layer_requests, layer_weights, member_deltas, member_reques
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
+use crate::checkpoint::journal::{Ledger, Written};
 use crate::checkpoint::{
-    ADAPTERS, Checkpoint, LoraWeight, LoraWriter, ModuleNames, OutputDir, RouterMeta, RouterWriter,
+    ADAPTERS, Checkpoint, Extent, LoraWeight, LoraWriter, ModuleNames, OutputDir, RouterMeta, RouterWriter,
     first_not_finite,
 };
 use crate::data::read_json;
 use crate::method::esm_plus::low_rank_experts;
 use crate::method::{Decomposition, Solver};
 use crate::plan::{Experts, Layer, Routed};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::ops::Range;
 
@@ -28,7 +30,7 @@ use std::ops::Range;
 pub(super) async fn write_experts<B: Backend>(
     job: &Job<'_, B>,
     experts: &Experts,
-    output: &OutputDir,
+    (output, ledger): (&OutputDir, &Ledger),
     flow: &mut Flow,
     progress: &mut dyn Progress,
 ) -> Result<Vec<Vec<f64>>, Error> {
@@ -38,16 +40,29 @@ pub(super) async fn write_experts<B: Backend>(
         RouterWriter::create(output.path(), &own_prototypes(experts), &router_meta(job, experts))?;
     let mut energy_retention = Vec::with_capacity(experts.layers.len());
     let counted = flow.rounding.clone(); // the merge has counted these weights
-    let mut reader = Reader::ahead(flow, requests(job, &merged, &experts.layers));
-    for (done, routed) in experts.layers.iter().enumerate() {
+    let unit = |index: usize| format!("experts/{index}");
+    let before: Vec<_> = (0..experts.layers.len()).map(|index| ledger.done::<Said>(&unit(index))).collect();
+    let pending = |from: usize| {
+        let layers = experts.layers.iter().zip(&before).skip(from);
+        layers.filter(|(_, before)| before.is_none()).map(|(routed, _)| routed)
+    };
+    let mut reader = Reader::ahead(flow, requests(job, &merged, pending(0)));
+    for (index, routed) in experts.layers.iter().enumerate() {
         let layer = &routed.layer;
         progress.layer(&format!("{} (experts)", layer.name));
-        let factors = loop {
-            match layer_experts(job, &mut reader, &merged, layer).await {
-                Ok(factors) => break factors,
-                Err(error) => try_again(job, error, progress).await?,
+        let factors = match &before[index] {
+            Some((said, Some(values))) => Factors::restored(said, values)?,
+            _ => {
+                let factors = loop {
+                    match layer_experts(job, &mut reader, &merged, layer).await {
+                        Ok(factors) => break factors,
+                        Err(error) => try_again(job, error, progress).await?,
+                    }
+                    reader.restart(requests(job, &merged, pending(index)));
+                };
+                factors.note(&unit(index), ledger)?;
+                factors
             }
-            reader.restart(requests(job, &merged, &experts.layers[done..]));
         };
         factors.write(layer, &mut adapters)?;
         energy_retention.push(factors.energy_retention);
@@ -104,7 +119,33 @@ async fn layer_experts<B: Backend>(
     Ok(factors)
 }
 
+/// What the ledger says of a layer's experts, beside their factors.
+#[derive(Serialize, Deserialize)]
+struct Said {
+    /// Values of `a`, which come first.
+    a: usize,
+    energy_retention: Vec<f64>,
+}
+
 impl Factors {
+    fn note(&self, unit: &str, ledger: &Ledger) -> Result<(), Error> {
+        if !ledger.is_listed() {
+            return Ok(());
+        }
+        let values = bytemuck::cast_slice(&[&self.a[..], &self.b].concat()).to_vec();
+        let (place, crc32) = (ledger.reserve(values.len() as u64)?, crc32fast::hash(&values));
+        place.write(&values, 0)?;
+        let written = Written { place, bytes: values.len() as u64, crc32 };
+        let said = Said { a: self.a.len(), energy_retention: self.energy_retention.clone() };
+        Ok(ledger.note(unit, Some(&written), &said)?)
+    }
+
+    fn restored(said: &Said, values: &Extent) -> Result<Factors, Error> {
+        let mut a: Vec<f32> = bytemuck::pod_collect_to_vec(&values.read()?);
+        let b = a.split_off(said.a.min(a.len()));
+        Ok(Factors { a, b, energy_retention: said.energy_retention.clone() })
+    }
+
     /// Appends the experts to the adapters of their tasks, the weights of a stack each with its rows.
     fn write(&self, layer: &Layer, adapters: &mut [LoraWriter]) -> Result<(), Error> {
         for values in [&self.a, &self.b] {
@@ -147,7 +188,7 @@ fn residuals<B: Backend>(
 fn requests<'a, B: Backend>(
     job: &'a Job<'_, B>,
     merged: &'a Checkpoint,
-    layers: &'a [Routed],
+    layers: impl Iterator<Item = &'a Routed> + 'a,
 ) -> impl Iterator<Item = Request> + 'a {
     let experts = &job.family.experts;
     let of_group = move |layer: &Layer, group: &[Member<'_>]| {
@@ -156,7 +197,7 @@ fn requests<'a, B: Backend>(
             deltas.chain(layer_requests(&job.family.base, layer)).chain(layer_requests(merged, layer));
         deltas.chain(input_requests(job.family, group)).collect::<Vec<_>>()
     };
-    layers.iter().flat_map(move |Routed { layer, .. }| {
+    layers.flat_map(move |Routed { layer, .. }| {
         let members = members(&[layer], experts.len());
         let groups = cut(&members, experts, &files_only(job), job.backend.max_tensor_bytes()).into_iter();
         groups.flat_map(|group| of_group(layer, group)).collect::<Vec<_>>()

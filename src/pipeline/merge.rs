@@ -8,18 +8,24 @@ use super::modules::Module;
 use super::outputs::{self, Keep, delta_meta, finish, name_wanted, write_reports};
 use super::reader::Reader;
 use super::rounding::{self, WARN_ABOVE};
-use super::spill::{is_spilled, largest_read, layer_bytes, spill};
+use super::spill::{self, Spilled, is_spilled, largest_read, layer_bytes, spill};
 use super::sums::Merged;
 use super::variances::negative_variances;
-use super::{Error, Job, Progress, adapters, heads, modules, search, slabs, summary};
+use super::{
+    Error, Job, Output, Progress, adapters, heads, journal, modules, search, shares, slabs, summary,
+};
 use crate::backend::layers::Layers;
+use crate::checkpoint::journal::{Journal, Ledger};
 use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::method::assembly;
+use crate::method::ties::OfModel;
 use crate::plan::{Family, Plan, Role};
 use crate::recipe::Recipe;
-use crate::report::Report;
+use crate::report::{AlphaSearch, Report};
 use indexmap::IndexMap;
+use serde::Serialize;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::time::Instant;
 
 /// What a merge is asked for beside the recipe.
@@ -36,6 +42,10 @@ pub struct Options {
     pub force: bool,
     /// What flags changed in the recipe, for the report: `--alpha 0.7`.
     pub overrides: Vec<String>,
+    /// Whether all of every input is hashed, to tell whether it is what an earlier run has read.
+    pub verify: bool,
+    /// Whether to put together what others have done, and to refuse if that is not all.
+    pub join: bool,
 }
 
 /// What is said of `--keep-delta` with ESM++.
@@ -48,50 +58,86 @@ pub async fn merge<B: Layers>(
     recipe: &Recipe,
     family: &Family,
     plan: &Plan,
-    output: OutputDir,
+    output: impl Into<Output>,
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<Report, Error> {
-    let started = Instant::now();
-    if let (Some(path), false) = (&options.keep_delta, recipe.slices.is_empty()) {
-        let reason = "a model of slices differs from its base by more than deltas".to_owned();
-        return Err(Error::KeepDelta { path: path.clone(), reason });
-    }
-    if let (Some(path), Some(_)) = (&options.keep_delta, &family.tokens) {
-        let reason = "a model of another vocabulary than its base differs from it by more than deltas; leave `tokenizer_source` out".to_owned();
-        return Err(Error::KeepDelta { path: path.clone(), reason });
-    }
+    let (started, output) = (Instant::now(), output.into());
+    check_kept(options, recipe, family)?;
+    let folder = output.folder();
     let keep =
-        options.keep_delta.as_ref().map(|file| Keep::create(file, &output, options.force)).transpose()?;
+        options.keep_delta.as_ref().map(|file| Keep::create(file, folder, options.force)).transpose()?;
     for left in output.left().into_iter().chain(keep.as_ref().and_then(Keep::left)) {
         progress.warn(&left.to_string());
     }
     let job = Job { backend, recipe, family, plan, of_model: None };
     let written = write(job, &output, keep.as_ref(), options, progress).await;
-    let (mut report, deltas, flow) = written.map_err(|e| name_wanted(e, &output, keep.as_ref()))?;
+    let (mut report, deltas, flow) = written.map_err(|e| name_wanted(e, folder, keep.as_ref()))?;
     finish(output, deltas, keep)?;
     report.seconds = Some(started.elapsed().as_secs_f64());
     report.stages = Some(flow.stages(started.elapsed()));
     Ok(report)
 }
 
+/// Whether deltas can be kept of such a merge.
+fn check_kept(options: &Options, recipe: &Recipe, family: &Family) -> Result<(), Error> {
+    let Some(path) = &options.keep_delta else { return Ok(()) };
+    let reason = if recipe.adapter.is_some() {
+        "an adapter is merged without deltas (`out: lora`); leave --keep-delta out"
+    } else if !recipe.slices.is_empty() {
+        "a model of slices differs from its base by more than deltas"
+    } else if family.tokens.is_some() {
+        "a model of another vocabulary than its base differs from it by more than deltas; leave `tokenizer_source` out"
+    } else {
+        return Ok(());
+    };
+    Err(Error::KeepDelta { path: path.clone(), reason: reason.to_owned() })
+}
+
+/// What both halves of a merge need.
+struct Begun {
+    ledger: Ledger,
+    units: Vec<Vec<usize>>,
+    flow: Flow,
+    of_model: Option<Rc<OfModel>>,
+}
+
+/// Finds out what is done already, and what a method learns of all tensors before the first.
+async fn begin<B: Layers>(
+    job: &Job<'_, B>,
+    output: &Output,
+    keep: bool,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<Begun, Error> {
+    check_fingerprints(job.family)?;
+    let (ledger, units) = output.ledger(job, spill::units(job, keep), options)?;
+    if let Some(reused) = journal::reused(&ledger, units.len()) {
+        progress.note(&reused);
+    }
+    progress.start(work(job, keep || job.plan.search.is_some()));
+    let limits = Limits::new(options.max_memory, job.backend.batch_bytes(), largest_read(job));
+    let mut flow = Flow::new(limits, job.family.experts.len());
+    let mut reader = Reader::ahead(&flow, std::iter::empty());
+    let of_model = slabs::of_model(job, &ledger, &mut reader).await?;
+    reader.rounding.clone_from(&flow.rounding);
+    reader.finish(&mut flow);
+    Ok(Begun { ledger, units, flow, of_model })
+}
+
 /// Everything, under temporary names.
 async fn write<B: Layers>(
     job: Job<'_, B>,
-    output: &OutputDir,
+    output: &Output,
     keep: Option<&Keep>,
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<(Report, Option<DeltaWriter>, Flow), Error> {
     let Job { backend, recipe, family, plan, .. } = job;
+    let folder = output.folder();
     if let Some(out) = recipe.adapter {
-        if let Some(path) = &options.keep_delta {
-            let reason =
-                "an adapter is merged without deltas (`out: lora`); leave --keep-delta out".to_owned();
-            return Err(Error::KeepDelta { path: path.clone(), reason });
-        }
         check_fingerprints(family)?;
-        let (report, flow) = adapters::write(job, out, output, options, progress).await?;
+        let (report, flow) = adapters::write(job, out, folder, options, progress).await?;
         return Ok((report, None, flow));
     }
     let experts_heads = heads::find(recipe)?;
@@ -101,33 +147,24 @@ async fn write<B: Layers>(
     let (sidecars, modules) = beside(family)?;
     let notes = notes(&sidecars, &modules);
     notes.iter().for_each(|note| progress.warn(note));
-    check_fingerprints(family)?;
-    progress.start(work(&job, keep.is_some() || plan.search.is_some()));
-
-    let limits = Limits::new(options.max_memory, backend.batch_bytes(), largest_read(&job));
-    let mut flow = Flow::new(limits, family.experts.len());
-    let of_model = {
-        let mut reader = Reader::ahead(&flow, std::iter::empty());
-        let learned = slabs::of_model(&job, &mut reader).await?;
-        reader.rounding.clone_from(&flow.rounding);
-        reader.finish(&mut flow);
-        learned
-    };
+    let Begun { ledger, units, mut flow, of_model } =
+        begin(&job, output, keep.is_some(), options, progress).await?;
+    if options.join {
+        journal::check_all_done(&job, &ledger, &units, folder)?;
+    }
+    journal::clean(&ledger, folder.path())?;
     let job = Job { of_model: of_model.as_ref(), ..job };
-    let spilled = spill(&job, output, keep, &mut flow, progress).await?;
+    let spilled = spill(&job, &ledger, (&units, 0..units.len()), keep, &mut flow, progress).await?;
     let betas = betas(&job, &spilled.outcomes);
-    let (searched, alpha_search) = match search::alpha(&job, &spilled.deltas, &betas, progress).await? {
-        None => (plan.clone(), None),
-        Some((alpha, search)) => (Plan { alpha, ..plan.clone() }, Some(search)),
-    };
+    let (searched, alpha_search) = searched(&job, &spilled, &betas, &ledger, progress).await?;
     let job = Job { plan: &searched, ..job };
     let steps = steps(&job, &betas);
     let deltas = Merged::new(&job, Some(&spilled.deltas));
     let source = Source { backend, base: &family.base, steps: &steps, deltas: &deltas };
-    let files = Files { shard_size: options.shard_size, always_index: plan.experts.is_some() };
-    write_model(&source, output.path(), &files, &mut flow, progress).await?;
+    let files = files(&ledger, folder, options, plan);
+    write_model(&source, folder.path(), &files, &mut flow, progress).await?;
     for module in &modules {
-        module.write(&job, &sidecars, output.path(), options.shard_size, &mut flow, progress).await?;
+        module.write(&job, &sidecars, &files, &mut flow, progress).await?;
     }
 
     let mut report = summary::report(&job, &spilled.outcomes, &betas, options)?;
@@ -135,7 +172,7 @@ async fn write<B: Layers>(
     report.modules = modules.iter().filter(|m| m.is_merged()).map(|m| m.name.clone()).collect();
     report.alpha_search = alpha_search;
     if let Some(experts) = &plan.experts {
-        let energy = write_experts(&job, experts, output, &mut flow, progress).await?;
+        let energy = write_experts(&job, experts, (folder, &ledger), &mut flow, progress).await?;
         report.experts = Some(summary::experts(&job, experts, &energy));
     }
     let damages =
@@ -148,33 +185,131 @@ async fn write<B: Layers>(
         let coarse: Vec<_> = damages.into_iter().filter(|(_, damage)| *damage > WARN_ABOVE).collect();
         warnings.extend(rounding::warning(&coarse));
     }
-    warnings.extend(negative_variances(&Checkpoint::open(output.path())?)?);
+    warnings.extend(negative_variances(&Checkpoint::open(folder.path())?)?);
     for warning in warnings {
         progress.warn(&warning);
         report.warnings.push(warning);
     }
-    sidecars.copy(output.path(), recipe.out_dtype)?;
+    sidecars.copy(folder.path(), recipe.out_dtype)?;
     if let Some(tokens) = &family.tokens {
-        outputs::write_tokens(output.path(), tokens)?;
+        outputs::write_tokens(folder.path(), tokens)?;
     }
     if let Some(template) = &recipe.chat_template {
-        outputs::write_chat_template(output.path(), template)?;
+        outputs::write_chat_template(folder.path(), template)?;
     }
     if !recipe.slices.is_empty() {
-        outputs::renumber(recipe, output.path(), &family.settings)?;
+        outputs::renumber(recipe, folder.path(), &family.settings)?;
     }
     if let Some(heads) = experts_heads {
-        report.heads = heads::write(&job, heads, output.path()).await?;
+        report.heads = heads::write(&job, heads, folder.path()).await?;
     }
     report.products = backend.tuning();
     report.pace = backend.pace();
-    write_reports(output.path(), &recipe.text, &report)?;
-    if let Some(file) = spilled.deltas.file().filter(|_| keep.is_some()) {
+    write_reports(folder.path(), &recipe.text, &report)?;
+    if let Some(file) = spilled.deltas.file() {
         let fingerprint = fingerprint(&family.base, family.base.names())?;
         file.seal(&delta_meta(&job, &betas, fingerprint))?;
     }
     summary::add_times(&mut report, &job, &spilled.seconds);
     Ok((report, spilled.deltas.into_file(), flow))
+}
+
+/// The plan with the alpha that a search finds, if there is one.
+async fn searched<B: Layers>(
+    job: &Job<'_, B>,
+    spilled: &Spilled,
+    betas: &[f64],
+    ledger: &Ledger,
+    progress: &mut dyn Progress,
+) -> Result<(Plan, Option<AlphaSearch>), Error> {
+    Ok(match search::alpha(job, &spilled.deltas, betas, ledger, progress).await? {
+        None => (job.plan.clone(), None),
+        Some((alpha, search)) => (Plan { alpha, ..job.plan.clone() }, Some(search)),
+    })
+}
+
+fn files<'a>(ledger: &'a Ledger, folder: &'a OutputDir, options: &Options, plan: &Plan) -> Files<'a> {
+    let (root, shard_size) = (folder.path(), options.shard_size);
+    Files { ledger, root, share: None, shard_size, always_index: plan.experts.is_some() }
+}
+
+/// A share of a merge, for one of several runs that work on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Share {
+    /// Which, from 1 on.
+    pub index: usize,
+    /// Of how many.
+    pub count: usize,
+    /// Whether it is of the output's files, once all layers are merged, or of the layers.
+    pub of_files: bool,
+}
+
+/// What a share has done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct ShareDone {
+    /// Batches of layers of this share.
+    pub batches: usize,
+    /// Batches of all.
+    pub of_batches: usize,
+    /// Files of the output of this share.
+    pub files: usize,
+}
+
+/// Does a share of a merge, which stays in the journal until [`merge`] with [`Options::join`] puts all together. Where nothing has
+/// to be known of all layers before the first is written, the share is of the output's files too.
+pub async fn merge_share<B: Layers>(
+    backend: &B,
+    (recipe, family, plan): (&Recipe, &Family, &Plan),
+    journal: Journal,
+    share: Share,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<ShareDone, Error> {
+    let job = Job { backend, recipe, family, plan, of_model: None };
+    let output = Output::Journaled(journal);
+    let done = write_share(job, &output, share, options, progress).await;
+    let done = done.map_err(|e| name_wanted(e, output.folder(), None))?;
+    output.rest();
+    Ok(done)
+}
+
+async fn write_share<B: Layers>(
+    job: Job<'_, B>,
+    output: &Output,
+    share: Share,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<ShareDone, Error> {
+    let Job { backend, recipe, family, plan, .. } = job;
+    let folder = output.folder();
+    if recipe.adapter.is_some() {
+        return Err(Error::Share {
+            reason: "an adapter (`out: lora`) is merged by one run; leave --shard out",
+        });
+    }
+    let keep = options.keep_delta.is_some();
+    let Begun { ledger, units, mut flow, of_model } = begin(&job, output, keep, options, progress).await?;
+    let job = Job { of_model: of_model.as_ref(), ..job };
+    let own = shares::of(&shares::costs(plan, &units), share.index, share.count);
+    if !share.of_files {
+        drop(spill(&job, &ledger, (&units, own.clone()), None, &mut flow, progress).await?);
+    }
+    let mut done = ShareDone { batches: own.len(), of_batches: units.len(), files: 0 };
+    if share.of_files || units.is_empty() {
+        journal::check_all_done(&job, &ledger, &units, folder)?;
+        let spilled = spill(&job, &ledger, (&units, 0..units.len()), None, &mut flow, progress).await?;
+        let betas = betas(&job, &spilled.outcomes);
+        let (searched, _) = searched(&job, &spilled, &betas, &ledger, progress).await?;
+        let job = Job { plan: &searched, ..job };
+        let steps = steps(&job, &betas);
+        let deltas = Merged::new(&job, Some(&spilled.deltas));
+        let source = Source { backend, base: &family.base, steps: &steps, deltas: &deltas };
+        let files =
+            Files { share: Some((share.index, share.count)), ..files(&ledger, folder, options, plan) };
+        done.files = write_model(&source, folder.path(), &files, &mut flow, progress).await?;
+    }
+    ledger.sync()?;
+    Ok(done)
 }
 
 /// The files beside the base's weights, and the modules with weights of their own.

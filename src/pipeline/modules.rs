@@ -11,7 +11,6 @@ use crate::method::AlphaScope;
 use crate::plan::{Expert, Family};
 use crate::recipe::Method;
 use indexmap::IndexMap;
-use std::path::Path;
 
 /// A module, and how it gets into the output.
 pub(super) struct Module {
@@ -44,22 +43,21 @@ impl Module {
         &self,
         job: &Job<'_, B>,
         sidecars: &Sidecars,
-        output: &Path,
-        shard_size: u64,
+        files: &Files<'_>,
         flow: &mut Flow,
         progress: &mut dyn Progress,
     ) -> Result<(), Error> {
         let Ok(family) = &self.family else {
-            return Ok(sidecars.copy_weights(&self.name, output)?);
+            return Ok(sidecars.copy_weights(&self.name, files.root)?);
         };
-        let folder = output.join(&self.name);
+        let folder = files.root.join(&self.name);
         std::fs::create_dir_all(&folder).map_err(checkpoint::Error::io("create", &folder))?;
         let job = Job { family, ..*job };
         let counted = flow.rounding.clone(); // of the model alone
         let deltas = Merged::new(&job, None);
         let (backend, base) = (job.backend, &family.base);
         let source = Source { backend, base, steps: &steps(&job), deltas: &deltas };
-        let files = Files { shard_size, always_index: false };
+        let files = Files { always_index: false, ..*files };
         write_model(&source, &folder, &files, flow, progress).await?;
         flow.rounding = counted;
         Ok(())

@@ -1,6 +1,6 @@
 //! What a merge leaves beside the weights.
 
-use super::{Error, Job};
+use super::{Error, Job, Output};
 use crate::checkpoint::{
     self, DeltaEntry, DeltaFile, DeltaMeta, DeltaWriter, Left, OutputDir, Temporary, parent,
 };
@@ -136,12 +136,12 @@ fn write(folder: &Path, name: &str, text: &[u8]) -> Result<(), Error> {
 }
 
 /// Gives the finished files their names: the model first, for a model without its deltas is of more use than the reverse.
-pub(super) fn finish(output: OutputDir, spill: Option<DeltaWriter>, keep: Option<Keep>) -> Result<(), Error> {
+pub(super) fn finish(output: Output, spill: Option<DeltaWriter>, keep: Option<Keep>) -> Result<(), Error> {
     // a file that is not kept lies in the output folder, which must not get it
     let Some((keep, spill)) = keep.zip(spill) else {
         return Ok(output.finish()?);
     };
-    let model = output.wanted().to_path_buf();
+    let model = output.folder().wanted().to_path_buf();
     output.finish()?;
     keep.publish(spill, &model)
 }

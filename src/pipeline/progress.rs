@@ -20,6 +20,11 @@ pub trait Progress {
         let _ = (alpha, done, expected);
     }
 
+    /// Something the user will like to know.
+    fn note(&mut self, message: &str) {
+        let _ = message;
+    }
+
     /// Something the user should know.
     fn warn(&mut self, message: &str) {
         let _ = message;

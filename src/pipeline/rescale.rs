@@ -7,6 +7,7 @@ use super::reader::{Reader, Request};
 use super::weights::{BaseValues, base_request};
 use super::{Error, Progress};
 use crate::backend::{Backend, Shape};
+use crate::checkpoint::journal::Ledger;
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, Sidecars, fingerprint};
 use crate::plan::{self, Role, SUM_CHUNK};
 use crate::report::{Group, Input, Report, library};
@@ -70,7 +71,14 @@ async fn write<B: Backend>(
     progress.start(steps.keys().filter_map(|name| base.get(name)).map(|m| m.bytes).sum());
     let kept = Kept { backend, base: &base, file: &deltas };
     let source = Source { backend, base: &base, steps: &steps, deltas: &kept };
-    let files = Files { shard_size: request.shard_size, always_index: false };
+    let ledger = Ledger::forgetful(output.folder());
+    let files = Files {
+        ledger: &ledger,
+        root: output.path(),
+        share: None,
+        shard_size: request.shard_size,
+        always_index: false,
+    };
     let mut flow = Flow::new(Limits::new(request.max_memory, backend.batch_bytes(), 0), 0);
     write_model(&source, output.path(), &files, &mut flow, progress).await?;
 

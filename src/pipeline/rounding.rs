@@ -1,10 +1,12 @@
 //! How much of each expert's delta is nothing but the rounding of its 16-bit file.
 
+use serde::{Deserialize, Serialize};
+
 /// Share of a delta above which its rounding is worth a warning.
 pub const WARN_ABOVE: f64 = 0.01;
 
 /// Sums over all tensors of one expert.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Rounding {
     squared_ulps: f64,
     squared_norm: f64,
@@ -26,6 +28,15 @@ impl Rounding {
     pub fn damage(&self) -> Option<f64> {
         (self.squared_norm > 0.0 && self.squared_ulps > 0.0)
             .then(|| (self.squared_ulps / 12.0 / self.squared_norm).sqrt())
+    }
+}
+
+/// Adds what one unit of work has counted to the sums over those before it. Unit by unit in their order, whoever did them, so that
+/// the sums do not depend on that.
+pub(super) fn add(sums: &mut [Rounding], unit: &[Rounding]) {
+    for (sum, unit) in sums.iter_mut().zip(unit) {
+        sum.squared_ulps += unit.squared_ulps;
+        sum.squared_norm += unit.squared_norm;
     }
 }
 

@@ -5,6 +5,7 @@ use super::store::{Found, Store};
 use super::{Error, Job, Progress};
 use crate::backend::Dtype;
 use crate::backend::layers::Layers;
+use crate::checkpoint::journal::Ledger;
 use crate::data::{self, Classifier, ModelSource, Split, Task};
 use crate::eval::{Evaluator, PROBES, linear_cka, peak, predict};
 use crate::model::{self, Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
@@ -21,6 +22,7 @@ pub(super) async fn alpha<B: Layers>(
     job: &Job<'_, B>,
     deltas: &Store,
     betas: &[f64],
+    ledger: &Ledger,
     progress: &mut dyn Progress,
 ) -> Result<Option<(f64, report::AlphaSearch)>, Error> {
     let Some(search) = &job.plan.search else { return Ok(None) };
@@ -40,7 +42,13 @@ pub(super) async fn alpha<B: Layers>(
         progress.probe(alpha, done, PROBES.max(done + 1));
         done += 1;
         candidate.alpha = alpha;
-        value(job, &candidate, &evaluator, &exercises).await
+        let unit = format!("alpha/{alpha}");
+        if let Some((value, _)) = ledger.done(&unit) {
+            return Ok::<f64, Error>(value);
+        }
+        let value = value(job, &candidate, &evaluator, &exercises).await?;
+        ledger.note(&unit, None, &value)?;
+        Ok(value)
     })
     .await?;
     Ok(Some((best.alpha, report::AlphaSearch { by: search.by.name(), probes })))

@@ -6,6 +6,7 @@ use super::weights::{BaseValues, base_row, delta_rows, row_requests};
 use super::{Error, Job};
 use crate::backend::{self, Backend, Shape, Tensor};
 use crate::checkpoint::TensorMeta;
+use crate::checkpoint::journal::Ledger;
 use crate::method::table::Kind;
 use crate::method::ties::OfModel;
 use crate::method::{Learned, Slab, Slabs, Streamed};
@@ -285,9 +286,13 @@ fn passes<B>(job: &Job<'_, B>) -> usize {
     }
 }
 
+/// Its unit of work in the ledger.
+const LEARNED: &str = "learned";
+
 /// What `ties` with `scope: model` knows of all tensors together; none for any other method.
 pub(super) async fn of_model<B: Backend>(
     job: &Job<'_, B>,
+    ledger: &Ledger,
     reader: &mut Reader<'_>,
 ) -> Result<Option<Rc<OfModel>>, Error> {
     let Some(tabled) = job.recipe.method.elementwise() else { return Ok(None) };
@@ -295,10 +300,15 @@ pub(super) async fn of_model<B: Backend>(
     if values.word("scope") != "model" {
         return Ok(None);
     }
+    if let Some((learned, _)) = ledger.done(LEARNED) {
+        return Ok(Some(Rc::new(learned)));
+    }
     let merged =
         job.plan.layers.iter().filter(|layer| layer.role == Role::Sum).flat_map(|layer| &layer.parts);
     let tensors = merged.map(|part| (part.name.as_str(), Cuts::new(job, &part.name, false))).collect();
     let mut slabs = Read { job, reader, tensors, now: None };
     let learned = OfModel::learn(job.backend, &mut slabs, &values.of_models("density")).await;
-    Ok(Some(Rc::new(learned.map_err(|trouble| trouble.at("all tensors"))?)))
+    let learned = learned.map_err(|trouble| trouble.at("all tensors"))?;
+    ledger.note(LEARNED, None, &learned)?;
+    Ok(Some(Rc::new(learned)))
 }

@@ -5,13 +5,16 @@ use super::decompose::{OnHost, Outcome, merge_layers};
 use super::flow::Flow;
 use super::outputs::{Keep, delta_meta};
 use super::reader::{Reader, Request};
+use super::rounding::{self, Rounding};
 use super::slabs::Merger;
 use super::store::{Delta, Store};
 use super::{Error, Job, Progress, batches, decompose, weights};
 use crate::backend::Backend;
 use crate::backend::layers::Layers;
-use crate::checkpoint::{Checkpoint, OutputDir};
+use crate::checkpoint::journal::Ledger;
+use crate::checkpoint::{Checkpoint, Extent};
 use crate::plan::{Layer, Part, Plan, Role};
+use serde::{Deserialize, Serialize};
 use std::ops::Range;
 use std::time::Instant;
 
@@ -25,83 +28,139 @@ pub(super) struct Spilled {
     pub seconds: Vec<f64>,
 }
 
-/// First half: decomposed layers, and with `--keep-delta` every other merged layer too, into the store.
+/// What the ledger says of a unit of this half, beside its deltas.
+#[derive(Serialize, Deserialize)]
+struct Said {
+    outcomes: Vec<Outcome>,
+    seconds: f64,
+    rounding: Vec<Rounding>,
+}
+
+/// The units of work of the first half: decomposed layers, and with `--keep-delta` every other merged layer too.
+pub(super) fn units<B: Backend>(job: &Job<'_, B>, keep: bool) -> Vec<Vec<usize>> {
+    batches::units(job, &batches::order(job, keep || job.plan.search.is_some()))
+}
+
+/// The name of a unit in the ledger.
+pub(super) fn unit_name(index: usize) -> String {
+    format!("{UNITS}{index}")
+}
+
+/// How the names of all units begin.
+pub(super) const UNITS: &str = "layers/";
+
+/// First half: the units, or a share of them, into the store. What the ledger has is taken from there.
 pub(super) async fn spill<B: Layers>(
     job: &Job<'_, B>,
-    output: &OutputDir,
+    ledger: &Ledger,
+    (units, share): (&[Vec<usize>], Range<usize>),
     keep: Option<&Keep>,
     flow: &mut Flow,
     progress: &mut dyn Progress,
 ) -> Result<Spilled, Error> {
-    let all = keep.is_some() || job.plan.search.is_some();
-    let mut store = store(job, output, keep, flow)?;
+    let mut store = store(job, ledger, keep, flow)?;
     let sources = capture::sources(job)?;
     let mut captures = Captures::new(job, &sources)?;
     let mut outcomes = vec![Outcome::default(); job.plan.layers.len()];
     let mut seconds = vec![0.0; job.plan.layers.len()];
-    let order = batches::order(job, all);
-    let mut reader = Reader::ahead(flow, requests(job, &order));
-    let mut rest = &order[..];
-    while let Some(&first) = rest.first() {
-        let started = Instant::now();
-        let leader = &job.plan.layers[first];
-        let mut batch = &rest[..batches::next(job, rest)];
-        progress.layer(&batches::name(job, batch));
-        if leader.role == Role::Sum {
-            spill_sum(job, leader, &mut store, &mut reader).await?;
+    let before: Vec<Option<(Said, Option<Extent>)>> =
+        (0..units.len()).map(|index| ledger.done(&unit_name(index))).collect();
+    let pending = |index: &usize| share.contains(index) && before[*index].is_none();
+    let ahead = |from: usize| (from..units.len()).filter(pending).map(|index| &units[index][..]);
+    let mut rounding = std::mem::take(&mut flow.rounding);
+    flow.rounding = vec![Rounding::default(); rounding.len()];
+    let mut reader = Reader::ahead(flow, requests(job, ahead(0)));
+    let mut short = false;
+    for (index, unit) in units.iter().enumerate().filter(|(index, _)| share.contains(index)) {
+        let said = if let Some((said, values)) = &before[index] {
+            if let Some(values) = values {
+                store.restore(values, &deltas(job, unit))?;
+            }
+            Said { outcomes: said.outcomes.clone(), rounding: said.rounding.clone(), seconds: said.seconds }
         } else {
-            let merged = loop {
-                let layers: Vec<&Layer> = batch.iter().map(|&i| &job.plan.layers[i]).collect();
-                let before = reader.rounding.clone();
-                let tried = match captures.reach(job, &layers).await {
-                    Ok(()) => merge_layers(job, &layers, captures.current(), &mut reader).await,
-                    Err(error) => Err(error),
-                };
-                match tried {
-                    Ok(merged) => break merged,
-                    Err(error) => try_again(job, error, progress).await?,
+            let started = Instant::now();
+            let elements = unit.iter().map(|&i| job.plan.layers[i].elements()).sum::<usize>();
+            store.begin(4 * elements as u64)?;
+            reader.rounding.fill(Rounding::default());
+            let mut outcomes = Vec::with_capacity(unit.len());
+            while let Some(&first) = unit.get(outcomes.len()) {
+                let leader = &job.plan.layers[first];
+                let rest = &unit[outcomes.len()..];
+                let mut batch = if short { &rest[..batches::next(job, rest)] } else { rest };
+                progress.layer(&batches::name(job, batch));
+                if leader.role == Role::Sum {
+                    spill_sum(job, leader, &mut store, &mut reader).await?;
+                    outcomes.push(Outcome::default());
+                    continue;
                 }
-                batch = &rest[..batches::next(job, rest)]; // the device may do with less now
-                // what the failed try has seen is seen again; experts that run begin again, for a lost device took their
-                // hidden states with it
-                reader.rounding = before;
-                reader.restart(requests(job, rest));
-                captures = Captures::new(job, &sources)?;
-            };
-            let OnHost { values, outcomes: of_batch } = merged;
-            store.put(values, &deltas(job, batch))?;
-            batch.iter().zip(of_batch).for_each(|(&i, outcome)| outcomes[i] = outcome);
-        }
-        for &i in batch {
+                let merged = loop {
+                    let layers: Vec<&Layer> = batch.iter().map(|&i| &job.plan.layers[i]).collect();
+                    let counted = reader.rounding.clone();
+                    let tried = match captures.reach(job, &layers).await {
+                        Ok(()) => merge_layers(job, &layers, captures.current(), &mut reader).await,
+                        Err(error) => Err(error),
+                    };
+                    match tried {
+                        Ok(merged) => break merged,
+                        Err(error) => try_again(job, error, progress).await?,
+                    }
+                    short = true; // the device may do with less now
+                    batch = &rest[..batches::next(job, rest)];
+                    // what the failed try has seen is seen again; experts that run begin again, for a lost device took their
+                    // hidden states with it
+                    reader.rounding = counted;
+                    reader.restart(requests(job, std::iter::once(rest).chain(ahead(index + 1))));
+                    captures = Captures::new(job, &sources)?;
+                };
+                let OnHost { values, outcomes: of_batch } = merged;
+                store.put(values, &deltas(job, batch))?;
+                outcomes.extend(of_batch);
+            }
+            let seconds = started.elapsed().as_secs_f64();
+            let said = Said { outcomes, seconds, rounding: reader.rounding.clone() };
+            store.end(unit_name(index), &said)?;
+            said
+        };
+        rounding::add(&mut rounding, &said.rounding);
+        for (&i, outcome) in unit.iter().zip(said.outcomes) {
             progress.advance(layer_bytes(job, &job.plan.layers[i]));
-            seconds[i] = started.elapsed().as_secs_f64() / batch.len() as f64;
+            outcomes[i] = outcome;
+            seconds[i] = said.seconds / unit.len() as f64;
         }
-        rest = &rest[batch.len()..];
     }
     reader.finish(flow);
+    flow.rounding = rounding;
     store.flush()?;
     (flow.deltas, flow.writing) = (store.bytes(), store.times());
     Ok(Spilled { deltas: store, outcomes, seconds })
 }
 
 /// Where the deltas go.
-fn store<B>(job: &Job<'_, B>, output: &OutputDir, keep: Option<&Keep>, flow: &Flow) -> Result<Store, Error> {
+fn store<B>(job: &Job<'_, B>, ledger: &Ledger, keep: Option<&Keep>, flow: &Flow) -> Result<Store, Error> {
     let all = keep.is_some() || job.plan.search.is_some();
     let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, all)).flat_map(|l| &l.parts);
-    let tensors = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
-    let folder = keep.map_or(output.path(), Keep::folder).to_path_buf();
-    let store = Store::new(folder, tensors, flow.limits.deltas, flow.limits.behind);
+    let tensors: Vec<_> = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
+    let store = Store::new(ledger.clone(), &tensors, flow.limits.deltas, flow.limits.behind);
     let ones = vec![1.0; job.plan.layers.len()];
     match keep {
-        Some(_) => store.kept(&delta_meta(job, &ones, "0".repeat(64))),
+        Some(keep) => store.kept(keep.folder(), tensors, &delta_meta(job, &ones, "0".repeat(64))),
         None => Ok(store),
     }
 }
 
-/// What will be read to merge the layers `order`, batch by batch.
-fn requests<'a, B: Backend>(job: &'a Job<'_, B>, order: &'a [usize]) -> impl Iterator<Item = Request> + 'a {
-    let mut rest = order;
+/// What will be read to merge units, batch by batch.
+fn requests<'a, 'u, B: Backend>(
+    job: &'a Job<'_, B>,
+    mut units: impl Iterator<Item = &'u [usize]> + 'a,
+) -> impl Iterator<Item = Request> + 'a
+where
+    'u: 'a,
+{
+    let mut rest: &[usize] = &[];
     let of_batch = move || {
+        if rest.is_empty() {
+            rest = units.next()?;
+        }
         let leader = &job.plan.layers[*rest.first()?];
         let batch;
         (batch, rest) = rest.split_at(batches::next(job, rest));
@@ -121,8 +180,7 @@ fn requests<'a, B: Backend>(job: &'a Job<'_, B>, order: &'a [usize]) -> impl Ite
 /// The deltas of the layers of a batch, tensor by tensor.
 fn deltas<'a, B>(job: &Job<'a, B>, batch: &[usize]) -> Vec<Delta<'a>> {
     let parts = batch.iter().flat_map(|&i| &job.plan.layers[i].parts);
-    let delta =
-        |part: &'a Part| Delta { tensor: &part.name, first: 0, len: part.elements(), whole: part.elements() };
+    let delta = |part: &'a Part| Delta { tensor: &part.name, first: 0, len: part.elements() };
     parts.map(delta).collect()
 }
 
@@ -171,8 +229,8 @@ async fn spill_sum<B: Backend>(
             let base = weights::base_row(job.backend, reader, &job.family.base, tensor, range.clone())?;
             let sum = merger.merge(reader, tensor, range.clone(), &base).await?;
             let values = job.backend.download(&sum).await.map_err(Error::device(tensor))?;
-            let (first, len, whole) = (range.start, range.len(), part.elements());
-            store.put(values, &[Delta { tensor, first, len, whole }])?;
+            let (first, len) = (range.start, range.len());
+            store.put(values, &[Delta { tensor, first, len }])?;
         }
     }
     Ok(())

@@ -4,8 +4,10 @@ use super::flow::Flow;
 use super::reader::Stored;
 use super::{Error, Progress};
 use crate::backend::Dtype;
+use crate::checkpoint::journal::Ledger;
 use crate::checkpoint::{self, TensorWriter, first_not_finite};
 use crate::stage::Behind;
+use serde_json::Value;
 
 /// What is to be written.
 enum Job {
@@ -15,8 +17,8 @@ enum Job {
     Raw(Stored),
     /// New values of a tensor, from `first` on, which must be numbers.
     Values { tensor: String, first: usize, dtype: Dtype, bytes: Vec<u8> },
-    /// The file is complete.
-    End,
+    /// The file is complete; its name in the ledger, and what is said of it there.
+    End { name: String, said: Value },
 }
 
 /// Why writing stopped.
@@ -39,9 +41,9 @@ pub(super) struct Writer(Behind<Job, Failed>);
 
 impl Writer {
     /// A writer for which as many bytes may wait as the run's limits say; with none, it writes at once.
-    pub fn new(flow: &Flow) -> Writer {
+    pub fn new(flow: &Flow, ledger: Ledger) -> Writer {
         let mut file = None;
-        Writer(Behind::new("writing", flow.limits.behind, move |job| run(&mut file, job)))
+        Writer(Behind::new("writing", flow.limits.behind, move |job| run(&mut file, job, &ledger)))
     }
 
     /// Begins a file.
@@ -67,9 +69,9 @@ impl Writer {
         self.push(Job::Values { tensor, first, dtype, bytes }, len, progress)
     }
 
-    /// Completes the file.
-    pub fn end(&mut self, progress: &mut dyn Progress) -> Result<(), Error> {
-        self.push(Job::End, 0, progress)
+    /// Completes the file, which is then done in the ledger.
+    pub fn end(&mut self, name: String, said: Value, progress: &mut dyn Progress) -> Result<(), Error> {
+        self.push(Job::End { name, said }, 0, progress)
     }
 
     /// Waits until everything is written.
@@ -89,9 +91,9 @@ impl Writer {
     }
 }
 
-fn run(file: &mut Option<TensorWriter>, job: Job) -> Result<(), Failed> {
+fn run(file: &mut Option<TensorWriter>, job: Job, ledger: &Ledger) -> Result<(), Failed> {
     let bytes = match &job {
-        Job::File(_) | Job::End => &[][..],
+        Job::File(_) | Job::End { .. } => &[][..],
         Job::Raw(bytes) => bytes,
         Job::Values { tensor, first, dtype, bytes } => match first_not_finite(*dtype, bytes) {
             Some((index, value)) => {
@@ -106,7 +108,12 @@ fn run(file: &mut Option<TensorWriter>, job: Job) -> Result<(), Failed> {
     }
     match job {
         Job::File(next) => *file = Some(next),
-        Job::End => file.take().map_or(Ok(()), TensorWriter::finish).map_err(Failed::File)?,
+        Job::End { name, said } => {
+            if let Some(file) = file.take() {
+                let written = file.finish().map_err(Failed::File)?;
+                ledger.note_file(&name, written, &said).map_err(Failed::File)?;
+            }
+        }
         Job::Raw(_) | Job::Values { .. } => {}
     }
     Ok(())

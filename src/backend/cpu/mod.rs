@@ -86,6 +86,19 @@ impl Backend for Cpu {
         format!("CPU ({} threads)", rayon::current_num_threads())
     }
 
+    /// Not the number of threads, on which no result depends, but the instructions: with some, sums are rounded otherwise.
+    fn class(&self) -> String {
+        #[cfg(target_arch = "x86_64")]
+        let instructions = match () {
+            () if std::arch::is_x86_feature_detected!("avx512f") => "AVX-512",
+            () if std::arch::is_x86_feature_detected!("avx2") => "AVX2",
+            () => "SSE2",
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let instructions = std::env::consts::ARCH;
+        format!("CPU ({instructions})")
+    }
+
     fn max_tensor_bytes(&self) -> u64 {
         1 << 28
     }

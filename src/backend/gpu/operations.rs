@@ -117,6 +117,10 @@ impl Backend for Gpu {
         )
     }
 
+    fn class(&self) -> String {
+        format!("{}, {}", self.name(), self.live().pace)
+    }
+
     fn max_tensor_bytes(&self) -> u64 {
         self.live().context.binding_limit().min(self.limits().max_buffer_size).min(self.slice_bytes.get())
     }
