@@ -27,7 +27,7 @@
 //!     let recipe = Recipe::open(Path::new("recipe.yaml"), &Overrides::default())?;
 //!     let family = Family::open(&recipe)?; // headers and settings are read; weights are streamed later
 //!     let plan = plan(&recipe, &family)?; // what happens to every tensor
-//!     let options = Options { shard_size: 5_000_000_000, max_memory: 1 << 30, keep_delta: None, force: false, overrides: vec![] };
+//!     let options = Options { max_memory: 4 << 30, ..Options::default() };
 //!     let output = OutputDir::create(Path::new("merged"), false)?; // gets its name when it is complete
 //!     pollster::block_on(async {
 //!         let gpu = Gpu::open(None).await?; // or `backend::cpu::Cpu`

@@ -105,13 +105,8 @@ impl Work for Merge<'_> {
         let recipe = Recipe::open(&folder().join("recipe.yaml"), &overrides)?;
         let family = Family::open(&recipe)?;
         let plan = plan(&recipe, &family)?;
-        let options = Options {
-            shard_size: 5_000_000_000,
-            max_memory: 1 << 30,
-            keep_delta: Some(self.output.join("delta.safetensors")),
-            overrides: Vec::new(),
-            force: false,
-        };
+        let options =
+            Options { keep_delta: Some(self.output.join("delta.safetensors")), ..Options::default() };
         let out = OutputDir::create(&self.output.join("out"), options.force)?;
         pollster::block_on(merge(backend, &recipe, &family, &plan, out, &options, &mut Silent))?;
         Ok(())

@@ -368,6 +368,9 @@ fn a_signal_stops_at_once_and_names_the_command_that_goes_on() {
         assert_eq!(output.status.code(), Some(code), "{stderr}");
         assert!(spent < Duration::from_secs(1), "{spent:?}");
         assert!(stderr.contains("go on with: esmerge merge search.yaml out --journal-every 0"), "{stderr}");
+        if signal == "INT" {
+            fs::remove_dir_all(place.path("out.esmerge")).unwrap();
+        }
     }
     let stderr = place.succeeds(&["merge", "search.yaml", "out", "--resume"]);
     assert!(stderr.contains("done already"), "{stderr}");
@@ -404,4 +407,31 @@ fn damaged_journals_are_refused_or_done_again_and_never_believed() {
             place.clear();
         }
     }
+}
+
+#[test]
+fn of_several_documents_those_that_are_merged_are_not_merged_again() {
+    let (place, mut chance) = (Place::new(), Chance(4));
+    let esm = fs::read_to_string(place.path("esm.yaml")).unwrap();
+    let base = esm.lines().find(|line| line.starts_with("base_model")).unwrap();
+    let fashion = esm.lines().find(|line| line.contains("fashion")).unwrap().split(',').next().unwrap();
+    let last = format!("merge_method: linear\n{base}\nmodels:\n  - {{model: first}}\n{fashion}}}\n");
+    place.write("documents.yaml", &format!("name: first\n{esm}---\n{last}"));
+    let kind = Kind { recipe: "documents", flags: &[] };
+    let (expected, spent) = place.undisturbed(kind);
+    let arguments = ["merge", "documents.yaml", "out", "--journal-every", "0"];
+    let mut used = 0;
+    for _ in 0..8 {
+        let run = place.command(&arguments).spawn().unwrap();
+        killed(run, spent.mul_f64(chance.next()));
+        if !place.path("out").exists() {
+            used += usize::from(place.succeeds(&arguments).contains("done already"));
+        }
+        same(&place.result(), &expected, "documents");
+        place.clear();
+        let _ = fs::remove_dir_all(place.path("out.esmerge"));
+        let _ = fs::remove_dir_all(place.path("out.parts.esmerge")); // of a run killed after its output had its name
+    }
+    assert!(used > 1, "{used}");
+    place.refused(&["merge", "documents.yaml", "out", "--shard", "1/2"], &["several documents"]);
 }

@@ -60,8 +60,8 @@ mod stopped {
     fn hidden(family: &Family) -> Vec<PathBuf> {
         let hidden = |path: &PathBuf| {
             path.components().any(|c| {
-                c.as_os_str().to_string_lossy().starts_with(".")
-                    && c.as_os_str().to_string_lossy().contains("esmerge")
+                let name = c.as_os_str().to_string_lossy();
+                name.starts_with(".") && name.contains("esmerge") || name.ends_with(".esmerge")
             })
         };
         family.files().into_iter().filter(hidden).collect()
@@ -89,7 +89,7 @@ mod stopped {
         );
         let mut run =
             Command::new("sh").args(["-c", &script]).current_dir(family.folder.path()).spawn().unwrap();
-        while !family.path(".out.partial-esmerge").exists() {
+        while !family.path("out.esmerge").exists() {
             std::thread::sleep(Duration::from_micros(200));
         }
         send(&run, "HUP");
@@ -110,7 +110,7 @@ mod stopped {
         let output = family.esmerge(&[&merge[..], &["--device", "cpu"]].concat());
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{stderr}");
-        for name in [".out.partial-esmerge", ".d.safetensors.partial-esmerge"] {
+        for name in ["out.esmerge", ".d.safetensors.partial-esmerge"] {
             assert!(stderr.contains(name), "{stderr}");
         }
         assert!(stderr.contains("MB") && stderr.contains("killed"), "{stderr}");
@@ -125,14 +125,14 @@ mod stopped {
                 fs::create_dir(family.path("again")).unwrap();
             }
             let (out, temporary) = match existing {
-                false => ("out", ".out.partial-esmerge"),
+                false => ("out", "out.esmerge"),
                 true => ("again", "again/.partial-esmerge"),
             };
             let mut first = start(&family, &["merge", "recipe.yaml", out], temporary);
             let second = family.esmerge(&["merge", "recipe.yaml", out, "-q", "--device", "cpu"]);
             let stderr = String::from_utf8(second.stderr).unwrap();
             assert_eq!(second.status.code(), Some(1), "{stderr}");
-            assert!(stderr.contains("another run") && stderr.contains(out), "{stderr}");
+            assert!(stderr.contains("is at work on") && stderr.contains(out), "{stderr}");
             assert!(first.try_wait().unwrap().is_none(), "the first run had not ended");
             assert!(first.wait().unwrap().success());
             assert!(family.path(&format!("{out}/model.safetensors")).exists());

@@ -155,9 +155,9 @@ impl Drop for Temporary {
     }
 }
 
-/// Lets a temporary folder outlive a run that does not finish.
+/// Lets a temporary folder outlive a run that does not finish, and those that it lies in.
 pub(super) fn keep(folder: &Path) {
-    live().iter_mut().filter(|entry| entry.folder == folder).for_each(|entry| entry.kept = true);
+    live().iter_mut().filter(|entry| folder.starts_with(&entry.folder)).for_each(|entry| entry.kept = true);
 }
 
 /// Removes every temporary folder of this process but those that are kept, and gives these. The process must end then: whoever

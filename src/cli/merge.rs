@@ -6,8 +6,8 @@ use super::output;
 use super::progress::Display;
 use super::shard::Shard;
 use super::{space, terminal};
-use crate::checkpoint::journal::{Earlier, Journal, Writer};
-use crate::checkpoint::{self, OutputDir, Temporary};
+use crate::checkpoint::journal::{Earlier, Journal, Parts, Writer};
+use crate::checkpoint::{self, OutputDir};
 use crate::heads;
 use crate::pipeline::{self, Options, Output, Progress, Share};
 use crate::plan::{Family, Plan, plan};
@@ -39,23 +39,53 @@ pub(super) fn run(args: &args::Merge) -> Result<(), Failure> {
     let Some(out) = args.out.as_deref().filter(|_| !args.dry_run) else {
         return plan_all(args, &documents, &mut overrides);
     };
+    if args.shard.is_some() {
+        let reason = "a recipe of several documents is merged by one run, for each needs those before it; leave --shard out";
+        return Err(Failure::usage(reason));
+    }
     OutputDir::check(out, args.run.force)?; // told before any work
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    let parts = Temporary::beside(&out.with_file_name(format!("{name}-parts")))?;
+    let parts = Parts::open(out, earlier_work(args), &mut waiting)?;
     // every document is understood before the first is merged
     for document in &documents {
         parse(document, &overrides)?;
-        overrides.made.extend(document.name.iter().map(|name| (name.clone(), parts.path().join(name))));
+        overrides.made.extend(document.name.iter().map(|name| (name.clone(), parts.path(name))));
     }
     for document in earlier {
         let name = document.name.clone().unwrap_or_default();
-        let own = args::Merge { out: Some(parts.path().join(&name)), keep_delta: None, ..args.clone() };
+        let own =
+            args::Merge { out: Some(parts.path(&name)), keep_delta: None, resume: false, ..args.clone() };
         if !args.run.quiet {
             output::say(&format!("{name}:"));
         }
-        carry_out(&own, &parse(document, &overrides)?)?;
+        carry_out_part(&own, &parse(document, &overrides)?, &parts, &name)?;
     }
-    carry_out(args, &parse(last, &overrides)?)
+    carry_out(&args::Merge { resume: false, ..args.clone() }, &parse(last, &overrides)?)?;
+    Ok(parts.finish()?)
+}
+
+/// The merge of a document that others need, unless it was done by an earlier run.
+fn carry_out_part(args: &args::Merge, recipe: &Recipe, parts: &Parts, name: &str) -> Result<(), Failure> {
+    let family = Family::open(recipe)?;
+    let plan = plan(recipe, &family)?;
+    let options = Options { overrides: changes(args), verify: args.verify, ..Options::default() };
+    let (device, _) = args.run.open_device()?;
+    let identity =
+        on_device!(&device, |backend| pipeline::identity(backend, (recipe, &family, &plan), &options))?;
+    drop(device);
+    if parts.is_done(name, &identity)? {
+        if !args.run.quiet {
+            output::say("done already, and used");
+        }
+        return Ok(());
+    }
+    let own = parts.path(name);
+    if own.exists() {
+        // complete, but killed before that was noted
+        std::fs::remove_dir_all(&own)
+            .map_err(|e| Failure::other(&format!("cannot remove {}: {e}", own.display())))?;
+    }
+    carry_out(args, recipe)?;
+    Ok(parts.done(name, &identity)?)
 }
 
 fn parse(args: &args::Merge, document: &Document, overrides: &Overrides) -> Result<Recipe, Failure> {
@@ -98,12 +128,16 @@ fn journal(args: &args::Merge) -> Result<Option<Journal>, Failure> {
     };
     let writer = args.shard.map_or(Writer::only(), |shard| Writer::share(shard.index, shard.count));
     let writer = Writer { every: args.journal_every, ..writer };
-    let earlier = match (args.resume, args.fresh) {
+    Ok(Some(Journal::open(out, args.run.force, writer, earlier_work(args), &mut waiting)?))
+}
+
+/// What becomes of an earlier run's work.
+fn earlier_work(args: &args::Merge) -> Earlier {
+    match (args.resume, args.fresh) {
         (true, _) => Earlier::Insist,
         (_, true) => Earlier::Discard,
         _ => Earlier::Use,
-    };
-    Ok(Some(Journal::open(out, args.run.force, writer, earlier, &mut waiting)?))
+    }
 }
 
 /// Tells why nothing happens for a while.

@@ -74,7 +74,7 @@ impl Output {
             Output::Plain(output) => return Ok((Ledger::forgetful(output.folder()), units)),
             Output::Journaled(journal) => journal,
         };
-        let (ledger, first) = journal.begin(identity(job, &units, options)?)?;
+        let (ledger, first) = journal.begin(identity_of(job, &units, options)?)?;
         let places: HashMap<&str, usize> =
             job.plan.layers.iter().enumerate().map(|(i, layer)| (&*layer.name, i)).collect();
         let unit = |names: &Vec<String>| names.iter().map(|name| places.get(&**name).copied()).collect();
@@ -88,7 +88,16 @@ impl Output {
 }
 
 /// What the results of a merge depend on.
-fn identity<B: Backend>(
+pub fn identity<B: Backend>(
+    backend: &B,
+    (recipe, family, plan): (&Recipe, &Family, &Plan),
+    options: &Options,
+) -> Result<Identity, Error> {
+    let job = Job { backend, recipe, family, plan, of_model: None };
+    identity_of(&job, &spill::units(&job, options.keep_delta.is_some()), options)
+}
+
+fn identity_of<B: Backend>(
     job: &Job<'_, B>,
     units: &[Vec<usize>],
     options: &Options,

@@ -48,6 +48,21 @@ pub struct Options {
     pub join: bool,
 }
 
+impl Default for Options {
+    /// Files of 5 GB, and a GiB of memory beside what the work takes.
+    fn default() -> Options {
+        Options {
+            shard_size: 5_000_000_000,
+            max_memory: 1 << 30,
+            keep_delta: None,
+            force: false,
+            overrides: Vec::new(),
+            verify: false,
+            join: false,
+        }
+    }
+}
+
 /// What is said of `--keep-delta` with ESM++.
 const KEPT_WITHOUT_USE: &str = "the kept deltas are for inspection only: the experts of esm++ depend on alpha, so that \
     `esmerge rescale` refuses them";

@@ -59,8 +59,7 @@ pub fn merge_here() {
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
     let max_memory = std::env::var(BUDGET).unwrap().parse().unwrap();
-    let options =
-        Options { shard_size: 5_000_000_000, max_memory, keep_delta: None, overrides: vec![], force: false };
+    let options = Options { max_memory, ..Options::default() };
     let output = OutputDir::create(&folder.join("out"), false).unwrap();
     let progress = &mut Silent;
     let merged = merge(&Cpu, &recipe, &family, &plan, output, &options, progress);

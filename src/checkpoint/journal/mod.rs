@@ -10,9 +10,11 @@
 mod identity;
 mod lock;
 mod log;
+mod parts;
 
 pub use identity::{FORMAT, Identity, InputFile, files_in};
 pub use log::Place;
+pub use parts::Parts;
 
 use super::{Error, Extent, Left, OutputDir, sync, temporary};
 use lock::Lock;
@@ -163,14 +165,7 @@ impl Journal {
         if changes.is_empty() {
             return Ok(());
         }
-        let shown: Vec<&str> = changes.iter().map(String::as_str).take(3).collect();
-        let more = changes.len() - shown.len();
-        let more = if more > 0 { format!("; and {more} more changes") } else { String::new() };
-        let reason = format!(
-            "an earlier run has left work there that this one cannot use: {}{more}; undo that to go on, or begin again with --fresh",
-            shown.join("; ")
-        );
-        Err(Error::Journal { path: self.output.folder().to_path_buf(), reason })
+        Err(refusal(self.output.folder(), &changes))
     }
 
     /// Gives the output its name, and removes the journal.
@@ -185,6 +180,18 @@ impl Journal {
     pub fn rest(self) {
         self.output.keep();
     }
+}
+
+/// What is said of work that cannot be used, because of these changes.
+fn refusal(folder: &Path, changes: &[String]) -> Error {
+    let shown: Vec<&str> = changes.iter().map(String::as_str).take(3).collect();
+    let more = changes.len() - shown.len();
+    let more = if more > 0 { format!("; and {more} more changes") } else { String::new() };
+    let reason = format!(
+        "an earlier run has left work there that this one cannot use: {}{more}; undo that to go on, or begin again with --fresh",
+        shown.join("; ")
+    );
+    Error::Journal { path: folder.to_path_buf(), reason }
 }
 
 /// Refuses while another writer is at work in a folder.
@@ -238,20 +245,26 @@ fn read_plan(path: &Path) -> Result<Option<Identity>, Error> {
 
 /// Writes the plan where there is none: it appears whole, and the first of several writers wins.
 fn create_plan(folder: &Path, writer: &str, plan: &[u8]) -> Result<(), Error> {
-    let (path, part) = (folder.join(PLAN), folder.join(format!("{writer}.plan")));
+    create(&folder.join(PLAN), writer, plan)
+}
+
+/// Writes a file where there is none; it appears whole.
+fn create(path: &Path, writer: &str, text: &[u8]) -> Result<(), Error> {
+    let folder = super::parent(path);
+    let part = folder.join(format!("{writer}.part"));
     let write = || -> std::io::Result<()> {
         let mut file = fs::File::create(&part)?;
-        file.write_all(plan)?;
+        file.write_all(text)?;
         file.sync_all()?;
-        match fs::hard_link(&part, &path) {
+        match fs::hard_link(&part, path) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            Err(_) if !path.exists() => fs::rename(&part, &path)?, // a file system without links
+            Err(_) if !path.exists() => fs::rename(&part, path)?, // a file system without links
             _ => {}
         }
         let _ = fs::remove_file(&part);
         sync::entries(folder)
     };
-    write().map_err(Error::io("write", &path))
+    write().map_err(Error::io("write", path))
 }
 
 /// The finished units of work, and a place for the values of the next. Clones are the same ledger.
