@@ -358,7 +358,7 @@ fn a_signal_stops_at_once_and_names_the_command_that_goes_on() {
         let mut arguments = vec!["merge", "search.yaml", "out"];
         arguments.extend(AT_ONCE);
         let run = place.command(&arguments).spawn().unwrap();
-        while !place.path("out.esmerge/plan.json").exists() {
+        while fs::metadata(place.path("out.esmerge/1-of-1.list")).map_or(0, |meta| meta.len()) == 0 {
             std::thread::sleep(Duration::from_millis(1));
         }
         let started = Instant::now();

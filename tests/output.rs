@@ -110,9 +110,7 @@ mod stopped {
         let output = family.esmerge(&[&merge[..], &["--device", "cpu"]].concat());
         let stderr = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success(), "{stderr}");
-        for name in ["out.esmerge", ".d.safetensors.partial-esmerge"] {
-            assert!(stderr.contains(name), "{stderr}");
-        }
+        assert!(stderr.contains(".d.safetensors.partial-esmerge"), "{stderr}");
         assert!(stderr.contains("MB") && stderr.contains("killed"), "{stderr}");
         assert_eq!(hidden(&family), Vec::<PathBuf>::new());
     }

@@ -77,7 +77,7 @@ def wait(what, tasks):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(usage=argparse.SUPPRESS, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("out")
     parser.add_argument("--shards", type=int, help="shares of the layers [default: the GPUs, or the nodes, of the cluster]")
@@ -87,8 +87,11 @@ def main():
     parser.add_argument("--cpus-per-shard", type=float, default=1.0)
     parser.add_argument("--retries", type=int, default=3)
     parser.add_argument("--esmerge", default="esmerge")
-    parser.add_argument("flags", nargs="*", help="flags of esmerge merge, after --")
-    args = parser.parse_args()
+    words, flags = sys.argv[1:], []
+    if "--" in words:
+        at = words.index("--")
+        words, flags = words[:at], words[at + 1 :]
+    args = parser.parse_args(words)
     recipe, out = os.path.abspath(args.recipe), os.path.abspath(args.out)
     ray.init(address=args.address, log_to_driver=False)
     cluster = ray.cluster_resources()
@@ -102,9 +105,9 @@ def main():
         "retry_exceptions": [RuntimeError],
     }
     remote = lambda function: ray.remote(**options)(function)
-    join = flags_of_join(args.flags)
+    join = flags_of_join(flags)
     try:
-        wait("shares", [remote(share).remote(args.esmerge, recipe, out, i, count, args.flags) for i in range(count)])
+        wait("shares", [remote(share).remote(args.esmerge, recipe, out, i, count, flags) for i in range(count)])
         if args.files > 1:
             wait("files", [remote(files).remote(args.esmerge, out, i, args.files, join) for i in range(args.files)])
         print(ray.get(remote(finish).remote(args.esmerge, out, join)))

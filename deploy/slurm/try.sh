@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 
 main() {
-  local work program=${ESMERGE:-$PWD/target/release/esmerge}
+  local program=${ESMERGE:-$PWD/target/release/esmerge}
   work=$(mktemp -d)
   trap 'stop "$work"' EXIT
   start "$work"

@@ -50,6 +50,15 @@ impl Failure {
         }
     }
 
+    /// The same with a word on work that lies in a folder, if there is any.
+    pub fn with_kept(mut self, folder: &Path) -> Failure {
+        if checkpoint::journal::is_in(folder) {
+            self.message +=
+                &format!(" (what is done lies in {}; the same command goes on from there)", folder.display());
+        }
+        self
+    }
+
     /// A panic.
     pub fn defect(message: String) -> Failure {
         Failure::new(message, DEFECT)

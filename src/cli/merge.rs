@@ -168,7 +168,7 @@ pub(super) fn carry_out_in(
         }
         return dry_run::show(recipe, &plan, &family, args);
     };
-    let out = output.folder().wanted().to_path_buf();
+    let (out, folder) = (output.folder().wanted().to_path_buf(), output.folder().folder().to_path_buf());
     if args.run.verbose {
         name_fallbacks(&plan);
     }
@@ -201,7 +201,7 @@ pub(super) fn carry_out_in(
         &mut display,
     )));
     display.clear();
-    let mut report = merged.map_err(|e| Failure::of_merge(e, &args.recipe))?;
+    let mut report = merged.map_err(|e| Failure::of_merge(e, &args.recipe).with_kept(&folder))?;
     device.add_profile(&args.run, &mut report, &mut display);
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&report)?);
@@ -244,6 +244,7 @@ fn carry_out_share(
     mut display: Display,
 ) -> Result<(), Failure> {
     let (started, out) = (Instant::now(), journal.output().wanted().display().to_string());
+    let folder = journal.output().folder().to_path_buf();
     let device = open_device(args, &mut display)?;
     let work = (recipe, family, plan);
     let done = on_device!(&device, |backend| pollster::block_on(pipeline::merge_share(
@@ -255,7 +256,7 @@ fn carry_out_share(
         &mut display,
     )));
     display.clear();
-    let done = done.map_err(|e| Failure::of_merge(e, &args.recipe))?;
+    let done = done.map_err(|e| Failure::of_merge(e, &args.recipe).with_kept(&folder))?;
     if args.run.json {
         output::print(&serde_json::to_string_pretty(&done)?);
     } else if !args.run.quiet {

@@ -186,7 +186,7 @@ impl Store {
     /// Waits until everything is where it belongs. To be called before anything is asked for.
     pub fn flush(&mut self) -> Result<(), Error> {
         self.writing.flush()?;
-        Ok(self.ledger.sync()?)
+        Ok(self.ledger.sync_if_due()?)
     }
 
     /// Whether a tensor is one of the store's.

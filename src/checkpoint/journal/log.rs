@@ -126,7 +126,12 @@ impl Log {
         let json = serde_json::to_string(line).map_err(|e| Error::io("write", &self.path)(e.into()))?;
         self.waiting.push_str(&format!("{:08x} {json}\n", crc32fast::hash(json.as_bytes())));
         self.waiting_bytes += line.values.map_or(0, |s| s.bytes);
-        Ok(self.synced.elapsed() >= self.every || self.waiting_bytes >= SYNC_BYTES)
+        Ok(self.is_due())
+    }
+
+    /// Whether enough has been done for it to be made to last.
+    pub fn is_due(&self) -> bool {
+        self.synced.elapsed() >= self.every || self.waiting_bytes >= SYNC_BYTES
     }
 
     /// Makes everything noted last.

@@ -32,6 +32,11 @@ use std::time::Duration;
 /// The name of the file with the work's identity.
 const PLAN: &str = "plan.json";
 
+/// Whether a folder has work in it that a later run can go on with.
+pub fn is_in(folder: &Path) -> bool {
+    folder.join(PLAN).is_file()
+}
+
 /// What to do with the work of an earlier run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Earlier {
@@ -395,6 +400,18 @@ impl Ledger {
         self.sync_state(&mut self.state())
     }
 
+    /// Makes everything noted last, unless so little was done that it is not worth a journal.
+    pub fn sync_if_due(&self) -> Result<(), Error> {
+        if !self.0.listed {
+            return Ok(());
+        }
+        let mut state = self.state();
+        match state.plan.is_none() || self.log(&mut state)?.is_due() {
+            true => self.sync_state(&mut state),
+            false => Ok(()),
+        }
+    }
+
     fn sync_state(&self, state: &mut State) -> Result<(), Error> {
         if let Some(plan) = state.plan.take() {
             create_plan(&self.0.folder, &self.0.writer.name, &plan)?;
@@ -421,7 +438,7 @@ impl Ledger {
         }
         let said = self.words(said)?;
         self.note(&file_unit(name), None, &(written.bytes, written.crc32, said))?;
-        self.sync()
+        self.sync_if_due()
     }
 
     /// Whether a file of the output was finished before.
