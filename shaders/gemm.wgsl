@@ -10,14 +10,14 @@
 //# include parts/store_{scalar,vec4,vec4}.wgsl
 //# include parts/slab.wgsl
 
-struct Thread {
+// Of a workgroup, apart from what differs between its threads: barriers may depend on this alone.
+struct Workgroup {
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(num_workgroups) groups: vec3<u32>,
-    @builtin(local_invocation_index) local: u32,
 }
 
-fn tile_index(thread: Thread) -> u32 {
-    return thread.group.y * thread.groups.x + thread.group.x;
+fn tile_index(workgroup: Workgroup) -> u32 {
+    return workgroup.group.y * workgroup.groups.x + workgroup.group.x;
 }
 
 // Where in a tile a thread's first block lies, in fours. 32 neighbours are 4 x 8, in such an order that of two side by side both
@@ -34,26 +34,26 @@ fn place(local: u32) -> vec2<u32> {
 
 // 4 x 4 a thread.
 @compute @workgroup_size(WORKGROUP)
-fn gemm_small(thread: Thread) {
-    let index = tile_index(thread);
+fn gemm_small(workgroup: Workgroup, @builtin(local_invocation_index) local: u32) {
+    let index = tile_index(workgroup);
     if index >= params.tiles {
         return;
     }
-    let batch = thread.group.z;
+    let batch = workgroup.group.z;
     let corner = vec2(TILE_M, TILE_N) * tile_at(index);
     if !is_wanted(corner.x + TILE_M, corner.y) {
         return;
     }
-    let at = place(thread.local);
-    var own = own_block(thread.local, batch, corner);
+    let at = place(local);
+    var own = own_block(local, batch, corner);
     var lines: Lines;
-    fetch(thread.local, own, &lines);
+    fetch(local, own, &lines);
     var sum = mat4x4<f32>();
     for (var k = 0u; k < params.k; k += DEPTH) {
-        stage(thread.local, own, k, lines);
+        stage(local, own, k, lines);
         workgroupBarrier();
         own.at += own.slab;
-        fetch(thread.local, own, &lines);
+        fetch(local, own, &lines);
         for (var depth = 0u; depth < DEPTH; depth += 4u) {
             let a = depth * FOURS_M + permuted(at.x, depth);
             let b = FIRST_OF_B + depth * FOURS_N + permuted(at.y, depth);
@@ -69,27 +69,27 @@ fn gemm_small(thread: Thread) {
 
 // 8 x 4 a thread, in two blocks half a tile apart, so that threads side by side read side by side.
 @compute @workgroup_size(WORKGROUP)
-fn gemm_medium(thread: Thread) {
-    let index = tile_index(thread);
+fn gemm_medium(workgroup: Workgroup, @builtin(local_invocation_index) local: u32) {
+    let index = tile_index(workgroup);
     if index >= params.tiles {
         return;
     }
-    let batch = thread.group.z;
+    let batch = workgroup.group.z;
     let corner = vec2(TILE_M, TILE_N) * tile_at(index);
     if !is_wanted(corner.x + TILE_M, corner.y) {
         return;
     }
-    let at = place(thread.local);
-    var own = own_block(thread.local, batch, corner);
+    let at = place(local);
+    var own = own_block(local, batch, corner);
     var lines: Lines;
-    fetch(thread.local, own, &lines);
+    fetch(local, own, &lines);
     var upper = mat4x4<f32>();
     var lower = mat4x4<f32>();
     for (var k = 0u; k < params.k; k += DEPTH) {
-        stage(thread.local, own, k, lines);
+        stage(local, own, k, lines);
         workgroupBarrier();
         own.at += own.slab;
-        fetch(thread.local, own, &lines);
+        fetch(local, own, &lines);
         for (var depth = 0u; depth < DEPTH; depth += 4u) {
             let a = depth * FOURS_M + permuted(at.x, depth);
             let b = FIRST_OF_B + depth * FOURS_N + permuted(at.y, depth);
@@ -116,29 +116,29 @@ fn gemm_medium(thread: Thread) {
 
 // 8 x 8 a thread, in four blocks half a tile apart.
 @compute @workgroup_size(WORKGROUP)
-fn gemm_large(thread: Thread) {
-    let index = tile_index(thread);
+fn gemm_large(workgroup: Workgroup, @builtin(local_invocation_index) local: u32) {
+    let index = tile_index(workgroup);
     if index >= params.tiles {
         return;
     }
-    let batch = thread.group.z;
+    let batch = workgroup.group.z;
     let corner = vec2(TILE_M, TILE_N) * tile_at(index);
     if !is_wanted(corner.x + TILE_M, corner.y) {
         return;
     }
-    let at = place(thread.local);
-    var own = own_block(thread.local, batch, corner);
+    let at = place(local);
+    var own = own_block(local, batch, corner);
     var lines: Lines;
-    fetch(thread.local, own, &lines);
+    fetch(local, own, &lines);
     var sum00 = mat4x4<f32>();
     var sum01 = mat4x4<f32>();
     var sum10 = mat4x4<f32>();
     var sum11 = mat4x4<f32>();
     for (var k = 0u; k < params.k; k += DEPTH) {
-        stage(thread.local, own, k, lines);
+        stage(local, own, k, lines);
         workgroupBarrier();
         own.at += own.slab;
-        fetch(thread.local, own, &lines);
+        fetch(local, own, &lines);
         // Two depths at a time: with one too much else is done between the products, with four Intel runs out of registers.
         for (var depth = 0u; depth < DEPTH; depth += 2u) {
             let a = depth * FOURS_M + permuted(at.x, depth);

@@ -45,9 +45,13 @@ fn term(x_at: u32, y_at: u32) -> Elements {
 }
 
 @compute @workgroup_size(WORKGROUP)
-fn reduce_rows(thread: Thread) {
+fn reduce_rows(
+    @builtin(workgroup_id) group_id: vec3<u32>,
+    @builtin(num_workgroups) groups: vec3<u32>,
+    thread: Thread,
+) {
     let local = thread.local;
-    let group = thread.group.y * thread.groups.x + thread.group.x;
+    let group = group_id.y * groups.x + group_id.x;
     if group >= params.groups {
         return;
     }

@@ -1,8 +1,7 @@
 // Three sums over a workgroup at once through its subgroups, of any size: two operations of the hardware for each, and one barrier.
 
+// apart from the workgroup's place: barriers may depend on that, and not on a struct with what differs between threads
 struct Thread {
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
     @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,

@@ -1,8 +1,7 @@
 // Three sums over a workgroup at once, as a tree of fixed shape.
 
+// apart from the workgroup's place: barriers may depend on that, and not on a struct with what differs between threads
 struct Thread {
-    @builtin(workgroup_id) group: vec3<u32>,
-    @builtin(num_workgroups) groups: vec3<u32>,
     @builtin(local_invocation_index) local: u32,
 }
 

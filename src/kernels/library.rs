@@ -2,6 +2,7 @@
 
 use super::tile::{ENOUGH_TILES, built_in};
 use super::{Choice, Parameters, Recorder, ShapeClass, Stamps, Tile};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -298,7 +299,7 @@ impl Kernels {
     fn module<P>(&self, shader: &Shader<P>) -> wgpu::ShaderModule {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(shader.name),
-            source: wgpu::ShaderSource::Wgsl(shader.source.into()),
+            source: wgpu::ShaderSource::Wgsl(enabled(shader.source)),
         };
         match self.checks {
             Checks::On => self.device.create_shader_module(descriptor),
@@ -309,6 +310,15 @@ impl Kernels {
             },
         }
     }
+}
+
+/// A source for the compiler that gets it: a browser's wants subgroups to be asked for, as the standard says, and naga, which
+/// knows them without, refuses that.
+fn enabled(source: &'static str) -> Cow<'static, str> {
+    if cfg!(target_family = "wasm") && source.contains("@builtin(subgroup_id)") {
+        return format!("enable subgroups;\n{source}").into();
+    }
+    source.into()
 }
 
 /// A poisoned cache is still a cache.

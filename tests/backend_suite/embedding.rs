@@ -2,13 +2,19 @@
 //! operand, with no shader checking its indices. Canaries are NaN: whoever reads one shows it.
 
 use crate::U;
+#[cfg(not(target_family = "wasm"))]
 use crate::devices::{Device, for_each_device};
 use crate::matrices::Matrix;
 use esmerge::backend::{Dtype, Op, Polarity, Shape};
 use esmerge::kernels::{
     self, Activation, CholeskyScratch, EigenScratch, Kernels, Mask, Products, Raw, Recorder, Terms, View,
 };
+#[cfg(not(target_family = "wasm"))]
 use libtest_mimic::Trial;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 
 const CANARY: u32 = 0x7fc0_dead;
 
@@ -28,25 +34,51 @@ const PLACED: [(Shape, Place); 6] = [
     (Shape::new(1, 65, 260), Rig::operand_in_fours),
 ];
 
+/// Waits until a buffer is mapped, where there is no waiting but for a callback too.
+async fn mapped(device: &wgpu::Device, buffer: &wgpu::Buffer) {
+    let shared = Arc::new(Mutex::new((false, None::<Waker>)));
+    let told = Arc::clone(&shared);
+    buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+        result.expect("mapped");
+        let mut told = told.lock().expect("no panic");
+        told.0 = true;
+        told.1.take().into_iter().for_each(Waker::wake);
+    });
+    device.poll(wgpu::PollType::wait_indefinitely()).expect("polled");
+    let is_there = |task: &mut Context<'_>| {
+        let mut shared = shared.lock().expect("no panic");
+        shared.1 = Some(task.waker().clone());
+        if shared.0 { Poll::Ready(()) } else { Poll::Pending }
+    };
+    poll_fn(is_there).await;
+}
+
 /// Makes an operand of a shape, that holds values or canaries.
 pub type Place = fn(&Rig, Shape, Option<&[f64]>) -> Operand;
 
-type Test = fn(&Rig);
+/// A test of the kernels in a program's hands.
+pub type Test = for<'a> fn(&'a Rig) -> Pin<Box<dyn Future<Output = ()> + 'a>>;
 
-const TESTS: [(&str, Test); 10] = [
-    ("elementwise_kernels_stay_inside_their_views", elementwise),
-    ("reductions_stay_inside_their_views", reductions),
-    ("products_stay_inside_their_views", products),
-    ("symmetric_products_stay_inside_their_views", symmetric_products),
-    ("conversions_stay_inside_their_views", conversions),
-    ("random_normal_stays_inside_its_view", random_normal),
-    ("inverse_cholesky_stays_inside_its_views", inverse_cholesky),
-    ("symmetric_eigen_stays_inside_its_views", symmetric_eigen),
-    ("the_kernels_of_layers_stay_inside_their_views", layers),
-    ("views_that_do_not_fit_are_errors", misfits),
+pub const TESTS: [(&str, Test); 10] = [
+    ("elementwise_kernels_stay_inside_their_views", |rig| Box::pin(elementwise(rig))),
+    ("reductions_stay_inside_their_views", |rig| Box::pin(reductions(rig))),
+    ("products_stay_inside_their_views", |rig| Box::pin(products(rig))),
+    ("symmetric_products_stay_inside_their_views", |rig| Box::pin(symmetric_products(rig))),
+    ("conversions_stay_inside_their_views", |rig| Box::pin(conversions(rig))),
+    ("random_normal_stays_inside_its_view", |rig| Box::pin(random_normal(rig))),
+    ("inverse_cholesky_stays_inside_its_views", |rig| Box::pin(inverse_cholesky(rig))),
+    ("symmetric_eigen_stays_inside_its_views", |rig| Box::pin(symmetric_eigen(rig))),
+    ("the_kernels_of_layers_stay_inside_their_views", |rig| Box::pin(layers(rig))),
+    ("views_that_do_not_fit_are_errors", |rig| Box::pin(misfits(rig))),
 ];
 
+/// Runs a test in a program of its own.
+pub async fn on_its_own(selector: &str, products: Products, test: Test) {
+    test(&Rig::open(selector, products).await).await
+}
+
 /// Every test with both kinds of products on every adapter.
+#[cfg(not(target_family = "wasm"))]
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for device in for_each_device() {
@@ -55,7 +87,7 @@ pub fn trials() -> Vec<Trial> {
                 let trial = |selector: Option<String>, ignored| {
                     let kind = format!("{products:?}").to_lowercase();
                     let run = move || {
-                        selector.iter().for_each(|s| test(&Rig::open(s, products)));
+                        selector.iter().for_each(|s| pollster::block_on(on_its_own(s, products, test)));
                         Ok(())
                     };
                     Trial::test(format!("{device}/kernels+{kind}/{name}"), run).with_ignored_flag(ignored)
@@ -110,9 +142,9 @@ impl Operand {
 }
 
 impl Rig {
-    pub fn open(selector: &str, products: Products) -> Rig {
+    pub async fn open(selector: &str, products: Products) -> Rig {
         let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
-        let adapters = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()));
+        let adapters = instance.enumerate_adapters(wgpu::Backends::all()).await;
         let adapter =
             adapters.into_iter().find(|a| a.get_info().name.contains(selector)).expect("it was listed");
         let descriptor = wgpu::DeviceDescriptor {
@@ -120,8 +152,7 @@ impl Rig {
             required_limits: Kernels::required_limits(),
             ..Default::default()
         };
-        let (device, queue) =
-            pollster::block_on(adapter.request_device(&descriptor)).expect("WebGPU's defaults");
+        let (device, queue) = adapter.request_device(&descriptor).await.expect("WebGPU's defaults");
         let kernels = Kernels::new(&device, kernels::Checks::Off).with_products(products);
         Rig { device, queue, kernels }
     }
@@ -198,7 +229,7 @@ impl Rig {
         assert!(encode(&mut self.kernels.record(&mut encoder)).is_err());
     }
 
-    fn read(&self, buffer: &wgpu::Buffer) -> Vec<u32> {
+    async fn read(&self, buffer: &wgpu::Buffer) -> Vec<u32> {
         let usage = wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST;
         let size = buffer.size();
         let target = self.device.create_buffer(&wgpu::BufferDescriptor {
@@ -210,14 +241,13 @@ impl Rig {
         let mut encoder = self.device.create_command_encoder(&Default::default());
         encoder.copy_buffer_to_buffer(buffer, 0, &target, 0, size);
         self.queue.submit([encoder.finish()]);
-        target.map_async(wgpu::MapMode::Read, .., |result| result.expect("mapped"));
-        self.device.poll(wgpu::PollType::wait_indefinitely()).expect("polled");
+        mapped(&self.device, &target).await;
         bytemuck::pod_collect_to_vec(&target.get_mapped_range(..).expect("mapped"))
     }
 
     /// The elements of an operand, once its canaries are found alive and no element is NaN.
-    pub fn checked(&self, operand: &Operand, what: &str) -> Vec<f64> {
-        let bits = self.read(&operand.buffer);
+    pub async fn checked(&self, operand: &Operand, what: &str) -> Vec<f64> {
+        let bits = self.read(&operand.buffer).await;
         let mut inside = vec![false; bits.len()];
         operand.elements().for_each(|at| inside[at] = true);
         let overwritten = (0..bits.len()).find(|&at| !inside[at] && bits[at] != operand.bits[at]);
@@ -227,8 +257,8 @@ impl Rig {
         values
     }
 
-    fn unchanged(&self, operand: &Operand) {
-        assert!(self.read(&operand.buffer) == operand.bits, "an operand that is only read has changed");
+    async fn unchanged(&self, operand: &Operand) {
+        assert!(self.read(&operand.buffer).await == operand.bits, "an operand that is only read has changed");
     }
 }
 
@@ -236,23 +266,23 @@ pub fn random(shape: Shape, seed: u64) -> Vec<f64> {
     Matrix::random(1, shape.len(), seed).values
 }
 
-fn elementwise(rig: &Rig) {
+async fn elementwise(rig: &Rig) {
     for (shape, place) in PLACED {
         let (x, y) = (random(shape, 1), random(shape, 2));
         let (from, to) = (place(rig, shape, Some(&x)), place(rig, shape, Some(&y)));
         rig.run(|r| kernels::axpby(r, 2.0, &from.view(), -1.0, &to.view()));
-        let got = rig.checked(&to, "axpby");
+        let got = rig.checked(&to, "axpby").await;
         assert!(got.iter().zip(x.iter().zip(&y)).all(|(g, (x, y))| (g - (2.0 * x - y)).abs() < 4.0 * U));
 
         let to = place(rig, shape, None);
         rig.run(|r| kernels::copy_block(r, &from.view(), &to.view()));
-        assert_eq!(rig.checked(&to, "copy_block"), x);
-        rig.unchanged(&from);
+        assert_eq!(rig.checked(&to, "copy_block").await, x);
+        rig.unchanged(&from).await;
 
         let across = Shape::new(shape.batch, shape.cols, shape.rows);
         let to = place(rig, across, None);
         rig.run(|r| kernels::transpose(r, &from.view(), &to.view()));
-        let got = rig.checked(&to, "transpose");
+        let got = rig.checked(&to, "transpose").await;
         let (rows, cols) = (shape.rows, shape.cols);
         let expected = |b: usize, j: usize, i: usize| x[(b * rows + i) * cols + j];
         let places =
@@ -271,8 +301,8 @@ fn elementwise(rig: &Rig) {
         for (factors, scaling) in factors.into_iter().zip(scalings) {
             let (to, s) = (place(rig, shape, Some(&x)), rig.operand(factors, Some(&random(factors, 3))));
             rig.run(|r| scaling(r, &to.view(), &s.view()));
-            rig.checked(&to, "a scaling");
-            rig.unchanged(&s);
+            rig.checked(&to, "a scaling").await;
+            rig.unchanged(&s).await;
         }
 
         let rows_packed = rig.placed(
@@ -284,18 +314,18 @@ fn elementwise(rig: &Rig) {
         );
         let to = rig.packed(shape, Some(&x));
         rig.run(|r| kernels::power(r, &to.view(), 2.0));
-        rig.checked(&to, "power");
+        rig.checked(&to, "power").await;
         let to = rig.packed(shape, Some(&x));
         rig.run(|r| kernels::unit_scale(r, &to.view()));
-        rig.checked(&to, "unit_scale");
+        rig.checked(&to, "unit_scale").await;
         rig.run(|r| kernels::polarize(r, &rows_packed.view(), 2.0, Polarity::Full));
-        rig.checked(&rows_packed, "polarize");
+        rig.checked(&rows_packed, "polarize").await;
         rig.run(|r| kernels::clear_small(r, &rows_packed.view(), 0.1));
-        rig.checked(&rows_packed, "clear_small");
+        rig.checked(&rows_packed, "clear_small").await;
     }
 }
 
-fn reductions(rig: &Rig) {
+async fn reductions(rig: &Rig) {
     for shape in SHAPES {
         let (x, y) = (random(shape, 1), random(shape, 2));
         let (a, b) = (rig.operand(shape, Some(&x)), rig.operand(shape, Some(&y)));
@@ -303,27 +333,31 @@ fn reductions(rig: &Rig) {
             for terms in [Terms::Squares, Terms::Sums, Terms::Products(b.view())] {
                 let out = rig.operand(Shape { cols: shape.cols.div_ceil(chunk), ..shape }, None);
                 rig.run(|r| kernels::reduce_rows(r, &a.view(), terms, chunk, false, &out.view()));
-                rig.checked(&out, "reduce_rows");
+                rig.checked(&out, "reduce_rows").await;
                 let out = rig.operand(Shape { rows: shape.rows.div_ceil(chunk), ..shape }, None);
                 rig.run(|r| kernels::reduce_columns(r, &a.view(), terms, chunk, false, &out.view()));
-                rig.checked(&out, "reduce_columns");
+                rig.checked(&out, "reduce_columns").await;
             }
         }
-        rig.unchanged(&a);
-        rig.unchanged(&b);
+        rig.unchanged(&a).await;
+        rig.unchanged(&b).await;
     }
 }
 
-pub fn products(rig: &Rig) {
+pub async fn products(rig: &Rig) {
     let anywhere = [(2, 17, 33, 5), (1, 1, 1, 1), (2, 65, 64, 63), (1, 127, 130, 33), (1, 3, 257, 17)];
     // an odd number of rows can be in fours too, if they are not transposed
     let in_fours = [(2, 20, 36, 4), (1, 4, 4, 4), (2, 65, 64, 60), (1, 127, 132, 36), (1, 3, 260, 16)];
-    anywhere.into_iter().for_each(|sizes| product(rig, Rig::operand, sizes));
-    in_fours.into_iter().for_each(|sizes| product(rig, Rig::operand_in_fours, sizes));
+    for sizes in anywhere {
+        product(rig, Rig::operand, sizes).await;
+    }
+    for sizes in in_fours {
+        product(rig, Rig::operand_in_fours, sizes).await;
+    }
 }
 
 /// A product with every combination of transposed operands.
-fn product(rig: &Rig, place: Place, (batch, m, n, k): (usize, usize, usize, usize)) {
+async fn product(rig: &Rig, place: Place, (batch, m, n, k): (usize, usize, usize, usize)) {
     for (op_a, op_b) in [
         (Op::None, Op::None),
         (Op::None, Op::Transpose),
@@ -338,7 +372,7 @@ fn product(rig: &Rig, place: Place, (batch, m, n, k): (usize, usize, usize, usiz
         let c = place(rig, Shape::new(batch, m, n), None);
         let all = b.view().repeated(batch);
         rig.run(|r| kernels::gemm(r, 1.0, &a.view(), op_a, &all, op_b, 0.0, &c.view()));
-        let got = rig.checked(&c, "gemm");
+        let got = rig.checked(&c, "gemm").await;
         let of_a = |b: usize, i: usize, l: usize| {
             x[b * m * k + if op_a == Op::None { i * k + l } else { l * m + i }]
         };
@@ -351,12 +385,12 @@ fn product(rig: &Rig, place: Place, (batch, m, n, k): (usize, usize, usize, usiz
                 "{m} x {n} x {k}: {got}, not {expected}"
             );
         }
-        rig.unchanged(&a);
-        rig.unchanged(&b);
+        rig.unchanged(&a).await;
+        rig.unchanged(&b).await;
     }
 }
 
-pub fn symmetric_products(rig: &Rig) {
+pub async fn symmetric_products(rig: &Rig) {
     let anywhere =
         [(2, 17, 33), (1, 1, 1), (1, 65, 20), (2, 130, 7)].map(|sizes| (sizes, Rig::operand as Place));
     let in_fours =
@@ -367,14 +401,14 @@ pub fn symmetric_products(rig: &Rig) {
             let x = place(rig, shape, Some(&random(shape, 5)));
             let c = place(rig, Shape::new(batch, n, n), Some(&vec![1.0; batch * n * n]));
             rig.run(|r| kernels::syrk(r, 1.0, &x.view(), op, 1.0, &c.view()));
-            let got = rig.checked(&c, "syrk");
+            let got = rig.checked(&c, "syrk").await;
             assert!((0..got.len()).all(|at| got[at] == got[at / (n * n) * n * n + at % n * n + at / n % n]));
-            rig.unchanged(&x);
+            rig.unchanged(&x).await;
         }
     }
 }
 
-fn conversions(rig: &Rig) {
+async fn conversions(rig: &Rig) {
     for dtype in [Dtype::F16, Dtype::Bf16, Dtype::F32] {
         for (offset, len) in [(302u64, 1usize), (301, 2), (303, 257), (300, 1000), (257, 255)] {
             let shape = Shape::matrix(1, len);
@@ -384,7 +418,7 @@ fn conversions(rig: &Rig) {
             let even = offset / 2 * 2;
             let raw = Raw { buffer: &words, offset: even, len, dtype };
             rig.run(|r| kernels::pack(r, &x.view(), &raw));
-            let (got, size) = (rig.read(&words), dtype.size());
+            let (got, size) = (rig.read(&words).await, dtype.size());
             let bytes: &[u8] = bytemuck::cast_slice(&got);
             let (start, end) = (even as usize * size, (even as usize + len) * size);
             let canaries: Vec<u8> = [CANARY; 2000].iter().flat_map(|c| c.to_le_bytes()).collect();
@@ -398,20 +432,20 @@ fn conversions(rig: &Rig) {
             let out = rig.packed(shape, None);
             let raw = Raw { buffer: &words, offset, len, dtype };
             rig.run(|r| kernels::unpack(r, &raw, &out.view()));
-            assert_eq!(rig.checked(&out, "unpack"), values, "{dtype}");
+            assert_eq!(rig.checked(&out, "unpack").await, values, "{dtype}");
         }
     }
 }
 
-fn random_normal(rig: &Rig) {
+async fn random_normal(rig: &Rig) {
     for len in [1, 255, 1000] {
         let out = rig.packed(Shape::matrix(1, len), None);
         rig.run(|r| kernels::random_normal(r, 1, 2, 3, &out.view()));
-        assert!(rig.checked(&out, "random_normal").iter().all(|v| v.abs() <= 6.0));
+        assert!(rig.checked(&out, "random_normal").await.iter().all(|v| v.abs() <= 6.0));
     }
 }
 
-fn inverse_cholesky(rig: &Rig) {
+async fn inverse_cholesky(rig: &Rig) {
     for (batch, n) in [(2, 1), (1, 33), (2, 64), (1, 127)] {
         let y = Matrix::random(n, 2 * n + 5, 3);
         let g = y.times(&y.transposed()).values.repeat(batch);
@@ -420,12 +454,12 @@ fn inverse_cholesky(rig: &Rig) {
         let [work, column, row, inverse] = CholeskyScratch::lens(batch, n).map(|len| rig.scratch(len));
         let scratch = CholeskyScratch { work: &work, column: &column, row: &row, inverse: &inverse };
         rig.run(|r| kernels::inverse_cholesky(r, &from.view(), &scratch, &to.view(), kernels::gram_pivot(n)));
-        rig.checked(&to, "inverse_cholesky");
-        rig.unchanged(&from);
+        rig.checked(&to, "inverse_cholesky").await;
+        rig.unchanged(&from).await;
     }
 }
 
-fn symmetric_eigen(rig: &Rig) {
+async fn symmetric_eigen(rig: &Rig) {
     for (batch, n) in [(3, 1), (2, 17), (2, 49), (1, 64)] {
         let y = Matrix::random(n, n, 3);
         let a = y.times(&y.transposed()).values.repeat(batch);
@@ -442,13 +476,13 @@ fn symmetric_eigen(rig: &Rig) {
             rotated: &rotated,
         };
         rig.run(|r| kernels::symmetric_eigen(r, &from.view(), &scratch, &values.view(), &vectors.view()));
-        rig.checked(&values, "symmetric_eigen");
-        rig.checked(&vectors, "symmetric_eigen");
-        rig.unchanged(&from);
+        rig.checked(&values, "symmetric_eigen").await;
+        rig.checked(&vectors, "symmetric_eigen").await;
+        rig.unchanged(&from).await;
     }
 }
 
-fn layers(rig: &Rig) {
+async fn layers(rig: &Rig) {
     for (rows, cols) in [(17, 34), (1, 2), (64, 66), (5, 1026)] {
         let shape = Shape::matrix(rows, cols);
         let operand = |seed| rig.operand(shape, Some(&random(shape, seed)));
@@ -456,70 +490,70 @@ fn layers(rig: &Rig) {
         let row = |seed| rig.operand(Shape::matrix(1, cols), Some(&random(Shape::matrix(1, cols), seed)));
         let (x, out, weight, bias) = (operand(1), rig.operand(shape, None), row(2), row(3));
         rig.run(|r| kernels::layer_norm(r, &x.view(), &weight.view(), Some(&bias.view()), 1e-5, &out.view()));
-        rig.checked(&out, "layer_norm");
+        rig.checked(&out, "layer_norm").await;
         let out = rig.operand(shape, None);
         rig.run(|r| kernels::layer_norm(r, &x.view(), &weight.view(), None, 1e-5, &out.view()));
-        rig.checked(&out, "layer_norm");
+        rig.checked(&out, "layer_norm").await;
 
         let (gate, up) = (packed(4), packed(5));
         rig.run(|r| kernels::activate(r, &gate.view(), Activation::Silu, Some(&up.view())));
         rig.run(|r| kernels::activate(r, &gate.view(), Activation::Gelu, None));
-        rig.checked(&gate, "activate");
-        rig.unchanged(&up);
+        rig.checked(&gate, "activate").await;
+        rig.unchanged(&up).await;
 
         let (high, low) = (packed(6), packed(7));
         rig.run(|r| kernels::add_exactly(r, &up.view(), &high.view(), &low.view()));
-        rig.checked(&high, "add_exactly");
-        rig.checked(&low, "add_exactly");
+        rig.checked(&high, "add_exactly").await;
+        rig.checked(&low, "add_exactly").await;
 
         let scores = operand(8);
         let mask = Mask { query: 3, causal: true, window: Some(4), ..Mask::default() };
         rig.run(|r| kernels::softmax(r, &scores.view(), mask, Some(0.5), None));
-        rig.checked(&scores, "softmax");
+        rig.checked(&scores, "softmax").await;
         let reach = Shape::matrix(1, 2 * (cols + rows) + 1);
         let positions = rig.operand(reach, Some(&random(reach, 13)));
         rig.run(|r| kernels::softmax(r, &scores.view(), Mask::default(), None, Some(&positions.view())));
-        rig.checked(&scores, "softmax");
-        rig.unchanged(&positions);
+        rig.checked(&scores, "softmax").await;
+        rig.unchanged(&positions).await;
 
         let table = Shape::matrix(rows, cols / 2);
         let (cos, sin) =
             (rig.operand(table, Some(&random(table, 9))), rig.operand(table, Some(&random(table, 10))));
         let turned = operand(11);
         rig.run(|r| kernels::rotary(r, &turned.view(), &cos.view(), &sin.view(), cols / 2 * 2));
-        rig.checked(&turned, "rotary");
-        rig.unchanged(&cos);
+        rig.checked(&turned, "rotary").await;
+        rig.unchanged(&cos).await;
 
-        gathering(rig, &x);
-        rig.unchanged(&x);
+        gathering(rig, &x).await;
+        rig.unchanged(&x).await;
     }
     let images = Shape::new(2 * 3, 13, 9);
     let from = rig.operand(images, Some(&random(images, 12)));
     let out = rig.operand(Shape::matrix(2 * 3 * 2, 3 * 4 * 4), None);
     rig.run(|r| kernels::patches(r, &from.view(), 3, 4, &out.view()));
-    rig.checked(&out, "patches");
-    rig.unchanged(&from);
+    rig.checked(&out, "patches").await;
+    rig.unchanged(&from).await;
 }
 
 /// Rows by number and by segment; numbers past the end are taken for the last.
-fn gathering(rig: &Rig, x: &Operand) {
+async fn gathering(rig: &Rig, x: &Operand) {
     let Shape { rows, cols, .. } = x.shape;
     let list: Vec<u32> = vec![rows as u32 - 1, 0, u32::MAX, 0];
     let numbers = rig.buffer(&list);
     let view = View::packed(&numbers, Shape::matrix(1, list.len()));
     let out = rig.operand(Shape::matrix(list.len(), cols), None);
     rig.run(|r| kernels::gather_rows(r, &x.view(), &view, &out.view()));
-    let got = rig.checked(&out, "gather_rows");
+    let got = rig.checked(&out, "gather_rows").await;
     assert!(got[..cols] == got[2 * cols..3 * cols]);
 
     let starts = rig.buffer(&[0, 1, rows as u32, u32::MAX]);
     let view = View::packed(&starts, Shape::matrix(1, 4));
     let out = rig.operand(Shape::matrix(3, cols), None);
     rig.run(|r| kernels::mean_rows(r, &x.view(), &view, &out.view()));
-    rig.checked(&out, "mean_rows");
+    rig.checked(&out, "mean_rows").await;
 }
 
-fn misfits(rig: &Rig) {
+async fn misfits(rig: &Rig) {
     let shape = Shape::new(2, 5, 7);
     let (a, b) = (rig.packed(shape, Some(&[1.0; 70])), rig.packed(shape, Some(&[1.0; 70])));
     let mut encoder = rig.device.create_command_encoder(&Default::default());

@@ -1,27 +1,38 @@
 //! Every way to share out a product: tiles, 16-bit operands, epilogues, products cut in depth, and their tuning.
 
+#[cfg(not(target_family = "wasm"))]
 use crate::devices::{Device, for_each_device};
-use crate::embedding::{Place, Rig, products, random, symmetric_products};
-use crate::matrices::{Matrix, download, upload};
+#[cfg(not(target_family = "wasm"))]
+use crate::embedding::on_its_own;
+use crate::embedding::{Place, Rig, Test, products, random, symmetric_products};
+use crate::matrices::Matrix;
+#[cfg(not(target_family = "wasm"))]
+use crate::matrices::{download, upload};
 use crate::{U, assert_near};
+#[cfg(not(target_family = "wasm"))]
+use esmerge::backend::Backend;
+#[cfg(not(target_family = "wasm"))]
 use esmerge::backend::gpu::{Autotune, Config, Gpu};
-use esmerge::backend::{Backend, Dtype, Op, Shape};
+use esmerge::backend::{Dtype, Op, Shape};
 use esmerge::kernels::{
-    Activation, Epilogue, Gemm, Operand, Products, Scaling, Tile, View, gemm_fused, gemm_split, syrk_split,
+    Activation, Epilogue, Gemm, Operand, Scaling, View, gemm_fused, gemm_split, syrk_split,
 };
+#[cfg(not(target_family = "wasm"))]
+use esmerge::kernels::{Products, Tile};
+#[cfg(not(target_family = "wasm"))]
 use libtest_mimic::Trial;
 
-type Test = fn(&Rig);
-
-const TESTS: [(&str, Test); 5] = [
-    ("products_stay_inside_their_views", products),
-    ("symmetric_products_stay_inside_their_views", symmetric_products),
-    ("operands_of_16_bits_are_multiplied_as_the_f32_they_stand_for", narrow_operands),
-    ("epilogues_scale_then_add_then_activate", epilogues),
-    ("products_cut_in_depth_are_the_whole_ones", cut_in_depth),
+/// Tests of every tile.
+pub const TESTS: [(&str, Test); 5] = [
+    ("products_stay_inside_their_views", |rig| Box::pin(products(rig))),
+    ("symmetric_products_stay_inside_their_views", |rig| Box::pin(symmetric_products(rig))),
+    ("operands_of_16_bits_are_multiplied_as_the_f32_they_stand_for", |rig| Box::pin(narrow_operands(rig))),
+    ("epilogues_scale_then_add_then_activate", |rig| Box::pin(epilogues(rig))),
+    ("products_cut_in_depth_are_the_whole_ones", |rig| Box::pin(cut_in_depth(rig))),
 ];
 
 /// Every test with every tile, and the tuning, on every adapter.
+#[cfg(not(target_family = "wasm"))]
 pub fn trials() -> Vec<Trial> {
     let mut trials = Vec::new();
     for device in for_each_device() {
@@ -34,7 +45,8 @@ pub fn trials() -> Vec<Trial> {
             for (name, test) in TESTS {
                 let selector = selector.clone();
                 let run = move || {
-                    selector.iter().for_each(|s| test(&Rig::open(s, Products::Only(tile))));
+                    let products = Products::Only(tile);
+                    selector.iter().for_each(|s| pollster::block_on(on_its_own(s, products, test)));
                     Ok(())
                 };
                 trials.push(Trial::test(format!("{device}/{tile}/{name}"), run).with_ignored_flag(ignored));
@@ -84,7 +96,7 @@ fn place_of(numbers: [usize; 3]) -> Place {
     if in_fours { Rig::operand_in_fours } else { Rig::operand }
 }
 
-fn narrow_operands(rig: &Rig) {
+async fn narrow_operands(rig: &Rig) {
     use Dtype::{Bf16, F16, F32};
     let types = [(F16, Bf16), (Bf16, F32), (F32, F16)];
     // lengths in fours are read in fours; of those every pair of types meets every combination of transposed operands
@@ -111,7 +123,7 @@ fn narrow_operands(rig: &Rig) {
             let expected = matrix(&x, op_a, m, k).times(&matrix(&y, op_b, k, n));
             let bound = |_| (k * (k + 2)) as f64 * 16.0 * U;
             let what = format!("{m} x {n} x {k} {a_type} {op_a:?} {b_type} {op_b:?}");
-            assert_near(&rig.checked(&c, &what), &expected.values, bound, &what);
+            assert_near(&rig.checked(&c, &what).await, &expected.values, bound, &what);
         }
     }
 }
@@ -120,12 +132,12 @@ fn silu(x: f64) -> f64 {
     x / (1.0 + (-x).exp())
 }
 
-fn epilogues(rig: &Rig) {
-    epilogues_of(rig, 70);
-    epilogues_of(rig, 72);
+async fn epilogues(rig: &Rig) {
+    epilogues_of(rig, 70).await;
+    epilogues_of(rig, 72).await;
 }
 
-fn epilogues_of(rig: &Rig, n: usize) {
+async fn epilogues_of(rig: &Rig, n: usize) {
     let (batch, m, k) = (2, 35, 12);
     let place = place_of([n, k, 0]);
     let (x, y, z) = (coarse(batch * m * k, 1), coarse(batch * k * n, 2), coarse(batch * m * n, 3));
@@ -141,7 +153,7 @@ fn epilogues_of(rig: &Rig, n: usize) {
             let epilogue = Epilogue { scale: Some(scale), bias: Some(bias.view()), activation };
             let gemm = Gemm::new(a.view(), Op::None, b.view(), Op::None, c.view());
             rig.run(|r| gemm_fused(r, &Gemm { alpha: 0.5, beta: -2.0, epilogue, ..gemm }));
-            let got = rig.checked(&c, "an epilogue");
+            let got = rig.checked(&c, "an epilogue").await;
             for (at, got) in got.iter().enumerate() {
                 let (b, i, j) = (at / n / m, at / n % m, at % n);
                 let product: f64 = (0..k).map(|l| x[(b * m + i) * k + l] * y[(b * k + l) * n + j]).sum();
@@ -155,7 +167,7 @@ fn epilogues_of(rig: &Rig, n: usize) {
     }
 }
 
-fn cut_in_depth(rig: &Rig) {
+async fn cut_in_depth(rig: &Rig) {
     for (m, n, k, splits) in [(5, 70, 100, 3), (33, 33, 257, 4), (1, 1, 7, 5), (40, 36, 64, 4), (8, 8, 0, 2)]
     {
         for [op_a, op_b] in OPS {
@@ -173,7 +185,8 @@ fn cut_in_depth(rig: &Rig) {
             let gemm = |c| Gemm { alpha: 2.0, beta: 0.5, ..Gemm::new(a.view(), op_a, b.view(), op_b, c) };
             rig.run(|r| gemm_fused(r, &gemm(whole.view())));
             rig.run(|r| gemm_split(r, &gemm(parts.view()), splits, &scratch.view()));
-            let (whole, parts) = (rig.checked(&whole, "a product"), rig.checked(&parts, "a cut product"));
+            let (whole, parts) =
+                (rig.checked(&whole, "a product").await, rig.checked(&parts, "a cut product").await);
             // both are within this of the exact result
             let bound = |_| 2.0 * ((k + 4) * (2 * k + 1)) as f64 * U;
             assert_near(&parts, &whole, bound, &format!("{m} x {n} x {k} in {splits}"));
@@ -184,7 +197,7 @@ fn cut_in_depth(rig: &Rig) {
     let c = rig.operand(Shape::matrix(n, n), Some(&vec![1.0; n * n]));
     let scratch = rig.operand(Shape::new(splits, n, n), None);
     rig.run(|r| syrk_split(r, 1.0, &x.view(), Op::None, 1.0, &c.view(), splits, &scratch.view()));
-    let got = rig.checked(&c, "a cut syrk");
+    let got = rig.checked(&c, "a cut syrk").await;
     assert!((0..n * n).all(|at| got[at] == got[at % n * n + at / n]), "symmetric to the last bit");
     // a batch is not cut
     let batch = rig.operand(Shape::new(2, 4, 4), Some(&[0.0; 32]));
@@ -193,6 +206,7 @@ fn cut_in_depth(rig: &Rig) {
     rig.fails(|r| gemm_split(r, &gemm, 2, &scratch.view()));
 }
 
+#[cfg(not(target_family = "wasm"))]
 fn tuning(selector: &str) {
     let folder = tempfile::tempdir().expect("a folder");
     let open = || {

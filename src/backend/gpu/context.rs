@@ -1,5 +1,6 @@
 //! An open device, and what it has had to complain about.
 
+use super::promise::Promise;
 use super::{Config, Error, Pace, Result, self_test};
 use crate::kernels::{Kernels, Stamps};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -90,7 +91,17 @@ impl Context {
         self.kernels.limits().max_storage_buffer_binding_size
     }
 
-    /// Waits until a submission, or everything submitted, is done. In a browser there is no waiting, nor any need.
+    /// Waits until everything submitted is done, in a browser too.
+    pub async fn settled(&self) -> Result<()> {
+        let (done, keep) = Promise::new();
+        self.queue.on_submitted_work_done(move || keep(()));
+        self.wait(None)?;
+        done.kept().await;
+        self.check()
+    }
+
+    /// Waits until a submission, or everything submitted, is done. In a browser there is no waiting for a device but by
+    /// [`settled`](Context::settled) and for numbers from it, nor any other need.
     pub fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
         let waited = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
         waited.map_err(|e| Error::Internal(e.to_string()))?;

@@ -1,11 +1,9 @@
 //! From the device to the host.
 
 use super::context::Context;
+use super::promise::Promise;
 use super::queue::Queue;
 use super::{Error, Result};
-use std::future::poll_fn;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
 
 /// Submits everything queued and reads the first bytes of every buffer, as many as stand beside it.
 pub(super) async fn read<const N: usize>(
@@ -44,39 +42,12 @@ pub(super) async fn read<const N: usize>(
     Ok(all)
 }
 
-/// A mapping that was asked for.
-#[derive(Default)]
-struct Mapping {
-    result: Option<std::result::Result<(), wgpu::BufferAsyncError>>,
-    waker: Option<Waker>,
-}
-
-async fn map(context: &Context, buffer: &wgpu::Buffer) -> Result<()> {
-    let mapping = Arc::new(Mutex::new(Mapping::default()));
-    let promised = Arc::clone(&mapping);
-    buffer.map_async(wgpu::MapMode::Read, .., move |result| {
-        let mut mapping = lock(&promised);
-        mapping.result = Some(result);
-        if let Some(waker) = mapping.waker.take() {
-            waker.wake();
-        }
-    });
+/// Maps a buffer for reading.
+pub(super) async fn map(context: &Context, buffer: &wgpu::Buffer) -> Result<()> {
+    let (mapped, keep) = Promise::new();
+    buffer.map_async(wgpu::MapMode::Read, .., keep);
     context.wait(None)?;
-    let mapped = poll_fn(|task| {
-        let mut mapping = lock(&mapping);
-        match mapping.result.take() {
-            Some(result) => Poll::Ready(result),
-            None => {
-                mapping.waker = Some(task.waker().clone());
-                Poll::Pending
-            }
-        }
-    })
-    .await;
+    let mapped = mapped.kept().await;
     context.check()?;
     mapped.map_err(|e| Error::Internal(e.to_string()))
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

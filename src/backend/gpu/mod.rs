@@ -13,6 +13,7 @@ mod pace;
 mod pool;
 mod products;
 mod profile;
+mod promise;
 mod queue;
 mod recovery;
 mod reductions;
@@ -214,22 +215,30 @@ impl Gpu {
         self.live().context.kernels.half_floats()
     }
 
+    /// Maps a buffer for reading.
+    #[cfg(feature = "bench")]
+    pub(crate) async fn map(&self, buffer: &wgpu::Buffer) -> Result<()> {
+        let live = self.live();
+        download::map(&live.context, buffer).await
+    }
+
     /// The device's queue, for commands that go past the backend's own.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "bench")]
     pub(crate) fn queue(&self) -> wgpu::Queue {
         self.live().context.queue.clone()
     }
 
     /// Does something with the kernels of the device.
-    #[cfg(feature = "cli")]
+    #[cfg(feature = "bench")]
     pub(crate) fn with_kernels<R>(&self, run: impl FnOnce(&crate::kernels::Kernels) -> R) -> R {
         run(&self.live().context.kernels)
     }
 
     /// Waits until all that was submitted is done, and says what went wrong.
-    #[cfg(feature = "cli")]
-    pub(crate) fn wait(&self) -> Result<()> {
-        self.live().context.wait(None)
+    #[cfg(feature = "bench")]
+    pub(crate) async fn settled(&self) -> Result<()> {
+        let live = self.live();
+        live.context.settled().await
     }
 
     /// How often the host has waited for numbers from the device since it was opened.

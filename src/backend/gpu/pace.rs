@@ -3,10 +3,11 @@
 
 use super::context::Context;
 use super::{Config, Result};
+use crate::host::Instant;
 use crate::kernels::{View, peak_fma, peak_fma_flops};
 use crate::matrix::Shape;
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// How much a device is given at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +75,7 @@ impl Pace {
         if context.info.device_type == wgpu::DeviceType::Cpu {
             return Ok(Pace::untimed());
         }
-        Ok(Pace::of_speed(speed(context)?))
+        Ok(Pace::of_speed(speed(context).await?))
     }
 
     /// With what a configuration says in its place.
@@ -107,7 +108,7 @@ impl fmt::Display for Pace {
 }
 
 /// Multiply-adds alone, ever more of them until they take long enough for the clock.
-fn speed(context: &Context) -> Result<f64> {
+async fn speed(context: &Context) -> Result<f64> {
     let out = context.device.create_buffer(&wgpu::BufferDescriptor {
         label: Some("the probe's results"),
         size: 4 * THREADS as u64,
@@ -115,19 +116,19 @@ fn speed(context: &Context) -> Result<f64> {
         mapped_at_creation: false,
     });
     let view = View::packed(&out, Shape::matrix(1, THREADS));
-    let run = |rounds: u32| -> Result<Duration> {
+    let run = async |rounds: u32| -> Result<Duration> {
         let mut encoder = context.device.create_command_encoder(&Default::default());
         let encoded = peak_fma(&mut context.kernels.record(&mut encoder), rounds, &view);
         encoded.map_err(|e| super::Error::Internal(e.to_string()))?;
         let start = Instant::now();
         context.queue.submit([encoder.finish()]);
-        context.wait(None)?;
+        context.settled().await?;
         Ok(start.elapsed())
     };
-    run(1)?; // compiles, and wakes the device
+    run(1).await?; // compiles, and wakes the device
     let mut rounds = 1;
     loop {
-        let time = run(rounds)?;
+        let time = run(rounds).await?;
         if time >= PROBE || rounds >= MOST_ROUNDS {
             return Ok(peak_fma_flops(rounds, THREADS) / time.as_secs_f64());
         }

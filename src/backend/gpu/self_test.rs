@@ -2,6 +2,7 @@
 
 use super::Result;
 use super::context::Context;
+use super::download;
 use crate::kernels::{self, Raw, Recorder, Terms, View, reduce_rows, unpack};
 use crate::matrix::{Dtype, Shape};
 
@@ -73,12 +74,14 @@ async fn tried(
     drop(recorder);
     encoder.copy_buffer_to_buffer(&out, 0, &read, 0, out.size());
     context.queue.submit([encoder.finish()]);
-    read.map_async(wgpu::MapMode::Read, .., |_| {});
-    context.wait(None)?;
     let mut refused = encoded.is_err();
     for scope in scopes.into_iter().rev() {
         refused |= scope.pop().await.is_some();
     }
-    let range = if refused { None } else { read.get_mapped_range(..).ok() };
+    if refused {
+        return Ok(None);
+    }
+    download::map(context, &read).await?;
+    let range = read.get_mapped_range(..).ok();
     Ok(range.map(|range| bytemuck::pod_collect_to_vec(&range)))
 }

@@ -5,12 +5,14 @@
 
 use super::products::Product;
 use super::{Gpu, Result};
+use crate::host::Instant;
+use crate::host::fs;
 use crate::kernels::{Choice, Kernels, Products, ShapeClass, Tile};
 use crate::matrix::Shape;
 use std::cell::RefCell;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
-use std::{env, fs, io};
+use std::time::Duration;
+use std::{env, io};
 
 /// How long one candidate is timed, unless a single run takes longer.
 const PATIENCE: Duration = Duration::from_millis(50);
