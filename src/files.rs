@@ -1,9 +1,10 @@
 //! Files from strangers: only regular ones are opened, and no more of them is read than is expected.
 
-use std::fs::File;
+use crate::host::Instant;
+use crate::host::fs::File;
 use std::io::{self, Read};
 use std::path::Path;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 /// Bytes of a settings file (configuration, index, tokenizer options) past which it is taken for something else.
 pub(crate) const SETTINGS: u64 = 16 << 20;

@@ -6,7 +6,8 @@
 //! | none (`default-features = false`) | [`kernels`], the WGSL kernels for a [`wgpu::Device`] of yours; [`backend`], batched matrices and their operations on a GPU | [wgpu], bytemuck |
 //! | `linalg` | [`linalg`]: orthonormalisation, leading eigenpairs, polar factors, on the GPU | nothing more |
 //! | `merge` | [`method`], the merging methods over tensors; [`pipeline`] and what it needs, files and recipes; [`backend::cpu`]; faer for the host's share of [`linalg`] | faer, rayon, safetensors, serde, tokenizers, image and smaller ones |
-//! | `cli` (default) | the command line, [`cli`](mod@cli), fetching models ([`hub`]), and [`bench`](mod@bench) | clap, hf-hub, two for terminals |
+//! | `bench` | [`bench`](mod@bench), measuring the kernels | nothing more |
+//! | `cli` (default) | the command line, [`cli`](mod@cli), and fetching models ([`hub`]) | clap, hf-hub, two for terminals |
 //!
 //! The version of wgpu that the kernels are made for is re-exported as [`wgpu`].
 //!
@@ -65,7 +66,7 @@
 #[cfg(feature = "merge")]
 pub mod adapter;
 pub mod backend;
-#[cfg(feature = "cli")]
+#[cfg(feature = "bench")]
 pub mod bench;
 #[cfg(feature = "merge")]
 pub mod calibration;
@@ -81,6 +82,10 @@ pub mod eval;
 mod files;
 #[cfg(feature = "merge")]
 pub mod heads;
+#[cfg(not(target_family = "wasm"))]
+mod host;
+#[cfg(target_family = "wasm")]
+pub mod host;
 #[cfg(feature = "merge")]
 pub mod hub;
 pub mod kernels;

@@ -2,13 +2,14 @@
 //!
 //! A host without threads runs the same code, each job when it is handed over.
 
+use crate::host::Instant;
 use std::collections::VecDeque;
 use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, JoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A worker that does jobs one after the other, and hands over their results in the same order.
 ///

@@ -4,6 +4,7 @@ use super::settings::Settings;
 use super::targets::{Factors, Kind, Targets};
 use super::{Adapter, bad};
 use crate::checkpoint::{ADAPTER_CONFIG, ADAPTER_WEIGHTS, Checkpoint, Error, PEFT_PREFIX, weights_file};
+use crate::host::PathExt;
 use indexmap::IndexMap;
 use serde_json::Value;
 use std::path::Path;
@@ -31,16 +32,16 @@ pub(super) const REFUSED: [(&str, &str); 16] = [
 /// A folder with settings of an adapter and no model: where both lie together, the folder is the model's.
 pub(super) fn is_one(path: &Path) -> bool {
     let is_model =
-        || weights_file(path).is_some_and(|file| file.is_file() && !file.ends_with(ADAPTER_WEIGHTS));
-    path.join(ADAPTER_CONFIG).is_file() && !is_model()
+        || weights_file(path).is_some_and(|file| file.leads_to_file() && !file.ends_with(ADAPTER_WEIGHTS));
+    path.join(ADAPTER_CONFIG).leads_to_file() && !is_model()
 }
 
 /// Opens the adapter in a folder.
 pub(super) fn open(path: &Path, base: &Checkpoint, config: &Value) -> Result<Adapter, Error> {
     let settings = Settings::open(&path.join(ADAPTER_CONFIG))?;
     let weights = path.join(ADAPTER_WEIGHTS);
-    if !weights.is_file() {
-        let pickled = path.join("adapter_model.bin").is_file();
+    if !weights.leads_to_file() {
+        let pickled = path.join("adapter_model.bin").leads_to_file();
         let what = if pickled {
             "it holds a pickle, adapter_model.bin"
         } else {

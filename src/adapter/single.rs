@@ -7,6 +7,7 @@ use super::{Adapter, bad, original};
 use crate::checkpoint::{
     ADAPTER_CONFIG, Checkpoint, Error, TensorFile, module_of, parent, weights_file, widen,
 };
+use crate::host::PathExt;
 use indexmap::IndexMap;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -46,7 +47,8 @@ const SETTINGS: &str = "lora_adapter_metadata";
 
 /// A file, or a folder's only one, most of whose tensors are parts of an adapter.
 pub(super) fn is_one(path: &Path) -> bool {
-    let Some(file) = weights_file(path).filter(|file| !parent(file).join(ADAPTER_CONFIG).is_file()) else {
+    let Some(file) = weights_file(path).filter(|file| !parent(file).join(ADAPTER_CONFIG).leads_to_file())
+    else {
         return false;
     };
     let Ok(file) = TensorFile::open(&file) else { return false };

@@ -2,21 +2,22 @@
 
 use super::{Error, FORMAT};
 use crate::checkpoint::TensorFile;
+use crate::host::PathExt;
 use std::path::Path;
 
 /// Refuses a path, before any work, where a file is that is not a calibration: it would be lost. `force` takes any file.
 pub fn check(path: &Path, force: bool) -> Result<(), Error> {
     let refused = |reason: &str| Err(Error::Out { path: path.to_path_buf(), reason: reason.to_owned() });
-    if path.is_dir() || path.file_name().is_none() {
+    if path.leads_to_folder() || path.file_name().is_none() {
         return refused("it is a folder; name a file in it");
     }
-    if let Some(other) = path.ancestors().skip(1).find(|p| p.exists()).filter(|p| !p.is_dir()) {
+    if let Some(other) = path.ancestors().skip(1).find(|p| p.is_there()).filter(|p| !p.leads_to_folder()) {
         return refused(&format!("{} is not a folder", other.display()));
     }
-    if !path.exists() {
+    if !path.is_there() {
         return Ok(());
     }
-    if !path.is_file() {
+    if !path.leads_to_file() {
         return refused("it is not a regular file");
     }
     let is_calibration =

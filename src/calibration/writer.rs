@@ -4,9 +4,9 @@
 use super::place;
 use super::{Error, FORMAT};
 use crate::checkpoint::{self, Left, Stored, Temporary, TensorSpec, TensorWriter, aligned_order};
+use crate::host::fs::File;
 use half::f16;
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 

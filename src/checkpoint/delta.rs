@@ -6,11 +6,12 @@ use super::file::LENGTH_PREFIX;
 use super::write::{TensorSpec, header, with_length};
 use super::{Error, TensorFile, parent, sync};
 use crate::backend::Dtype;
+use crate::host::PathExt;
+use crate::host::fs::{self, File};
 use indexmap::IndexMap;
 use safetensors::Dtype as Stored;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
-use std::fs::{self, File};
 use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -190,7 +191,7 @@ fn write(source: &Source, bytes: &[u8], offset: u64) -> Result<(), Error> {
 /// Renames, unless the new name is taken: a link is refused then, and where there are no links a look has to do.
 fn rename_to_new(from: &Path, to: &Path) -> std::io::Result<()> {
     match fs::hard_link(from, to) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists || to.symlink_metadata().is_ok() => {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists || fs::symlink_metadata(to).is_ok() => {
             Err(ErrorKind::AlreadyExists.into())
         }
         Err(_) => fs::rename(from, to),
@@ -214,7 +215,7 @@ impl DeltaFile {
 
     /// Opens and checks the file.
     pub fn open(path: &Path) -> Result<DeltaFile, Error> {
-        if !path.exists() {
+        if !path.is_there() {
             let hint = "give the file that `merge --keep-delta` wrote";
             return Err(Error::NotFound { path: path.to_path_buf(), hint });
         }

@@ -5,7 +5,7 @@ use super::codes::Made;
 use super::scan::first_not_finite;
 use crate::backend::Dtype;
 use crate::files::{self, Identity};
-use std::fs::File;
+use crate::host::fs::File;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -233,4 +233,14 @@ pub(super) fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io
         }
     }
     Ok(())
+}
+
+#[cfg(target_family = "wasm")]
+pub(super) fn read_exact_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    file.read_exact_at(bytes, offset)
+}
+
+#[cfg(target_family = "wasm")]
+pub(super) fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    file.write_all_at(bytes, offset)
 }

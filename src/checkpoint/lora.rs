@@ -4,10 +4,11 @@ use super::scan::widen;
 use super::{Error, ModuleNames, Stored, TensorFile, TensorSpec, TensorWriter};
 use crate::backend::Dtype;
 use crate::files;
+use crate::host::PathExt;
+use crate::host::fs;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, HashSet};
-use std::fs;
 use std::path::Path;
 
 /// The file of an adapter's settings.
@@ -112,7 +113,7 @@ impl LoraFile {
     pub fn open(folder: &Path) -> Result<LoraFile, Error> {
         let (settings, weights) = (folder.join(ADAPTER_CONFIG), folder.join(ADAPTER_WEIGHTS));
         for path in [&settings, &weights] {
-            if !path.is_file() {
+            if !path.leads_to_file() {
                 let hint = "an adapter is a folder with adapter_config.json and adapter_model.safetensors";
                 return Err(Error::NotFound { path: path.clone(), hint });
             }

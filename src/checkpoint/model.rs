@@ -6,6 +6,8 @@ use super::rows::{Row, Rows, Table};
 use super::{Error, Extent, TensorFile, TensorMeta, gguf};
 use crate::backend::Dtype;
 use crate::files;
+use crate::host::PathExt;
+use crate::host::fs;
 use indexmap::IndexMap;
 use serde::Deserialize;
 use std::ffi::OsStr;
@@ -45,13 +47,13 @@ impl Checkpoint {
     /// Opens a folder (one weights file, or shards with their index) or a single `.safetensors` file. A file that is
     /// its folder's only weights file stands for the folder.
     pub fn open(path: &Path) -> Result<Checkpoint, Error> {
-        if path.is_dir() {
+        if path.leads_to_folder() {
             return match weights_in(path)? {
                 Weights::Single(file) => Checkpoint::single_or_shards(path, &file),
                 Weights::Sharded(index) => Checkpoint::sharded(path, &index),
             };
         }
-        if !path.exists() {
+        if !path.is_there() {
             let hint = "check the path; a model of the Hugging Face hub is named ORG/NAME, and fetched by --download";
             return Err(Error::NotFound { path: path.to_path_buf(), hint });
         }
@@ -76,7 +78,7 @@ impl Checkpoint {
     fn single_or_shards(path: &Path, file: &Path) -> Result<Checkpoint, Error> {
         let single = Checkpoint::single(path, file, Some(path))?;
         let index = file.with_extension("safetensors.index.json");
-        if !index.is_file() {
+        if !index.leads_to_file() {
             return Ok(single);
         }
         let map = read_index(&index)?;
@@ -315,7 +317,7 @@ pub fn weights_file(path: &Path) -> Option<PathBuf> {
         Ok(Weights::Single(file) | Weights::Sharded(file)) => file,
         Err(_) => path.to_path_buf(), // a file itself, or nothing
     };
-    file.canonicalize().ok()
+    fs::canonicalize(file).ok()
 }
 
 /// How a folder stores its weights.
@@ -327,11 +329,11 @@ enum Weights {
 /// The weights of a folder: Hugging Face's names first, then whatever single safetensors file or index is there.
 fn weights_in(folder: &Path) -> Result<Weights, Error> {
     let usual = folder.join("model.safetensors");
-    if usual.is_file() {
+    if usual.leads_to_file() {
         return Ok(Weights::Single(usual));
     }
     let usual = folder.join("model.safetensors.index.json");
-    if usual.is_file() {
+    if usual.leads_to_file() {
         return Ok(Weights::Sharded(usual));
     }
     let names = file_names(folder)?;
@@ -366,7 +368,7 @@ fn no_weights(names: &[String], safetensors: &[&String]) -> String {
 }
 
 fn file_names(folder: &Path) -> Result<Vec<String>, Error> {
-    let entries = std::fs::read_dir(folder).map_err(Error::io("list", folder))?;
+    let entries = crate::host::fs::read_dir(folder).map_err(Error::io("list", folder))?;
     let mut names = Vec::new();
     for entry in entries {
         let entry = entry.map_err(Error::io("list", folder))?;
@@ -404,7 +406,7 @@ pub(crate) fn shards_of(index: &Path) -> Result<Vec<String>, Error> {
 /// A shard that a folder's index names and that is not in the folder.
 pub(crate) fn missing_shard(folder: &Path) -> Option<String> {
     let Ok(Weights::Sharded(index)) = weights_in(folder) else { return None };
-    shards_of(&index).ok()?.into_iter().find(|shard| !folder.join(shard).is_file())
+    shards_of(&index).ok()?.into_iter().find(|shard| !folder.join(shard).leads_to_file())
 }
 
 /// What is said of tensors that lie in an index's shards but not in the index. transformers reads whole shards, so they are
@@ -425,7 +427,7 @@ fn shard_path(folder: &Path, index: &Path, shard: &str) -> Result<PathBuf, Error
         return Err(bad(format!("the shard `{shard}` is not a plain file name")));
     }
     let path = folder.join(shard);
-    if path.is_file() {
+    if path.leads_to_file() {
         return Ok(path);
     }
     Err(bad(format!("it names the shard {shard}, which is missing; download it")))

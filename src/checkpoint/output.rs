@@ -2,8 +2,9 @@
 
 use super::temporary::{self, Left, Temporary, hidden, parent};
 use super::{Error, sync};
+use crate::host::PathExt;
+use crate::host::fs;
 use std::ffi::OsStr;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// What an output replaced, until it is removed.
@@ -134,14 +135,14 @@ impl OutputDir {
 /// A link to a folder stands for that folder; renaming over the link itself would fail.
 fn followed(wanted: &Path) -> PathBuf {
     match fs::canonicalize(wanted) {
-        Ok(target) if wanted.is_symlink() => target,
+        Ok(target) if wanted.is_link() => target,
         _ => wanted.to_path_buf(),
     }
 }
 
 fn place(wanted: &Path, force: bool) -> Result<Place, Error> {
     let refuse = |reason: &str| Err(Error::Output { path: wanted.to_path_buf(), reason: reason.to_owned() });
-    if wanted.is_dir() {
+    if wanted.leads_to_folder() {
         let (mut names, mut ours) = (Vec::new(), false);
         for entry in fs::read_dir(wanted).map_err(Error::io("list", wanted))? {
             let name = entry.map_err(Error::io("list", wanted))?.file_name();
@@ -167,13 +168,13 @@ fn place(wanted: &Path, force: bool) -> Result<Place, Error> {
             (false, true) => Ok(Place::Replacing),
         };
     }
-    if wanted.symlink_metadata().is_ok() {
+    if fs::symlink_metadata(wanted).is_ok() {
         return refuse("a file of that name exists; name a new folder");
     }
     if wanted.file_name().is_none() {
         return refuse("the path ends in no folder name; name a new folder");
     }
-    match parent(wanted).ancestors().find(|p| p.exists() && !p.is_dir()) {
+    match parent(wanted).ancestors().find(|p| p.is_there() && !p.leads_to_folder()) {
         Some(file) => refuse(&format!("{} is a file, not a folder", file.display())),
         None => Ok(Place::New),
     }
@@ -205,11 +206,11 @@ fn aside(wanted: &Path) -> PathBuf {
 /// Undoes, or completes, what a run did that was killed while it replaced an earlier output.
 fn restore(wanted: &Path) -> Result<Option<Temporary>, Error> {
     let aside = aside(wanted);
-    if wanted.file_name().is_none() || !aside.exists() {
+    if wanted.file_name().is_none() || !aside.is_there() {
         return Ok(None);
     }
     let alone = Temporary::beside(wanted)?;
-    match wanted.exists() {
+    match wanted.is_there() {
         true => fs::remove_dir_all(&aside).map_err(Error::io("remove", &aside))?,
         false => rename(&aside, wanted)?,
     }

@@ -2,6 +2,7 @@
 
 use super::{Error, Stored, TensorFile, TensorSpec, TensorWriter};
 use crate::backend::Dtype;
+use crate::host::PathExt;
 use indexmap::IndexMap;
 use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
@@ -96,13 +97,13 @@ pub struct RouterFile {
 impl RouterFile {
     /// Whether a folder has a router: whether it is an output of ESM++.
     pub fn is_in(folder: &Path) -> bool {
-        folder.join(ROUTER).is_file()
+        folder.join(ROUTER).leads_to_file()
     }
 
     /// Opens and checks the router of a folder.
     pub fn open(folder: &Path) -> Result<RouterFile, Error> {
         let path = folder.join(ROUTER);
-        if !path.is_file() {
+        if !path.leads_to_file() {
             let hint = "only a model made by merge_method esm++ has experts to route to";
             return Err(Error::NotFound { path, hint });
         }

@@ -5,8 +5,9 @@ use super::sidecar_names::{belongs, is_weights};
 use super::{Error, settings};
 use crate::backend::Dtype;
 use crate::files;
+use crate::host::PathExt;
+use crate::host::fs::{self, File};
 use serde::Deserialize;
-use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -34,7 +35,7 @@ impl Sidecars {
         let real = fs::canonicalize(folder).map_err(Error::io("list", folder))?;
         let mut finder =
             Finder { roots: roots(&real), found: Sidecars { folder: folder.into(), ..Sidecars::default() } };
-        let modules = if folder.join(MODULES).is_file() { finder.modules() } else { Vec::new() };
+        let modules = if folder.join(MODULES).leads_to_file() { finder.modules() } else { Vec::new() };
         finder.top(&modules)?;
         Ok(finder.found)
     }
@@ -122,7 +123,7 @@ impl Finder {
     fn top(&mut self, modules: &[String]) -> Result<(), Error> {
         let mut others = Vec::new();
         for name in names(&self.found.folder)? {
-            if self.found.folder.join(&name).is_dir() {
+            if self.found.folder.join(&name).leads_to_folder() {
                 if !name.starts_with('.') && !self.folder(&name, modules.contains(&name))? {
                     others.push(name);
                 }
@@ -171,7 +172,7 @@ impl Finder {
         let path = self.found.folder.join(name);
         let kind = match fs::metadata(&path) {
             Ok(meta) => meta.file_type(),
-            Err(e) if path.is_symlink() => {
+            Err(e) if path.is_link() => {
                 self.skip(name, &format!("is a link that leads nowhere ({e}); download the model again"));
                 return Ok(false);
             }

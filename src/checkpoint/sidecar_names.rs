@@ -14,7 +14,8 @@ const TERMS: [&str; 7] =
 
 /// What is not the output's, whatever it ends in: an adapter's settings would make loaders look for its weights, and the
 /// report and recipe of a base that was itself merged are replaced.
-const NEVER: [&str; 4] = ["adapter_config.json", crate::report::FILE, "recipe.yaml", "README.md"];
+const NEVER: [&str; 5] =
+    ["adapter_config.json", crate::report::FILE, crate::report::SCALES, "recipe.yaml", "README.md"];
 
 /// How files end that hold weights.
 const WEIGHTS: [&str; 9] =

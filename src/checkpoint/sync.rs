@@ -1,7 +1,7 @@
 //! Files and folders onto the disk, before names are given that promise they are there.
 
 use super::{Error, parent};
-use std::fs::{self, File};
+use crate::host::fs::{self, File};
 use std::io;
 use std::path::Path;
 

@@ -5,9 +5,10 @@
 //! or finds it unlocked, left by a run that was killed, and takes it over.
 
 use super::Error;
+use crate::host::PathExt;
+use crate::host::fs::{self, File};
 use sha2::{Digest, Sha256};
 use std::ffi::OsStr;
-use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -112,7 +113,7 @@ impl Temporary {
 
     /// Makes sure that no other run is about to fill the folder `wanted`.
     pub(super) fn refuse_another_inside(wanted: &Path) -> Result<(), Error> {
-        if wanted.join(ENDING).exists() {
+        if wanted.join(ENDING).is_there() {
             drop(Temporary::inside(wanted)?);
         }
         Ok(())
@@ -276,7 +277,7 @@ fn lock(_folder: &Path) -> Lock {
 
 #[cfg(not(unix))]
 fn is_at(_file: &File, path: &Path) -> bool {
-    path.exists()
+    path.is_there()
 }
 
 /// The folder a path lies in.
@@ -305,7 +306,7 @@ pub(super) fn beside(wanted: &Path, ending: &str) -> String {
 
 /// Ancestors that are not there, outermost first.
 fn missing(folder: &Path) -> Vec<PathBuf> {
-    let missing = folder.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.exists());
+    let missing = folder.ancestors().take_while(|p| !p.as_os_str().is_empty() && !p.is_there());
     let mut missing: Vec<PathBuf> = missing.map(Path::to_path_buf).collect();
     missing.reverse();
     missing

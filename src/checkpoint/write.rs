@@ -3,12 +3,12 @@
 use super::file::LENGTH_PREFIX;
 use super::journal::FileWritten;
 use super::{Checkpoint, Error};
+use crate::host::fs::File;
 use crc32fast::Hasher;
 use safetensors::Dtype as Stored;
 use safetensors::tensor::TensorInfo;
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 

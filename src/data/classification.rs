@@ -3,6 +3,7 @@
 use super::head::{Classifier, Dense, Head, Squash};
 use super::{Error, ModelSource, Task};
 use crate::checkpoint::names_adapter;
+use crate::host::PathExt;
 use crate::model::{Pooling, Weights, WeightsError};
 use serde_json::Value;
 use std::path::Path;
@@ -164,7 +165,7 @@ pub fn task_classifier(source: &ModelSource, task: &Task) -> Result<Classifier, 
 /// The head of a name in a folder of heads, as a file that [`Task`] reads; none if there is none.
 pub fn kept_head(heads: &Path, name: &str) -> Result<Option<Task>, Error> {
     let file = heads.join(name).join(HEAD_FILE);
-    if !names_adapter(name) || !file.is_file() {
+    if !names_adapter(name) || !file.leads_to_file() {
         return Ok(None);
     }
     Task::open(&file).map(Some)

@@ -3,6 +3,8 @@
 use super::rng::Rng;
 use super::{Error, Preprocessor, jpeg};
 use crate::files;
+use crate::host::PathExt;
+use crate::host::fs;
 use crate::model::Images;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 use std::collections::HashSet;
@@ -31,15 +33,15 @@ pub fn choose(folder: &Path, samples: usize, seed: u64) -> Result<Vec<PathBuf>, 
 /// Folders are entered once, by whatever links they are reached: links may lead in circles.
 fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, files: &mut Vec<PathBuf>) -> Result<(), Error> {
     let cannot = |e: std::io::Error| Error::bad(folder, format!("cannot be listed: {e}"));
-    if !seen.insert(folder.canonicalize().map_err(cannot)?) {
+    if !seen.insert(fs::canonicalize(folder).map_err(cannot)?) {
         return Ok(());
     }
     let entries: std::io::Result<Vec<_>> =
-        std::fs::read_dir(folder).map_err(cannot)?.map(|entry| Ok(entry?.path())).collect();
+        crate::host::fs::read_dir(folder).map_err(cannot)?.map(|entry| Ok(entry?.path())).collect();
     let mut entries = entries.map_err(cannot)?;
     entries.sort(); // by which link a folder is entered should not hang on the order of the directory
     for path in entries {
-        if path.is_dir() {
+        if path.leads_to_folder() {
             walk(&path, seen, files)?;
         } else if ending(&path).is_some_and(|e| ENDINGS.contains(&e.as_str())) {
             files.push(path);

@@ -2,6 +2,7 @@
 
 use super::chosen::{Chosen, Origin};
 use super::{Error, ModelSource, Task, images, text};
+use crate::host::PathExt;
 use crate::model::{InputKind, Samples};
 use std::path::Path;
 
@@ -27,11 +28,11 @@ impl Proxies {
     pub fn choose(&self, data: &Path, model: &ModelSource, inputs: InputKind) -> Result<Chosen, Error> {
         let safetensors = data.extension().is_some_and(|e| e == "safetensors");
         let origin = match inputs {
-            _ if !data.exists() => {
+            _ if !data.is_there() => {
                 return Err(Error::bad(data, "there is no such file or folder of samples"));
             }
             _ if safetensors => self.tensors_of(data, model, inputs)?,
-            InputKind::Images { grid, .. } if data.is_dir() => {
+            InputKind::Images { grid, .. } if data.leads_to_folder() => {
                 let preprocessor = model.preprocessor(grid)?;
                 let files = images::choose(data, self.samples, self.seed)?;
                 images::check_sizes(&files, &preprocessor)?;
@@ -41,7 +42,7 @@ impl Proxies {
                 let reason = "this model takes images; give a folder of them, or a safetensors file";
                 return Err(Error::bad(data, reason));
             }
-            InputKind::Text { .. } if data.is_dir() => {
+            InputKind::Text { .. } if data.leads_to_folder() => {
                 let reason = "this model reads text; give a text file, JSON lines, or a safetensors file";
                 return Err(Error::bad(data, reason));
             }

@@ -7,6 +7,7 @@ use crate::backend::Dtype;
 use crate::backend::cpu::Cpu;
 use crate::backend::layers::Layers;
 use crate::checkpoint::{Checkpoint, DeltaFile};
+use crate::host::PathExt;
 use crate::hub;
 use crate::model::{Config, Grid, Model, Stored, Weights, WeightsError};
 use serde_json::Value;
@@ -49,12 +50,12 @@ impl ModelSource {
             return Err(Error::bad(&path, reason));
         }
         let halves = || name.match_indices('+').map(|(plus, _)| (&name[..plus], &name[plus + 1..]));
-        for (model, adapter) in halves().filter(|_| !path.exists()) {
-            if let Some(model) = hub::existing(model).ok().filter(|model| model.exists()) {
+        for (model, adapter) in halves().filter(|_| !path.is_there()) {
+            if let Some(model) = hub::existing(model).ok().filter(|model| model.is_there()) {
                 return ModelSource::with_adapter(&model, &hub::existing(adapter)?);
             }
         }
-        if let Some((model, _)) = halves().next().filter(|_| !path.exists()) {
+        if let Some((model, _)) = halves().next().filter(|_| !path.is_there()) {
             hub::existing(model)?;
         }
         ModelSource::checkpoint(&path)
@@ -158,10 +159,10 @@ fn config(model: &Checkpoint) -> Result<Value, Error> {
     let open_clip = folder.join("open_clip_config.json");
     let usual = folder.join("config.json");
     let fused = model.names().any(|n| n.ends_with("resblocks.0.attn.in_proj_weight"));
-    if open_clip.is_file() && (fused || !usual.is_file()) {
+    if open_clip.leads_to_file() && (fused || !usual.leads_to_file()) {
         return read_json(&open_clip);
     }
-    if usual.is_file() {
+    if usual.leads_to_file() {
         return read_json(&usual);
     }
     if fused {

@@ -4,6 +4,7 @@ use super::head::{Classifier, Dense, Head, Squash};
 use super::{Error, ModelSource, Preprocessor, integers};
 use crate::backend::Dtype;
 use crate::checkpoint::TensorFile;
+use crate::host::PathExt;
 use crate::model::{Images, InputKind, Pooling, Samples, Stored, Tokens};
 use image::RgbImage;
 use std::ops::Range;
@@ -20,7 +21,7 @@ pub struct Task {
 impl Task {
     /// Opens a file; its name is the one in its metadata, else the file's.
     pub fn open(path: &Path) -> Result<Task, Error> {
-        if !path.is_file() {
+        if !path.leads_to_file() {
             return Err(Error::bad(path, "there is no such task file"));
         }
         let file = TensorFile::open(path)?;

@@ -5,6 +5,7 @@ mod check;
 use super::Error;
 use super::guard::guarded;
 use crate::files;
+use crate::host::PathExt;
 use crate::model::Tokens;
 use std::path::{Path, PathBuf};
 use tokenizers::{PostProcessor, Tokenizer, TruncationParams};
@@ -23,7 +24,7 @@ impl TextTokenizer {
         data: &Path,
         max_length: Option<usize>,
     ) -> Result<TextTokenizer, Error> {
-        let path = folder.map(|f| f.join("tokenizer.json")).filter(|p| p.is_file()).ok_or_else(|| {
+        let path = folder.map(|f| f.join("tokenizer.json")).filter(|p| p.leads_to_file()).ok_or_else(|| {
             let place = folder.map_or("the model".to_owned(), |f| f.display().to_string());
             Error::bad(data, format!("text needs the model's tokenizer.json, which {place} lacks; download it, or give token ids in a safetensors file"))
         })?;

@@ -3,6 +3,7 @@
 use super::Error;
 use super::guard::guarded;
 use super::tokenizer::load;
+use crate::host::PathExt;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tokenizers::{AddedToken, Tokenizer};
@@ -28,7 +29,7 @@ impl Vocabulary {
     /// The file cannot be used.
     pub fn open(folder: &Path) -> Result<Option<Vocabulary>, Error> {
         let path = folder.join("tokenizer.json");
-        if !path.is_file() {
+        if !path.leads_to_file() {
             return Ok(None);
         }
         let tokenizer = load(&path)?;

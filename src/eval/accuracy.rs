@@ -2,7 +2,8 @@
 
 use crate::backend::cpu::dense::product;
 use crate::data::{Classifier, Dense, Head};
-use faer::{MatRef, Par};
+use crate::host::all_threads;
+use faer::MatRef;
 use serde::Serialize;
 
 /// Correct predictions among samples.
@@ -101,7 +102,7 @@ pub(crate) fn before_head(classifier: &Classifier, features: &[f32]) -> Vec<f64>
     let (x, w) = (wide(features), wide(weight));
     let samples = x.len() / d_in.max(1);
     let x = MatRef::from_row_major_slice(&x, samples, d_in);
-    let y = product(x, MatRef::from_row_major_slice(&w, d_out, d_in).transpose(), Par::rayon(0));
+    let y = product(x, MatRef::from_row_major_slice(&w, d_out, d_in).transpose(), all_threads());
     let at = |i: usize, j: usize| activation.of(y[(i, j)] + f64::from(bias[j]));
     (0..samples).flat_map(|i| (0..d_out).map(move |j| (i, j))).map(|(i, j)| at(i, j)).collect()
 }

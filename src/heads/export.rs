@@ -4,9 +4,10 @@ use crate::checkpoint::{
     self, Checkpoint, OutputDir, Sidecars, Stored, TensorSpec, TensorWriter, index, shards, stem,
 };
 use crate::data::{Classifier, Error, HEADS, Head, Kind, ModelSource, kept_head, kind_of, read_json};
+use crate::host::PathExt;
+use crate::host::fs;
 use crate::plan::is_task_part;
 use std::collections::{BTreeMap, HashMap};
-use std::fs;
 use std::path::Path;
 
 /// Bytes copied at a time.
@@ -32,7 +33,7 @@ pub fn export(folder: &Path, name: &str, output: OutputDir, shard_size: u64) -> 
     };
     let config_path = heads.join(name).join("config.json");
     let classifier = kept.classifier()?;
-    let kind = match (&classifier.head, config_path.is_file()) {
+    let kind = match (&classifier.head, config_path.leads_to_file()) {
         (Head::Linear { .. }, true) => read_json(&config_path).map(|config| kind_of(&config))?,
         _ => None,
     };
@@ -62,7 +63,7 @@ pub fn export(folder: &Path, name: &str, output: OutputDir, shard_size: u64) -> 
 fn there_are(heads: &Path) -> String {
     let entries = fs::read_dir(heads).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
-        .filter(|entry| entry.path().join(crate::data::HEAD_FILE).is_file())
+        .filter(|entry| entry.path().join(crate::data::HEAD_FILE).leads_to_file())
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
     names.sort();

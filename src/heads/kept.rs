@@ -4,9 +4,9 @@
 use super::refit::Refitted;
 use crate::checkpoint::{self, Stored, TensorSpec, TensorWriter, names_adapter};
 use crate::data::{Classifier, Error, HEAD_FILE, Head};
+use crate::host::fs;
 use crate::model::Pooling;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
 /// Writes heads into a folder, one folder each, and flushes them to the disk.

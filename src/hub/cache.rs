@@ -2,8 +2,9 @@
 
 use super::name::{Name, is_plain};
 use crate::checkpoint::{is_weights, missing_shard};
+use crate::host::PathExt;
+use crate::host::fs;
 use std::env;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The folders in which the hub's programs keep models, the first that is set first.
@@ -23,13 +24,14 @@ pub(super) fn snapshot(cache: &Path, name: &Name) -> Option<PathBuf> {
     let repository = repository(cache, name);
     let named = fs::read_to_string(repository.join("refs").join(name.revision())).ok();
     let commit = named.as_deref().map_or(name.revision(), str::trim);
-    Some(repository.join("snapshots").join(commit)).filter(|snapshot| is_plain(commit) && snapshot.is_dir())
+    Some(repository.join("snapshots").join(commit))
+        .filter(|snapshot| is_plain(commit) && snapshot.leads_to_folder())
 }
 
 /// Why a snapshot is not complete; none if it seems to be.
 pub(super) fn gap(snapshot: &Path) -> Option<String> {
     let names = names(snapshot);
-    if let Some(name) = names.iter().find(|name| !snapshot.join(name).exists()) {
+    if let Some(name) = names.iter().find(|name| !snapshot.join(name).is_there()) {
         return Some(format!("its file {name} leads to nothing"));
     }
     if let Some(shard) = missing_shard(snapshot) {
@@ -49,7 +51,7 @@ pub(super) fn gap(snapshot: &Path) -> Option<String> {
 fn unfinished(snapshot: &Path) -> Vec<String> {
     let blobs = snapshot.join("../../blobs");
     let begun = |name: &String| name.ends_with(".incomplete") || name.ends_with(".part");
-    let open = |name: &String| name.split('.').next().is_some_and(|etag| !blobs.join(etag).exists());
+    let open = |name: &String| name.split('.').next().is_some_and(|etag| !blobs.join(etag).is_there());
     names(&blobs).into_iter().filter(|name| begun(name) && open(name)).collect()
 }
 

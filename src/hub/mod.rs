@@ -11,6 +11,7 @@ mod name;
 pub use fetch::{FetchError, FetchProgress, fetch};
 pub use name::Name;
 
+use crate::host::PathExt;
 use cache::caches;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ pub fn find(folder: &Path, text: &str) -> (PathBuf, Option<Missing>) {
 
 fn find_in(folder: &Path, text: &str, caches: &[PathBuf]) -> (PathBuf, Option<Missing>) {
     let path = folder.join(text);
-    let (false, Some(name)) = (path.exists(), Name::parse(text)) else { return (path, None) };
+    let (false, Some(name)) = (path.is_there(), Name::parse(text)) else { return (path, None) };
     for cache in caches {
         if let Some(snapshot) = cache::snapshot(cache, &name) {
             let missing = cache::gap(&snapshot).map(|why| Missing {

@@ -18,7 +18,8 @@
 
 use crate::backend::cpu::dense::{product, solve_positive_definite};
 use crate::backend::{Error, Result};
-use faer::{Mat, MatRef, Par, Scale};
+use crate::host::all_threads;
+use faer::{Mat, MatRef, Scale};
 
 /// The penalty that is used unless another is asked for, in units of the Gram matrix's trace.
 pub const LAM: f64 = 1e-3;
@@ -130,7 +131,7 @@ fn solve(problem: &Problem, form: Form) -> Result<Refit> {
     let matrix = |values| MatRef::from_row_major_slice(values, n, d);
     let (fm, fe) = (matrix(problem.merged), matrix(problem.expert));
     let head = MatRef::from_row_major_slice(problem.head, problem.head.len() / d, d);
-    let par = Par::rayon(0);
+    let par = all_threads();
 
     let rows = |x: MatRef<'_, f64>| Mat::from_fn(n, x.ncols(), |i, j| weights[i].sqrt() * x[(i, j)]);
     let b = rows(fm);

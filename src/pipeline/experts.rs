@@ -18,6 +18,7 @@ use crate::checkpoint::{
     first_not_finite,
 };
 use crate::data::read_json;
+use crate::host::PathExt;
 use crate::method::esm_plus::low_rank_experts;
 use crate::method::{Decomposition, Solver};
 use crate::plan::{Experts, Layer, Routed};
@@ -225,10 +226,11 @@ fn adapters<B>(job: &Job<'_, B>, experts: &Experts, output: &OutputDir) -> Resul
     let r = experts.layers.iter().map(|routed| routed.layer.rank).max().unwrap_or(experts.rank);
     let base = &job.family.base;
     let matrices = || base.names().filter(|name| base.get(name).is_some_and(|m| m.matrix().is_some()));
-    let config = match base.folder().map(|folder| folder.join("config.json")).filter(|path| path.is_file()) {
-        Some(path) => read_json(&path)?,
-        None => Value::Null,
-    };
+    let config =
+        match base.folder().map(|folder| folder.join("config.json")).filter(|path| path.leads_to_file()) {
+            Some(path) => read_json(&path)?,
+            None => Value::Null,
+        };
     let names = ModuleNames::new(&config, base.names());
     // whole, because a relative path would be taken from wherever the adapter is loaded
     let model = std::path::absolute(output.wanted()).unwrap_or_else(|_| output.wanted().to_path_buf());

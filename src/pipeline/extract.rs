@@ -12,11 +12,11 @@ use crate::backend::{Backend, Dtype};
 use crate::checkpoint::{
     self, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite, stores_transposed,
 };
+use crate::host::Instant;
 use crate::method::esm_plus::low_rank_experts;
 use crate::method::{Decomposition, Solver};
 use crate::plan::{Layer, Part, Role};
 use crate::report::{self, Extracted, ExtractedLayer};
-use std::time::Instant;
 
 /// What is asked for beside the models.
 #[derive(Clone, Copy, Debug)]
@@ -113,7 +113,7 @@ async fn write<B: Backend>(
     write_json(output.path(), report::FILE, &report)?;
     let card = report.model_card();
     let path = output.path().join("README.md");
-    std::fs::write(&path, card).map_err(checkpoint::Error::io("write", &path))?;
+    crate::host::fs::write(&path, card).map_err(checkpoint::Error::io("write", &path))?;
     Ok(report)
 }
 

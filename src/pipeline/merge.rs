@@ -17,6 +17,7 @@ use super::{
 use crate::backend::layers::Layers;
 use crate::checkpoint::journal::{Journal, Ledger};
 use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
+use crate::host::Instant;
 use crate::method::assembly;
 use crate::method::ties::OfModel;
 use crate::plan::{Family, Plan, Role};
@@ -26,7 +27,6 @@ use indexmap::IndexMap;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::time::Instant;
 
 /// What a merge is asked for beside the recipe.
 #[derive(Clone, Debug)]

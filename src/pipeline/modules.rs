@@ -51,7 +51,7 @@ impl Module {
             return Ok(sidecars.copy_weights(&self.name, files.root)?);
         };
         let folder = files.root.join(&self.name);
-        std::fs::create_dir_all(&folder).map_err(checkpoint::Error::io("create", &folder))?;
+        crate::host::fs::create_dir_all(&folder).map_err(checkpoint::Error::io("create", &folder))?;
         let job = Job { family, ..*job };
         let counted = flow.rounding.clone(); // of the model alone
         let deltas = Merged::new(&job, None);

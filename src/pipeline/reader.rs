@@ -6,11 +6,11 @@ use super::flow::Flow;
 use super::rounding::Rounding;
 use crate::backend::Dtype;
 use crate::checkpoint::{self, Extent, sum_of_squared_ulps};
+use crate::host::Instant;
 use crate::stage::{Stage, Times};
 use std::collections::VecDeque;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 /// Bytes to be read.
 #[derive(Clone, Debug)]

@@ -9,12 +9,13 @@ use super::{Error, Progress};
 use crate::backend::{Backend, Shape};
 use crate::checkpoint::journal::Ledger;
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, Sidecars, fingerprint};
+use crate::host::Instant;
+use crate::host::PathExt;
 use crate::plan::{self, Role, SUM_CHUNK};
 use crate::report::{Group, Input, Report, library};
 use indexmap::IndexMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
 
 /// What to make, from what.
 #[derive(Clone, Debug)]
@@ -92,7 +93,7 @@ async fn write<B: Backend>(
 
 /// A configuration that merges refuse would only be found out by whoever loads the output.
 fn check_config(base: &Checkpoint) -> Result<(), Error> {
-    let Some(path) = base.folder().map(|f| f.join("config.json")).filter(|p| p.is_file()) else {
+    let Some(path) = base.folder().map(|f| f.join("config.json")).filter(|p| p.leads_to_file()) else {
         return Ok(());
     };
     let read = checkpoint::settings::read::<serde_json::Value>(&path);
@@ -104,7 +105,7 @@ const ESM_PLUS: &str = "esm++";
 
 /// The experts of ESM++ are what a model of one alpha lacks.
 fn refuse_experts(path: &Path) -> Result<(), Error> {
-    let folder = if path.is_dir() { Some(path) } else { path.parent() };
+    let folder = if path.leads_to_folder() { Some(path) } else { path.parent() };
     match folder {
         Some(folder) if RouterFile::is_in(folder) => Err(Error::DependsOnAlpha { path: path.to_path_buf() }),
         _ => Ok(()),

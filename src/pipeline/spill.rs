@@ -13,10 +13,10 @@ use crate::backend::Backend;
 use crate::backend::layers::Layers;
 use crate::checkpoint::journal::Ledger;
 use crate::checkpoint::{Checkpoint, Extent};
+use crate::host::Instant;
 use crate::plan::{Layer, Part, Plan, Role};
 use serde::{Deserialize, Serialize};
 use std::ops::Range;
-use std::time::Instant;
 
 /// What the first half leaves to the second.
 pub(super) struct Spilled {

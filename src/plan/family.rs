@@ -10,6 +10,7 @@ use super::{Error, Rule};
 use crate::adapter::Adapter;
 use crate::calibration::Calibration;
 use crate::checkpoint::{self, Checkpoint, DeltaFile};
+use crate::host::PathExt;
 use crate::recipe::{self, Proxies, Recipe, Source};
 use std::collections::HashMap;
 use std::path::Path;
@@ -237,7 +238,7 @@ fn factors(path: &Path) -> Result<HashMap<String, f64>, Error> {
 }
 
 fn open_calibration(path: &Path) -> Result<Calibration, Error> {
-    if !path.exists() {
+    if !path.is_there() {
         return Err(Error::NoCalibrationFile { path: path.to_path_buf() });
     }
     Ok(Calibration::open(path)?)

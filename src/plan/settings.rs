@@ -3,6 +3,7 @@
 use super::Error;
 use super::family::Expert;
 use crate::checkpoint::{Checkpoint, settings};
+use crate::host::fs;
 use indexmap::IndexMap;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -87,7 +88,7 @@ impl Settings {
 }
 
 fn read(path: &Path) -> Result<Value, Error> {
-    if path.symlink_metadata().is_err() {
+    if fs::symlink_metadata(path).is_err() {
         return Ok(Value::Null);
     }
     settings::read(path).map_err(|e| Error::BadConfig { path: path.to_path_buf(), reason: e.to_string() })

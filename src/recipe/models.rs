@@ -5,6 +5,7 @@ use super::paths::Paths;
 use super::{Calibration, Error, Method, Model, Proxies, Setting, Settings, Source, settings};
 use crate::adapter::Adapter;
 use crate::checkpoint::{hub_repository, names_adapter, weights_file};
+use crate::host::PathExt;
 use crate::method::table::Base;
 use std::path::{Path, PathBuf};
 
@@ -150,13 +151,13 @@ impl Models<'_> {
     fn checkpoint(&self, c: &Cursor, text: &str) -> Result<Source, Error> {
         let path = self.paths.find(text);
         check_expanded(c, text, &path)?;
-        if path.exists() || !text.contains('+') {
+        if path.is_there() || !text.contains('+') {
             return Ok(match Adapter::is_one(&path) {
                 true => Source::Adapter { model: None, adapter: path },
                 false => Source::Checkpoint(path),
             });
         }
-        match halves(text).find(|(model, _)| self.paths.find(model).exists()) {
+        match halves(text).find(|(model, _)| self.paths.find(model).is_there()) {
             Some((model, adapter)) => self.adapter_of(c, model, adapter),
             None => Err(c.error(format!(
                 "no such path; in `MODEL+ADAPTER` there is no model `{}`",
@@ -181,7 +182,7 @@ impl Models<'_> {
         let (model, path) = (self.paths.find(model), self.paths.find(adapter));
         check_expanded(c, adapter, &path)?;
         if !Adapter::is_one(&path) {
-            let what = if path.exists() { "is no adapter" } else { "does not exist" };
+            let what = if path.is_there() { "is no adapter" } else { "does not exist" };
             return Err(c.error(format!(
                 "{} {what}: a folder with adapter_config.json and adapter_model.safetensors is expected",
                 path.display()
@@ -223,8 +224,8 @@ pub(super) fn without_adapter(c: &Cursor, paths: Paths) -> Option<PathBuf> {
     }
     let text = c.text().ok()?;
     let path = paths.find(text);
-    let whole = || (path.exists() || text.contains("+delta:")).then(|| path.clone());
-    let model = || halves(text).map(|(model, _)| paths.find(model)).find(|model| model.exists());
+    let whole = || (path.is_there() || text.contains("+delta:")).then(|| path.clone());
+    let model = || halves(text).map(|(model, _)| paths.find(model)).find(|model| model.is_there());
     Some(whole().or_else(model).unwrap_or(path))
 }
 
@@ -235,7 +236,7 @@ fn halves(text: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// Shells expand `~` and variables; recipes are read as they are.
 pub(super) fn check_expanded(c: &Cursor, text: &str, path: &Path) -> Result<(), Error> {
-    if (text.starts_with('~') || text.contains('$')) && !path.exists() {
+    if (text.starts_with('~') || text.contains('$')) && !path.is_there() {
         return Err(
             c.error(format!("`{text}`: ~ and $VARIABLES are not expanded in a recipe; write the path out"))
         );

@@ -6,6 +6,7 @@ use super::paths::Paths;
 use super::settings::{self, Settings};
 use super::{Calibration, Error, Model, Source};
 use crate::checkpoint::weights_file;
+use crate::host::PathExt;
 use crate::method::Description;
 use crate::method::table::Base;
 use std::ops::Range;
@@ -176,8 +177,8 @@ impl Slices<'_> {
         let model = map.require("model", "the path of the model")?;
         let path = self.paths.find(model.text()?);
         check_expanded(&model, model.text()?, &path)?;
-        if let (false, Some((whole, _))) = (path.exists(), model.text()?.split_once('+'))
-            && self.paths.find(whole).exists()
+        if let (false, Some((whole, _))) = (path.is_there(), model.text()?.split_once('+'))
+            && self.paths.find(whole).is_there()
         {
             return Err(model.error(
                 "an adapter is added to a whole model: make that in a document of its own before this one (`name: adapted`, \

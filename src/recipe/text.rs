@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::files;
+use crate::host::PathExt;
 use std::path::Path;
 
 /// Bytes of a recipe; the longest written by hand have a thousandth of it.
@@ -10,7 +11,7 @@ const LIMIT: u64 = 16 << 20;
 /// Reads a recipe: UTF-8, or what Windows calls Unicode (UTF-16 with its mark). A pipe is read to its end.
 pub(super) fn read(path: &Path) -> Result<String, Error> {
     let cannot = |reason: String| Error::new(path, None, "", format!("the recipe cannot be read: {reason}"));
-    if path.is_dir() {
+    if path.leads_to_folder() {
         return Err(cannot("it is a folder; give the YAML file".to_owned()));
     }
     let bytes = files::read_stream(path, LIMIT).map_err(|e| cannot(e.to_string()))?;

@@ -3,6 +3,7 @@
 use super::Error;
 use super::cursor::{Cursor, Mapping};
 use super::paths::Paths;
+use crate::host::PathExt;
 use std::path::PathBuf;
 
 /// ChatML, as its models have it.
@@ -92,7 +93,7 @@ fn source(c: &Cursor, paths: Paths) -> Result<TokenizerSource, Error> {
         "union" => Ok(TokenizerSource::Union),
         text => {
             let path = paths.find(text);
-            match path.is_dir() {
+            match path.leads_to_folder() {
                 true => Ok(TokenizerSource::Model(path)),
                 false => Err(c.error(format!(
                     "`{text}` is neither `base`, `union` nor the folder of a model with its tokenizer"

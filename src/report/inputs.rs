@@ -2,6 +2,7 @@
 
 use crate::adapter::Adapter;
 use crate::checkpoint::{self, Checkpoint, hub_repository, settings};
+use crate::host::PathExt;
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -101,7 +102,7 @@ const KEYS: [(&str, &str); 3] =
 
 /// The library that loads the model in a folder.
 pub fn library(folder: &Path) -> Option<&'static str> {
-    let by_file = LIBRARIES.iter().find(|(file, _)| folder.join(file).is_file());
+    let by_file = LIBRARIES.iter().find(|(file, _)| folder.join(file).leads_to_file());
     let config = || settings::read::<Value>(&folder.join("config.json")).ok();
     let by_key = || config().and_then(|config| KEYS.iter().find(|(key, _)| config.get(key).is_some()));
     by_file.or_else(by_key).map(|(_, library)| *library)

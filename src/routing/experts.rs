@@ -2,6 +2,7 @@
 
 use crate::checkpoint::{ADAPTERS, Checkpoint, LoraFile, ModuleNames, RouterFile};
 use crate::data::{Error, read_json};
+use crate::host::PathExt;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -52,7 +53,7 @@ impl Experts {
             stack.iter().map(move |weight| (weight.clone(), first.clone()))
         });
         let weights: Checkpoint = Checkpoint::open(model)?;
-        let config = match Some(model.join("config.json")).filter(|path| path.is_file()) {
+        let config = match Some(model.join("config.json")).filter(|path| path.leads_to_file()) {
             Some(path) => read_json(&path)?,
             None => Value::Null,
         };

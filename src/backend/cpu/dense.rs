@@ -1,6 +1,7 @@
 //! Factorizations in f64 on the host, for what f32 cannot carry: the `exact` setting and rank-deficient layers.
 
 use super::{Error, Result};
+use crate::host::all_threads;
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
@@ -21,7 +22,7 @@ pub struct SymmetricEigen {
 /// # Errors
 /// If `a` holds a value that is not finite, or the iteration does not converge.
 pub fn symmetric_eigen(a: MatRef<'_, f64>) -> Result<SymmetricEigen> {
-    symmetric_eigen_with(a, Par::rayon(0))
+    symmetric_eigen_with(a, all_threads())
 }
 
 /// [`symmetric_eigen`] with the threads given by the caller (one, inside a loop that is parallel itself).

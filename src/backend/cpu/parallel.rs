@@ -1,6 +1,7 @@
 //! How work is spread over threads: over the batch where it is wide enough, else inside each matrix. The split
 //! depends on shapes and the number of threads only, so results repeat bit for bit.
 
+use crate::host::all_threads;
 use faer::Par;
 use rayon::prelude::*;
 
@@ -24,7 +25,7 @@ pub fn for_each_matrix<T: Send>(
     if batch >= threads && batch > 1 && flops * batch > FLOPS_WORTH_A_THREAD {
         out.par_chunks_mut(matrix_len).enumerate().for_each(|(i, c)| work(i, c, Par::Seq));
     } else {
-        let par = if flops > FLOPS_WORTH_A_THREAD { Par::rayon(0) } else { Par::Seq };
+        let par = if flops > FLOPS_WORTH_A_THREAD { all_threads() } else { Par::Seq };
         out.chunks_mut(matrix_len).enumerate().for_each(|(i, c)| work(i, c, par));
     }
 }

@@ -4,6 +4,7 @@ mod settings;
 
 use super::Error;
 use super::error::read_json;
+use crate::host::PathExt;
 use crate::model::{self, Config, Grid, Images};
 use image::imageops::{self, FilterType};
 use image::{RgbImage, imageops::crop_imm};
@@ -62,7 +63,7 @@ impl Preprocessor {
         config: &serde_json::Value,
         grid: Grid,
     ) -> Result<Preprocessor, Error> {
-        let path = folder.map(|f| f.join("preprocessor_config.json")).filter(|p| p.is_file());
+        let path = folder.map(|f| f.join("preprocessor_config.json")).filter(|p| p.leads_to_file());
         if let Some(path) = path {
             let json = read_json(&path)?;
             let preprocessor = settings::from_config(Config::new(&json), grid).map_err(|e| bad(&path, e))?;

@@ -3,6 +3,7 @@
 use super::{Matrix, SymmetricEigen, Threads};
 use crate::backend::cpu::dense;
 use crate::backend::{Op, Result};
+use crate::host::all_threads;
 use faer::{Mat, MatRef, Par};
 use rayon::prelude::*;
 
@@ -12,7 +13,7 @@ fn view(a: &Matrix, op: Op) -> MatRef<'_, f64> {
 }
 
 fn par(threads: Threads) -> Par {
-    if threads == Threads::One { Par::Seq } else { Par::rayon(0) }
+    if threads == Threads::One { Par::Seq } else { all_threads() }
 }
 
 /// The transpose of a matrix of faer, whose columns are contiguous, as rows.

@@ -1,8 +1,9 @@
 //! `accumulate_gram`: a covariance summed in f64 between two f32 matrices.
 
 use super::CpuTensor;
+use crate::host::all_threads;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
-use faer::{Accum, Mat, Par};
+use faer::{Accum, Mat};
 
 pub fn accumulate_gram(x: &CpuTensor, high: &mut CpuTensor, low: &mut CpuTensor) {
     let (n, d) = (x.shape.rows, x.shape.cols);
@@ -19,7 +20,7 @@ pub fn accumulate_gram(x: &CpuTensor, high: &mut CpuTensor, low: &mut CpuTensor)
         slab.transpose(),
         BlockStructure::Rectangular,
         1.0,
-        Par::rayon(0),
+        all_threads(),
     );
     for i in 0..d {
         for j in 0..=i {
