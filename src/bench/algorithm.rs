@@ -3,26 +3,26 @@
 use super::case::HEAD;
 use super::{Case, Kernel, Size};
 use crate::backend::layers::{Attention, Layers};
-use crate::backend::{self, Op, Tensor};
+use crate::backend::{self, Op, Shape, Tensor};
 use crate::linalg::{Accuracy, SymmetricProduct, leading_eigenpairs, orthonormalize_rows, polar};
 
-/// Runs one. What it leaves is thrown away; the device may still be at work when this returns.
-pub(super) async fn run<B: Layers>(backend: &B, case: &Case, x: &B::Tensor) -> backend::Result<()> {
+/// Runs one, and gives what it leaves: mixed values, or rows that are orthonormal. The device may still be at work when this returns.
+pub(super) async fn run<B: Layers>(backend: &B, case: &Case, x: &B::Tensor) -> backend::Result<B::Tensor> {
     let Size { batch, rows, cols, depth } = case.size;
     match case.kernel {
         Kernel::Attention => {
             let segments = backend.segments(&vec![rows; batch])?;
             let (heads, scale) = (cols / HEAD, 1.0 / (HEAD as f32).sqrt());
             let kind = Attention { heads, key_heads: heads, causal: false, window: None, scale, cap: None };
-            backend.attention(x, x, x, &segments, kind, None).map(drop)
+            backend.attention(x, x, x, &segments, kind, None)
         }
-        Kernel::OrthonormalizeRows => orthonormalize_rows(backend, backend.duplicate(x)?, 2).map(drop),
+        Kernel::OrthonormalizeRows => orthonormalize_rows(backend, backend.duplicate(x)?, 2),
         Kernel::LeadingEigenpairs => {
             let c = SymmetricProduct::Factor { x, op: Op::Transpose };
             let ranks = vec![cols.min(depth.unwrap_or(cols)); x.shape().batch];
-            leading_eigenpairs(backend, c, rows, &ranks, Accuracy::Balanced, 1).await.map(drop)
+            leading_eigenpairs(backend, c, rows, &ranks, Accuracy::Balanced, 1).await.map(|pairs| pairs.basis)
         }
-        Kernel::Polar => polar(backend, x, Accuracy::Balanced).await.map(drop),
-        _ => Ok(()), // a kernel of its own
+        Kernel::Polar => polar(backend, x, Accuracy::Balanced).await.map(|polar| polar.factor),
+        _ => backend.zeros(Shape::matrix(0, 0)), // a kernel of its own
     }
 }

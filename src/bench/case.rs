@@ -295,7 +295,7 @@ impl Case {
     }
 
     /// Whether it is quick enough to be measured without having been asked for.
-    pub(super) fn is_affordable(&self, peak: Peak) -> bool {
+    pub fn is_affordable(&self, peak: Peak) -> bool {
         let flops = match (self.kernel, self.size) {
             // About what today's iterations need.
             (Kernel::Polar, Size { rows, cols, .. }) => {

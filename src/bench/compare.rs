@@ -47,6 +47,7 @@ mod tests {
             flops: 1.0,
             bytes: 1.0,
             seconds: Times { min, median: 2.0 * min, max: 3.0 * min, samples: 3, repetitions: 1 },
+            error: None,
         };
         let peak = Peak { gflops: 1.0, gbytes: 1.0 };
         Report::new(device.into(), "host", peak, cases.iter().map(result).collect())

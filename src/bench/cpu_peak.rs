@@ -1,8 +1,8 @@
 //! What the processor can do at most: the twins of `peak_fma.wgsl` and `peak_copy.wgsl`, on all threads.
 
+use crate::host::Instant;
 use rayon::prelude::*;
 use std::hint::black_box;
-use std::time::Instant;
 
 /// Steps of every chain in one task, and tasks in one sample.
 const STEPS: usize = 20_000;

@@ -1,13 +1,14 @@
 //! An adapter under measurement: the kernels themselves, without the backend's splitting and batching.
 
+use super::check::Ran;
 use super::operands::{EPSILON, Operands, operands};
 use super::{Case, Kernel, Peak, Result, Subject, algorithm};
 use crate::backend::gpu::{Gpu, GpuTensor};
 use crate::backend::{self, Backend, Shape, Tensor};
+use crate::host::Instant;
 use crate::kernels::{
     self, CholeskyScratch, EigenScratch, Raw, Recorder, Terms, View, column_chunk, row_chunk,
 };
-use std::time::Instant;
 
 /// Seconds that a sample is long at least: by the device's clock, and by the host's.
 const RESOLUTION: (f64, f64) = (1e-3, 20e-3);
@@ -42,7 +43,7 @@ impl<'a> OnGpu<'a> {
     }
 
     /// The seconds that what is encoded takes.
-    fn seconds(&self, encode: impl Fn(&mut Recorder<'_>) -> kernels::Result<()>) -> Result<f64> {
+    async fn seconds(&self, encode: impl Fn(&mut Recorder<'_>) -> kernels::Result<()>) -> Result<f64> {
         let mut encoder = self.gpu.device().create_command_encoder(&Default::default());
         self.gpu.with_kernels(|kernels| {
             let mut recorder = match &self.clock {
@@ -57,30 +58,30 @@ impl<'a> OnGpu<'a> {
         let commands = encoder.finish();
         let started = Instant::now();
         self.gpu.queue().submit([commands]);
-        self.gpu.wait()?;
+        self.gpu.settled().await?;
         let elapsed = started.elapsed().as_secs_f64();
         match &self.clock {
-            Some(clock) => Ok(clock.read(self.gpu)?.unwrap_or(elapsed)),
+            Some(clock) => Ok(clock.read(self.gpu).await?.unwrap_or(elapsed)),
             None => Ok(elapsed),
         }
     }
 
     /// The least seconds that one of what is encoded takes.
-    fn fastest(
+    async fn fastest(
         &self,
         seconds: f64,
         encode: impl Fn(&mut Recorder<'_>) -> kernels::Result<()>,
     ) -> Result<f64> {
-        let run = |repetitions: usize| {
+        let run = async |repetitions: usize| {
             let many = |r: &mut Recorder<'_>| (0..repetitions).try_for_each(|_| encode(r));
-            Ok::<_, super::Error>(self.seconds(many)? / repetitions as f64)
+            Ok::<_, super::Error>(self.seconds(many).await? / repetitions as f64)
         };
-        run(1)?; // compiles
+        run(1).await?; // compiles
         let least = if self.clock.is_some() { RESOLUTION.0 } else { RESOLUTION.1 };
-        let repetitions = (least / run(1)?.max(1e-9)).ceil().clamp(1.0, 100.0) as usize;
-        let (started, mut best) = (Instant::now(), run(repetitions)?);
+        let repetitions = (least / run(1).await?.max(1e-9)).ceil().clamp(1.0, 100.0) as usize;
+        let (started, mut best) = (Instant::now(), run(repetitions).await?);
         while started.elapsed().as_secs_f64() < seconds {
-            best = best.min(run(repetitions)?);
+            best = best.min(run(repetitions).await?);
         }
         Ok(best)
     }
@@ -111,11 +112,11 @@ impl Subject for OnGpu<'_> {
         self.settle().await?;
         let sums = View::packed(sums.buffer(), threads);
         // As many rounds as make the start of a dispatch not count.
-        let of_one = self.fastest(0.0, |recorder| kernels::peak_fma(recorder, 1, &sums))?;
+        let of_one = self.fastest(0.0, |recorder| kernels::peak_fma(recorder, 1, &sums)).await?;
         let rounds = (2.0 * RESOLUTION.0 / of_one.max(1e-9)).ceil().clamp(1.0, ROUNDS) as u32;
-        let fma = self.fastest(seconds, |recorder| kernels::peak_fma(recorder, rounds, &sums))?;
+        let fma = self.fastest(seconds, |recorder| kernels::peak_fma(recorder, rounds, &sums)).await?;
         let (src, dst) = (View::packed(src.buffer(), row), View::packed(dst.buffer(), row));
-        let copy = self.fastest(seconds, |recorder| kernels::peak_copy(recorder, &src, &dst))?;
+        let copy = self.fastest(seconds, |recorder| kernels::peak_copy(recorder, &src, &dst)).await?;
         let flops = kernels::peak_fma_flops(rounds, THREADS);
         Ok(Peak { gflops: flops / fma / 1e9, gbytes: 2.0 * row.bytes() as f64 / copy / 1e9 })
     }
@@ -141,7 +142,26 @@ impl Subject for OnGpu<'_> {
             self.settle().await?;
             return Ok(started.elapsed().as_secs_f64());
         }
-        self.seconds(|recorder| (0..repetitions).try_for_each(|_| ready.encode(recorder)))
+        self.seconds(|recorder| (0..repetitions).try_for_each(|_| ready.encode(recorder))).await
+    }
+
+    async fn once(&mut self) -> Result<Option<Ran>> {
+        let Some(ready) = &self.ready else { return Ok(None) };
+        let Ready { case, operands: Operands { x, y, out, stored }, .. } = ready;
+        let before = self.gpu.download(out).await?;
+        let made = match case.kernel.is_algorithm() {
+            true => Some(algorithm::run(self.gpu, case, x).await?),
+            false => None,
+        };
+        if made.is_none() {
+            self.seconds(|recorder| ready.encode(recorder)).await?;
+        }
+        let out = self.gpu.download(made.as_ref().unwrap_or(out)).await?;
+        let stored = match case.kernel {
+            Kernel::Pack => bytemuck::cast_slice(&out).to_vec(),
+            _ => stored.clone(),
+        };
+        Ok(Some(Ran { x: self.gpu.download(x).await?, y: self.gpu.download(y).await?, before, out, stored }))
     }
 }
 
@@ -282,9 +302,8 @@ impl Timestamps {
     }
 
     /// The seconds of the last pass; none if the driver wrote nonsense.
-    fn read(&self, gpu: &Gpu) -> backend::Result<Option<f64>> {
-        self.readable.map_async(wgpu::MapMode::Read, .., |_| ());
-        gpu.wait()?;
+    async fn read(&self, gpu: &Gpu) -> backend::Result<Option<f64>> {
+        gpu.map(&self.readable).await?;
         let range = self.readable.get_mapped_range(..);
         let range = range.map_err(|e| backend::Error::Internal(e.to_string()))?;
         let ticks: Vec<u64> = bytemuck::pod_collect_to_vec(&range[..]);

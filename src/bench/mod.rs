@@ -8,6 +8,7 @@
 
 mod algorithm;
 mod case;
+mod check;
 mod compare;
 mod cpu;
 mod cpu_peak;
@@ -108,6 +109,9 @@ trait Subject {
 
     /// Runs the case that is ready so many times; the seconds that took.
     async fn time(&mut self, repetitions: usize) -> Result<f64>;
+
+    /// Runs the case that is ready, for the first time; what it read and wrote. Nothing if none is ready.
+    async fn once(&mut self) -> Result<Option<check::Ran>>;
 }
 
 async fn measure(
@@ -116,9 +120,9 @@ async fn measure(
     seconds: f64,
     tell: &mut dyn FnMut(Event<'_>),
 ) -> Result<Report> {
-    let chosen = case::choose(selection)?;
-    let (cases, peaks) = (chosen.len(), 2.0 * seconds);
-    tell(Event::Planned { cases, seconds: peaks + cases as f64 * (seconds + PREPARATION) });
+    let chosen = cases(selection)?;
+    let (count, peaks) = (chosen.len(), 2.0 * seconds);
+    tell(Event::Planned { cases: count, seconds: peaks + count as f64 * (seconds + PREPARATION) });
     tell(Event::Next("the peaks"));
     let peak = subject.peak(seconds).await?;
     // Without a wish for a size, what would run for long even at the peak is left out.
@@ -126,9 +130,54 @@ async fn measure(
     let mut results = Vec::new();
     for case in chosen.iter().filter(affordable) {
         tell(Event::Next(&case.to_string()));
-        subject.prepare(case).await?;
-        let times = sampling::sample(subject, case, seconds).await?;
-        results.push(Measurement::new(case, times));
+        results.push(one(subject, case, seconds).await?);
     }
     Ok(Report::new(subject.name(), subject.clock(), peak, results))
+}
+
+/// Checks a case, then times it.
+async fn one(subject: &mut impl Subject, case: &Case, seconds: f64) -> Result<Measurement> {
+    subject.prepare(case).await?;
+    let error = subject.once().await?.map(|ran| check::error(case, &ran));
+    let times = sampling::sample(subject, case, seconds).await?;
+    Ok(Measurement::new(case, times, error))
+}
+
+/// The cases of a selection.
+///
+/// # Errors
+/// If a chosen size does not fit any chosen kernel.
+pub fn cases(selection: &Selection) -> Result<Vec<Case>> {
+    case::choose(selection)
+}
+
+/// Measures piece by piece, where whoever asks wants to hear of each, or to stop between them.
+pub struct Bench<'a>(OnGpu<'a>);
+
+impl<'a> Bench<'a> {
+    /// On an adapter, opened with [`features`].
+    pub fn new(gpu: &'a Gpu) -> Self {
+        Bench(OnGpu::new(gpu))
+    }
+
+    /// Who keeps the time of kernels; that of algorithms is the host's.
+    pub fn clock(&self) -> &'static str {
+        self.0.clock()
+    }
+
+    /// What the device can do at most.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub async fn peak(&mut self, seconds: f64) -> Result<Peak> {
+        self.0.peak(seconds).await
+    }
+
+    /// One case, and its error against float64.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub async fn measure(&mut self, case: &Case, seconds: f64) -> Result<Measurement> {
+        one(&mut self.0, case, seconds).await
+    }
 }

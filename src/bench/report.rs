@@ -31,10 +31,13 @@ pub struct Measurement {
     pub bytes: f64,
     /// Seconds of a run.
     pub seconds: Times,
+    /// Distance from what float64 gives, relative to it; none in reports of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<f64>,
 }
 
 impl Measurement {
-    pub(super) fn new(case: &Case, seconds: Times) -> Measurement {
+    pub(super) fn new(case: &Case, seconds: Times, error: Option<f64>) -> Measurement {
         Measurement {
             kernel: case.kernel.name().to_owned(),
             size: case.size.to_string(),
@@ -42,6 +45,7 @@ impl Measurement {
             flops: case.flops(),
             bytes: case.bytes(),
             seconds,
+            error,
         }
     }
 
@@ -90,7 +94,7 @@ impl Report {
     /// If there is no such file, or it is another.
     pub fn read(path: &Path) -> Result<Report> {
         let path = path.to_owned();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match crate::host::fs::read_to_string(&path) {
             Ok(text) => text,
             Err(source) => return Err(Error::File { action: "read", path, source }),
         };
@@ -109,6 +113,6 @@ impl Report {
         let error = |source| Error::File { action: "write", path: path.to_owned(), source };
         let mut text = serde_json::to_string_pretty(self).map_err(|e| error(e.into()))?;
         text.push('\n');
-        std::fs::write(path, text).map_err(error)
+        crate::host::fs::write(path, text).map_err(error)
     }
 }

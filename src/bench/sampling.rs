@@ -1,8 +1,8 @@
 //! From single runs to times that can be told from noise.
 
 use super::{Case, Result, Subject};
+use crate::host::Instant;
 use serde::{Deserialize, Serialize};
-use std::time::Instant;
 
 /// Samples of a case: at least, and at most.
 const SAMPLES: (usize, usize) = (3, 200);

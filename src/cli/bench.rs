@@ -55,6 +55,8 @@ fn table(report: &Report, width: usize) -> String {
         ),
         Column::number("GB/s"),
         Column::number("of peak"),
+        Column::number("error")
+            .meaning("distance from what float64 gives, relative to it, on some of the numbers"),
     ]);
     let peak = report.peak;
     for result in &report.results {
@@ -78,6 +80,7 @@ fn table(report: &Report, width: usize) -> String {
             of_arithmetic,
             gbytes,
             of_bandwidth,
+            result.error.map_or_else(String::new, |error| format!("{error:.0e}")),
         ]);
     }
     let Report { device, clock, .. } = report;
