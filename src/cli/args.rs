@@ -135,6 +135,8 @@ pub(super) enum Command {
     ExportHead(ExportHead),
     /// Say which expert of an ESM++ model each sample takes, layer by layer and by vote
     Route(Route),
+    /// Show what a merge made of its layers, in numbers and pictures
+    Inspect(Inspect),
     /// List the devices there are to compute on
     Devices(Devices),
     /// Measure the kernels against what the device can do
@@ -148,6 +150,29 @@ pub(super) enum Command {
     /// Print the manual page, for `man -l -`
     #[command(hide = true)]
     Man,
+}
+
+const INSPECT: &str = "\
+Examples:
+  esmerge inspect merged --html merged.html    a page with pictures, for any browser
+  esmerge eval merged --task tasks/*.safetensors --json > eval.json
+  esmerge inspect merged --eval eval.json --html merged.html
+                                               with accuracy, too";
+
+#[derive(Debug, Args)]
+#[command(after_help = INSPECT)]
+pub(super) struct Inspect {
+    /// The folder of a merged model, or its esmerge-report.json
+    pub merged: PathBuf,
+    /// What `esmerge eval --json` printed of it
+    #[arg(long, value_name = "FILE")]
+    pub eval: Option<PathBuf>,
+    /// Write a page that needs nothing else to be read or printed
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Print the numbers of the pictures as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 const INIT: &str = "\

@@ -16,6 +16,7 @@ mod failure;
 mod generate;
 mod heads;
 mod init;
+mod inspect;
 mod join;
 mod memory;
 mod merge;
@@ -67,6 +68,7 @@ fn run(command: Command) -> Result<(), Failure> {
         Command::Heads(args) => heads::run(&args),
         Command::ExportHead(args) => export_head::run(&args),
         Command::Route(args) => route::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
         Command::Devices(args) => devices::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Init(args) => init::run(&args),

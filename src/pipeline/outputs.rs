@@ -5,12 +5,13 @@ use crate::checkpoint::{
     self, DeltaEntry, DeltaFile, DeltaMeta, DeltaWriter, Left, OutputDir, Temporary, parent,
 };
 use crate::files;
+use crate::host::PathExt;
+use crate::host::fs;
 use crate::plan::{Layer, Role, Settings, Tokens};
 use crate::recipe::Recipe;
 use crate::report::{self, Report};
 use serde_json::Value;
 use std::ffi::OsString;
-use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +25,10 @@ pub(super) fn write_reports(folder: &Path, recipe: &str, report: &Report) -> Res
     let note = if recipe.starts_with(NOTE) { "" } else { NOTE };
     write(folder, "recipe.yaml", format!("{note}{recipe}").as_bytes())?;
     write_json(folder, report::FILE, report)?;
+    let numbers = serde_json::to_value(report).unwrap_or_default();
+    if let Some(chart) = report::scales(&numbers) {
+        write(folder, report::SCALES, chart.svg().as_bytes())?;
+    }
     write(folder, "README.md", report::model_card(report, recipe).as_bytes())
 }
 
@@ -47,7 +52,7 @@ pub(super) fn renumber(recipe: &Recipe, folder: &Path, base: &Settings) -> Resul
 /// Changes values of the output's `config.json`, if it has one.
 fn change_config(folder: &Path, mut change: impl FnMut(&str, &mut Value)) -> Result<(), Error> {
     let path = folder.join("config.json");
-    if !path.exists() {
+    if !path.is_there() {
         return Ok(());
     }
     let read = checkpoint::settings::read::<Value>(&path);
@@ -85,7 +90,7 @@ pub(super) fn write_tokens(folder: &Path, tokens: &Tokens) -> Result<(), Error> 
     if let Some(from) = &tokens.folder {
         for name in OLDER_VOCABULARIES.iter().chain(&OF_TOKENIZERS) {
             remove(folder, name)?;
-            if from.join(name).is_file() {
+            if from.join(name).leads_to_file() {
                 let read = files::read(&from.join(name), files::TOKENIZER);
                 write(folder, name, &read.map_err(checkpoint::Error::io("read", &from.join(name)))?)?;
             }
@@ -111,7 +116,7 @@ fn remove(folder: &Path, name: &str) -> Result<(), Error> {
 /// Puts a chat template in place of the base's, wherever that stands.
 pub(super) fn write_chat_template(folder: &Path, template: &str) -> Result<(), Error> {
     let path = folder.join("tokenizer_config.json");
-    if path.exists() {
+    if path.is_there() {
         let read = checkpoint::settings::read::<serde_json::Value>(&path);
         let mut config = read.map_err(checkpoint::Error::io("read", &path))?;
         if config.as_object_mut().is_some_and(|keys| keys.shift_remove("chat_template").is_some()) {
@@ -234,13 +239,13 @@ pub fn check_keep_delta(file: &Path, output: &Path, force: bool) -> Result<(), E
     if lies_in(file, output) {
         return Err(refuse("it lies in the output folder; keep it beside that"));
     }
-    if file.symlink_metadata().is_ok() {
+    if fs::symlink_metadata(file).is_ok() {
         if !force {
             return Err(refuse("it exists already; name a new file, or replace earlier deltas with --force"));
         }
         DeltaFile::open(file).map_err(|e| refuse(&format!("--force replaces delta files only, but {e}")))?;
     }
-    if !parent(file).is_dir() {
+    if !parent(file).leads_to_folder() {
         return Err(refuse("its folder does not exist; create that first"));
     }
     Ok(())

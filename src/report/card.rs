@@ -1,4 +1,4 @@
-use super::{ExpertsReport, Group, Range, Report};
+use super::{ExpertsReport, Group, Range, Report, SCALES};
 use std::fmt::Write;
 
 /// The `README.md` of a merged model.
@@ -48,6 +48,9 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
             percent(&group.energy_retention),
             range(&group.beta)
         )?;
+    }
+    if report.layers.iter().any(|layer| layer.beta.is_some()) {
+        writeln!(card, "\n![The inter-layer scale beta of every layer]({SCALES})")?;
     }
     if let Some(account) = &report.account {
         writeln!(card, "\n## Every tensor\n\n```text\n{account}\n```")?;

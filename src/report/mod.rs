@@ -1,20 +1,26 @@
 //! What a run did, or would do: as JSON, as a model card, as a table.
 
 mod card;
+mod chart;
 mod extracted;
+mod figures;
 #[cfg(feature = "cli")]
 mod grid;
 mod inputs;
+mod page;
 mod planned;
 mod profile;
 #[cfg(feature = "cli")]
 mod table;
 
 pub use card::model_card;
+pub use chart::{Chart, Series};
 pub use extracted::{Extracted, ExtractedLayer};
+pub use figures::{accuracies, figures, scales};
 #[cfg(feature = "cli")]
 pub use grid::{Column, Grid, WIDTH, wrapped};
 pub use inputs::{Input, InputFile, library};
+pub use page::page;
 pub use planned::{Planned, PlannedExperts, PlannedLayer};
 pub use profile::{KernelTime, Profile};
 #[cfg(feature = "cli")]
@@ -28,6 +34,9 @@ use serde::Serialize;
 
 /// Name of the report in an output folder.
 pub const FILE: &str = "esmerge-report.json";
+
+/// Name of the picture of every layer's scale in an output folder, which the model card shows.
+pub const SCALES: &str = "scales.svg";
 
 /// A finished run. What is written to the output folder has no times in it, so that the same merge on the same device
 /// gives the same bytes.

@@ -1,0 +1,69 @@
+use super::args;
+use super::failure::Failure;
+use super::{output, terminal};
+use crate::checkpoint;
+use crate::host::fs;
+use crate::report::{self, Column, FILE, Grid};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// `esmerge inspect`
+pub(super) fn run(args: &args::Inspect) -> Result<(), Failure> {
+    let file = if args.merged.is_dir() { args.merged.join(FILE) } else { args.merged.clone() };
+    let report = read(&file, "merge_method", "a report that `esmerge merge` writes")?;
+    let eval = args.eval.as_deref().map(|file| read(file, "tasks", "what `esmerge eval --json` prints"));
+    let eval = eval.transpose()?;
+    if let Some(html) = &args.html {
+        write(html, &report::page(&report, eval.as_ref()))?;
+    }
+    if args.json {
+        let charts: Vec<Value> = report::figures(&report).iter().map(report::Chart::numbers).collect();
+        output::print(&serde_json::to_string_pretty(&charts)?);
+    } else {
+        output::print(&table(&report, terminal::width()));
+        args.html.iter().for_each(|html| output::print(&format!("{} written", html.display())));
+    }
+    Ok(())
+}
+
+fn read(path: &Path, key: &str, what: &str) -> Result<Value, Failure> {
+    let value: Value = checkpoint::settings::read(path)
+        .map_err(|e| Failure::usage(&format!("{}: {e}; {what} is expected", path.display())))?;
+    match value.get(key) {
+        Some(_) => Ok(value),
+        None => Err(Failure::usage(&format!("{}: it has no `{key}`; {what} is expected", path.display()))),
+    }
+}
+
+/// Whole under its name, or not at all.
+fn write(path: &PathBuf, text: &str) -> Result<(), Failure> {
+    let draft = path.with_extension("html.partial");
+    let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
+    written.map_err(|e| {
+        let _ = fs::remove_file(&draft);
+        Failure::from(checkpoint::Error::io("write", path)(e))
+    })
+}
+
+/// Every layer that has numbers.
+fn table(report: &Value, width: usize) -> String {
+    let mut grid = Grid::new([
+        Column::text("layer"),
+        Column::text("treatment"),
+        Column::number("norm").meaning("of the merged delta, before scaling"),
+        Column::number("beta").meaning("scale of the layer"),
+        Column::number("energy kept").meaning("the least over experts, of what their kept directions hold"),
+    ]);
+    let layers = report.get("layers").and_then(Value::as_array).into_iter().flatten();
+    for layer in layers.filter(|layer| layer.get("norm").is_some()) {
+        let word = |key: &str| layer.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+        let number = |key: &str| {
+            layer.get(key).and_then(Value::as_f64).map_or_else(String::new, |v| format!("{v:.4}"))
+        };
+        let kept = layer.get("energy_retention").and_then(Value::as_object).into_iter().flatten();
+        let least = kept.filter_map(|(_, share)| share.as_f64()).reduce(f64::min);
+        let kept = least.map_or_else(String::new, |share| format!("{:.1}%", 100.0 * share));
+        grid.row(vec![word("name"), word("role"), number("norm"), number("beta"), kept]);
+    }
+    grid.render(width)
+}
