@@ -1,0 +1,7 @@
+// All tests of what runs in a browser.
+
+import { run } from './browser.mjs';
+import { tests as page } from './page.mjs';
+import { tests as suite } from './suite.mjs';
+
+await run([...suite, ...page]);
