@@ -20,11 +20,19 @@ export function startBench(work) {
     if (about) return;
     find('bench-step').textContent = 'opening the adapter';
     about = await within(PATIENCE, work.json('open_gpu'), work);
+    about.adapter = (await adapterName()) ?? about.adapter;
     cases = await work.json('bench_cases');
     const names = [...new Set(cases.map((c) => c.kernel))];
     find('bench-kernel').append(...names.map((name) => element('option', { value: name }, name)));
     describe();
     find('bench-step').textContent = '';
+  }
+
+  /** What the browser tells of the adapter, which is little. */
+  async function adapterName() {
+    const info = (await navigator.gpu?.requestAdapter())?.info;
+    const words = [info?.vendor, info?.architecture, info?.device, info?.description].filter(Boolean).join(' ');
+    return words ? `${words}${info.isFallbackAdapter ? ' (software)' : ''}, by WebGPU` : undefined;
   }
 
   function describe() {
@@ -104,6 +112,7 @@ export function startBench(work) {
   const clear = () => {
     [results, failures] = [[], []];
     find('bench-table').tBodies[0].replaceChildren();
+    find('bench-copies').hidden = true;
     alertOf();
   };
   const seconds = () => Number(find('bench-seconds').value) || 0.2;
@@ -123,15 +132,18 @@ export function startBench(work) {
     }
     const wanted = find('bench-kernel').value;
     const list = [];
+    let slow = 0;
     for (const [index, one] of cases.entries()) {
       if (wanted && one.kernel !== wanted) continue;
       if (await work.call('bench_affordable', index, peak.gflops)) list.push({ ...one, index });
+      else slow += 1;
     }
     await each(list, async (one) => {
       const result = await within(PATIENCE, work.json('bench_case', one.index, seconds()), work);
       results.push(result);
       find('bench-table').tBodies[0].append(rowOf(result));
     });
+    if (slow && !stopped) find('bench-step').textContent = `${slow} ${slow === 1 ? 'case' : 'cases'} left out: too much for a device of ${three(peak.gflops)} GFLOP/s`;
   });
 
   find('bench-ladder').addEventListener('click', async () => {

@@ -78,9 +78,9 @@ export function startMerge(work) {
       const inputs = document.querySelector(`[data-inputs="${CSS.escape(path)}"]`).value;
       if (method.calibration) lines.push(`    calibration: ${inputs === 'none' ? 'none' : text(inputs)}`);
     }
-    lines.push('parameters:', `  ${method.strength}: ${find('alpha').value || 1}`, `accuracy: ${find('accuracy').value}`);
+    lines.push('parameters:', `  ${method.strength}: ${find('alpha').value || 1}`, `accuracy: ${find('accuracy').value}`, `out_dtype: ${find('dtype').value}`);
     const more = method.example.split('\n').filter((line) => line && !/^(alpha|lambda)\b/.test(line));
-    more.forEach((line) => lines.splice(lines.length - 1, 0, `  ${line}`));
+    more.forEach((line) => lines.splice(lines.length - 2, 0, `  ${line}`));
     find('recipe').value = lines.join('\n') + '\n';
   }
 
@@ -126,7 +126,7 @@ export function startMerge(work) {
     find('example').disabled = false;
   });
 
-  ['method', 'alpha', 'accuracy'].forEach((id) => find(id).addEventListener('change', writeRecipe));
+  ['method', 'alpha', 'accuracy', 'dtype'].forEach((id) => find(id).addEventListener('change', writeRecipe));
   find('recipe').addEventListener('input', () => (edited = true));
 
   // ---- the plan and the merge ----
@@ -199,8 +199,8 @@ export function startMerge(work) {
         await work.call('remove', DELTA);
         return work.json('merge', `${IN}/recipe.yaml`, OUT, keeps ? DELTA : undefined, device);
       });
-      const base = [...document.querySelectorAll('[data-model]')].find((select) => select.value === 'base')?.dataset.model;
-      merged = { report, device, base: edited ? undefined : base, keeps };
+      const base = /^base_model: *"?([^"#\n]+)"?/m.exec(find('recipe').value)?.[1].trim();
+      merged = { report, device, base, keeps };
       await showMerged();
     } catch (error) {
       alertOf(error);
