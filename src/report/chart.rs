@@ -16,7 +16,7 @@ const MARGIN: (f64, f64, f64, f64) = (56.0, 16.0, 34.0, 34.0);
 const LEGEND: f64 = 18.0;
 
 /// Characters of the legend that fit a line.
-const LEGEND_WIDTH: usize = 104;
+const LEGEND_WIDTH: usize = 98;
 
 /// Series beyond these are drawn like earlier ones.
 const MARKS: usize = 7;
@@ -43,6 +43,8 @@ pub struct Chart {
     pub series: Vec<Series>,
     /// Numbers are shares of one, shown in percent.
     pub percent: bool,
+    /// Places follow each other, so that lines join them; else each has its name below it.
+    pub joined: bool,
 }
 
 const STYLE: &str = "\
@@ -98,12 +100,6 @@ impl Chart {
         }
         writeln!(
             svg,
-            "<text x=\"{left}\" y=\"{}\">{}</text>",
-            SIZE.1 - bottom + 20.0,
-            text(&self.horizontal)
-        )?;
-        writeln!(
-            svg,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\">{}</text>",
             width - right,
             top - 8.0,
@@ -111,12 +107,31 @@ impl Chart {
         )?;
         let last = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.0)).max().unwrap_or(0);
         let across = |i: usize| left + 8.0 + (width - left - right - 16.0) * i as f64 / last.max(1) as f64;
+        let below = SIZE.1 - bottom + 20.0;
+        if self.joined {
+            writeln!(svg, "<text x=\"{left}\" y=\"{below}\">{}</text>", text(&self.horizontal))?;
+        }
+        for (at, name, _) in self.series.first().filter(|_| !self.joined).iter().flat_map(|s| &s.points) {
+            let anchor = if *at == 0 {
+                "start"
+            } else if *at == last {
+                "end"
+            } else {
+                "middle"
+            };
+            writeln!(
+                svg,
+                "<text x=\"{:.1}\" y=\"{below}\" text-anchor=\"{anchor}\">{}</text>",
+                across(*at),
+                text(name)
+            )?;
+        }
         for (i, series) in self.series.iter().enumerate() {
             let points = series.points.iter().filter(|(.., value)| value.is_finite());
             let places: Vec<(f64, f64)> =
                 points.clone().map(|(at, _, value)| (across(*at), axis.place(*value))).collect();
             let path = places.iter().map(|(x, y)| format!("{x:.1} {y:.1}")).collect::<Vec<_>>().join("L");
-            if places.len() > 1 {
+            if places.len() > 1 && self.joined {
                 writeln!(svg, "<path stroke=\"var(--{})\" opacity=\".55\" d=\"M{path}\"/>", i % MARKS)?;
             }
             for ((x, y), (_, name, value)) in places.iter().zip(points) {
@@ -125,7 +140,7 @@ impl Chart {
             }
         }
         for (line, at, i) in legend {
-            let (x, y) = (left + at as f64 * 6.4, SIZE.1 + LEGEND * line as f64 + 8.0);
+            let (x, y) = (left + at as f64 * 6.8, SIZE.1 + LEGEND * line as f64 + 8.0);
             writeln!(svg, "{}", mark(i, x, y, ""))?;
             writeln!(svg, "<text x=\"{}\" y=\"{}\">{}</text>", x + 9.0, y + 4.0, text(&self.series[i].name))?;
         }
@@ -138,7 +153,7 @@ impl Chart {
         let (mut line, mut at) = (0, 0);
         let mut entries = Vec::new();
         for (i, series) in self.series.iter().enumerate().filter(|_| self.series.len() > 1) {
-            let length = series.name.chars().count() + 5;
+            let length = series.name.chars().count() + 6;
             if at > 0 && at + length > LEGEND_WIDTH {
                 (line, at) = (line + 1, 0);
             }
@@ -244,13 +259,14 @@ mod tests {
                 Series { name: "c".into(), points: vec![] },
             ],
             percent: false,
+            joined: true,
         }
     }
 
     #[test]
     fn every_number_is_a_point_with_its_name_and_what_is_none_is_left_out() {
         let svg = chart(&[0.5, 1.5, f64::NAN, 1.0]).svg();
-        assert!(svg.contains("<title>layer 1: 1.5</title>") && !svg.contains("layer 2"), "{svg}");
+        assert!(svg.contains("<title>layer 1: 1.50</title>") && !svg.contains("layer 2"), "{svg}");
         assert_eq!(svg.matches("<circle").count(), 3 + 1, "with the one of the legend");
         assert!(svg.contains("Scales &lt;of&gt; layers") && svg.contains("a &amp; b"));
         assert!(!svg.contains("NaN") && svg.ends_with("</svg>"));

@@ -50,6 +50,7 @@ pub fn accuracies(eval: &Value) -> Option<Chart> {
         horizontal: "tasks".to_owned(),
         series,
         percent: true,
+        joined: false,
     })
 }
 
@@ -113,6 +114,7 @@ fn chart(title: &str, vertical: &str, series: Vec<Series>) -> Chart {
         horizontal: "layers, in the order of the model".to_owned(),
         series,
         percent: false,
+        joined: true,
     }
 }
 

@@ -1,6 +1,6 @@
 //! A report as one page of HTML that needs nothing else: its numbers as tables, and the charts made of them.
 
-use super::chart::text;
+use super::chart::{Chart, text};
 use super::figures::{accuracies, figures};
 use serde_json::Value;
 use std::fmt::Write;
@@ -10,12 +10,12 @@ const STYLE: &str = "\
 @media screen and (prefers-color-scheme:dark){:root{--t:#e6e7ea;--q:#a2a8b4;--p:#14161a;--l:#363b45}}\
 *{box-sizing:border-box}body{margin:0 auto;max-width:860px;padding:24px 16px 48px;font:16px/1.5 system-ui,sans-serif;\
 color:var(--t);background:var(--p)}h1{font-size:1.5rem;margin:0 0 4px}h2{font-size:1.15rem;margin:32px 0 8px}\
-.q{color:var(--q)}svg{width:100%;height:auto;display:block;margin:18px 0 26px}.w{overflow-x:auto}\
+.q{color:var(--q)}svg{width:100%;min-width:600px;height:auto;display:block;margin:18px 0 26px}.w{overflow-x:auto}\
 table{border-collapse:collapse;width:100%;font-size:.9rem}th,td{text-align:left;padding:5px 12px 5px 0;\
 border-bottom:1px solid var(--l);vertical-align:top}th{color:var(--q);font-weight:600}\
-.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td,li{overflow-wrap:anywhere}summary{cursor:pointer}\
+.n{text-align:right;font-variant-numeric:tabular-nums;white-space:nowrap}td,li{overflow-wrap:anywhere}td:first-child{min-width:11em}summary{cursor:pointer}\
 @media (max-width:520px){th,td{font-size:.82rem;padding-right:8px}}\
-@media print{body{max-width:none;padding:0}details>*{display:block}svg,tr{break-inside:avoid}}";
+@media print{body{max-width:none;padding:0}svg{min-width:0}details>*{display:block}svg,tr{break-inside:avoid}}";
 
 /// The page of a report, `esmerge-report.json` as it stands, and of what `esmerge eval --json` says of the model.
 pub fn page(report: &Value, eval: Option<&Value>) -> String {
@@ -43,7 +43,7 @@ fn write_page(html: &mut String, report: &Value, eval: Option<&Value>) -> std::f
     if !charts.is_empty() {
         writeln!(html, "<h2>Layer by layer</h2>")?;
     }
-    charts.iter().try_for_each(|chart| writeln!(html, "{}", chart.svg()))?;
+    charts.iter().try_for_each(|chart| write_chart(html, chart))?;
     write_groups(html, report)?;
     write_layers(html, report)?;
     let warnings: Vec<&str> = list(report, "warnings").filter_map(Value::as_str).collect();
@@ -90,6 +90,16 @@ fn write_facts(html: &mut String, report: &Value) -> std::fmt::Result {
     writeln!(html, "</table>")
 }
 
+/// A chart, which a narrow screen shows part of at a time: its letters stay large enough to be read.
+fn write_chart(html: &mut String, chart: &Chart) -> std::fmt::Result {
+    let label = text(&chart.title);
+    writeln!(
+        html,
+        "<div class=\"w\" tabindex=\"0\" role=\"region\" aria-label=\"{label}\">{}</div>",
+        chart.svg()
+    )
+}
+
 /// The head of a table: names, each with whether its numbers stand on the right.
 fn write_head(html: &mut String, columns: &[(&str, bool)]) -> std::fmt::Result {
     write!(
@@ -116,7 +126,7 @@ const END: &str = "</tbody></table></div>";
 fn write_accuracy(html: &mut String, eval: &Value) -> std::fmt::Result {
     writeln!(html, "<h2>Accuracy</h2>")?;
     if let Some(chart) = accuracies(eval) {
-        writeln!(html, "{}", chart.svg())?;
+        write_chart(html, &chart)?;
     }
     let columns = [("task", false), ("merged", true), ("95% interval", true), ("its expert", true)];
     write_head(html, &columns)?;
