@@ -13,7 +13,8 @@ EXAMPLE = Path(sys.argv.pop())
 def recipe(**more):
     names = ["fashion", "letters", "animals", "digits8"]
     models = [{"model": EXAMPLE / "experts" / n, "calibration": EXAMPLE / "calibration" / f"{n}.safetensors"} for n in names]
-    return {"merge_method": "esm", "base_model": EXAMPLE / "base", "models": models, "parameters": {"alpha": 0.5}, **more}
+    return {"merge_method": "esm", "base_model": EXAMPLE / "base", "models": models, "parameters": {"alpha": 0.5},
+            "out_dtype": "float32", **more}
 
 
 class Wheel(unittest.TestCase):
