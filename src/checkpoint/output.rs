@@ -70,7 +70,7 @@ impl OutputDir {
         drop(restore(&wanted)?);
         let beside = wanted.with_file_name(temporary::beside(&wanted, JOURNAL));
         let (place, folder) = match place(&wanted, force)? {
-            Place::Inside if beside.is_dir() => (Place::New, beside), // begun when there was no such folder
+            Place::Inside if beside.leads_to_folder() => (Place::New, beside), // begun when there was no such folder
             Place::Inside => (Place::Inside, Temporary::folder_inside(&wanted)),
             place => (place, beside),
         };

@@ -71,7 +71,7 @@ impl Temporary {
         let parents = missing(parent(&folder));
         let mut live = live();
         let created = parents.iter().chain([&folder]).try_for_each(|p| match fs::create_dir(p) {
-            Err(e) if e.kind() == ErrorKind::AlreadyExists && p.is_dir() => Ok(()),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists && p.leads_to_folder() => Ok(()),
             created => created.map_err(Error::io("create", p)),
         });
         let fresh =
@@ -242,7 +242,7 @@ enum Lock {
 
 #[cfg(unix)]
 fn lock(folder: &Path) -> Lock {
-    use std::fs::TryLockError;
+    use crate::host::fs::TryLockError;
     let file = match File::open(folder) {
         Ok(file) => file,
         Err(e) if e.kind() == ErrorKind::NotFound => return Lock::Gone,

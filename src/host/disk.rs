@@ -8,6 +8,7 @@ mod file;
 mod tree;
 
 pub use file::{File, OpenOptions};
+pub use std::fs::TryLockError;
 pub use tree::{DirEntry, FileType, Metadata, Permissions, ReadDir};
 
 use std::io;
@@ -296,6 +297,9 @@ mod tests {
             file.write_all_at(b"xyz", (3 << 20) + 2).unwrap();
             let all = read("/large").unwrap();
             assert_eq!((all.len(), &all[(3 << 20) - 5..]), ((3 << 20) + 5, &b"\0\0\0\0\0\0\0xyz"[..]));
+            file.set_len((2 << 20) + 1).unwrap();
+            assert!(read("/large").unwrap()[..1 << 20] == all[..1 << 20]);
+            assert_eq!(metadata("/large").unwrap().len(), (2 << 20) + 1);
             remove_file("/large").unwrap();
             assert!(file.metadata().is_ok(), "an open file stays until it is closed");
         }

@@ -128,7 +128,7 @@ pub(super) async fn write_model<B: Backend, D: Deltas<B>>(
 
 /// Removes what an earlier run of the same share did not finish.
 fn remove_unfinished(path: &Path) -> Result<(), Error> {
-    match std::fs::remove_file(path) {
+    match crate::host::fs::remove_file(path) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
             Err(checkpoint::Error::io("remove", path)(e).into())
         }

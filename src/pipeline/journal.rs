@@ -4,10 +4,10 @@ use super::{Error, Job, Options, shares, spill};
 use crate::backend::Backend;
 use crate::checkpoint::journal::{FORMAT, Identity, InputFile, Journal, Ledger, files_in};
 use crate::checkpoint::{self, Checkpoint, Left, OutputDir, TensorMeta};
+use crate::host::fs;
 use crate::plan::{Family, Layer, Plan, SearchSamples, head_data};
 use crate::recipe::{Calibration, Model, Recipe, Source};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Where a merge writes.

@@ -89,7 +89,7 @@ pub async fn merge(
         max_memory: MEMORY,
         keep_delta: keep_delta.map(PathBuf::from),
         force: true,
-        overrides: Vec::new(),
+        ..Options::default()
     };
     let mut told = Told(listener);
     plan.warnings.iter().for_each(|warning| told.warn(warning));

@@ -2,10 +2,11 @@
 
 use super::super::Error;
 use super::super::fingerprint::hexadecimal;
+use crate::host::PathExt;
+use crate::host::fs::{self, File};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -104,10 +105,10 @@ fn hash_some(file: &mut File, hash: &mut Sha256, limit: u64) -> std::io::Result<
 /// The files in a folder and in those in it, but for hidden ones; a file alone is itself.
 pub fn files_in(path: &Path) -> Result<Vec<PathBuf>, Error> {
     fn add(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Error> {
-        if path.is_file() {
+        if path.leads_to_file() {
             files.push(path.to_path_buf());
         }
-        if !path.is_dir() || depth == 0 {
+        if !path.leads_to_folder() || depth == 0 {
             return Ok(());
         }
         for entry in fs::read_dir(path).map_err(Error::io("list", path))? {

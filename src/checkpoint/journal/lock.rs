@@ -5,8 +5,9 @@
 //! few seconds, and one that has not done so for [`SILENCE`] is dead.
 
 use super::super::{Error, parent};
+use crate::host::PathExt;
+use crate::host::fs::{self, File, TryLockError};
 use serde::{Deserialize, Serialize};
-use std::fs::{self, File, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -225,7 +226,7 @@ fn is_at(file: &File, path: &Path) -> bool {
 
 #[cfg(not(unix))]
 fn is_at(_file: &File, path: &Path) -> bool {
-    path.exists()
+    path.is_there()
 }
 
 #[cfg(test)]

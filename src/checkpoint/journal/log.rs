@@ -5,14 +5,15 @@
 
 use super::super::extent::{Source, write_all_at};
 use super::super::{Error, Extent};
+use crate::host::Instant;
+use crate::host::fs::{self, File};
 use crc32fast::Hasher;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// What the names of the two files end in.
 pub(super) const LIST: &str = ".list";

@@ -17,13 +17,14 @@ pub use log::Place;
 pub use parts::Parts;
 
 use super::{Error, Extent, Left, OutputDir, sync, temporary};
+use crate::host::PathExt;
+use crate::host::fs;
 use lock::Lock;
 use log::{Done, Line, Log, Stretch};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::HashMap;
-use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,7 +35,7 @@ const PLAN: &str = "plan.json";
 
 /// Whether a folder has work in it that a later run can go on with.
 pub fn is_in(folder: &Path) -> bool {
-    folder.join(PLAN).is_file()
+    folder.join(PLAN).leads_to_file()
 }
 
 /// What to do with the work of an earlier run.
@@ -221,7 +222,7 @@ fn discard(folder: &Path, own: &Path) -> Result<(), Error> {
         _ => {}
     }
     for path in entries(folder)?.into_iter().filter(|path| path != own) {
-        let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        let removed = if path.leads_to_folder() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         match removed {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(Error::io("remove", &path)(e)),
             _ => {}
@@ -263,7 +264,7 @@ fn create(path: &Path, writer: &str, text: &[u8]) -> Result<(), Error> {
         file.sync_all()?;
         match fs::hard_link(&part, path) {
             Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-            Err(_) if !path.exists() => fs::rename(&part, path)?, // a file system without links
+            Err(_) if !path.is_there() => fs::rename(&part, path)?, // a file system without links
             _ => {}
         }
         let _ = fs::remove_file(&part);

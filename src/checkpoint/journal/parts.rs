@@ -4,7 +4,8 @@ use super::super::{Error, temporary};
 use super::identity::Identity;
 use super::lock::{self, Lock};
 use super::{Earlier, refusal};
-use std::fs;
+use crate::host::PathExt;
+use crate::host::fs;
 use std::path::{Path, PathBuf};
 
 /// What the name of the folder ends in.
@@ -41,7 +42,7 @@ impl Parts {
     pub fn is_done(&self, name: &str, identity: &Identity) -> Result<bool, Error> {
         let Some(before) = super::read_plan(&self.mark(name))? else { return Ok(false) };
         match identity.changes(&before) {
-            changes if changes.is_empty() => Ok(self.path(name).is_dir()),
+            changes if changes.is_empty() => Ok(self.path(name).leads_to_folder()),
             changes => Err(refusal(self.folder.path(), &changes)),
         }
     }

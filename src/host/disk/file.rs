@@ -1,6 +1,7 @@
 //! An open file.
 
 use super::tree::{Id, Metadata, with};
+use std::fs::TryLockError;
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -115,6 +116,42 @@ impl File {
     /// None on this disk.
     pub fn sync_all(&self) -> io::Result<()> {
         Ok(())
+    }
+
+    /// The same: nothing is kept back.
+    ///
+    /// # Errors
+    /// None on this disk.
+    pub fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// A disk has one run, so that nobody else has a lock.
+    ///
+    /// # Errors
+    /// None on this disk.
+    pub fn try_lock(&self) -> Result<(), TryLockError> {
+        Ok(())
+    }
+
+    /// The same file, read and written from its own place on.
+    ///
+    /// # Errors
+    /// None on this disk.
+    pub fn try_clone(&self) -> io::Result<File> {
+        with(|tree| tree.hold(self.id));
+        Ok(File { id: self.id, at: AtomicU64::new(self.at.load(Relaxed)), writable: self.writable })
+    }
+
+    /// Cuts the file short, or fills it with zeros.
+    ///
+    /// # Errors
+    /// If the file was opened for reading, or there is no room.
+    pub fn set_len(&self, length: u64) -> io::Result<()> {
+        if !self.writable {
+            return Err(ErrorKind::PermissionDenied.into());
+        }
+        with(|tree| tree.set_length(self.id, length))
     }
 
     /// Fills `bytes` from a place on.

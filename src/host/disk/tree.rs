@@ -438,6 +438,20 @@ impl Tree {
         Ok(())
     }
 
+    /// A file of another length.
+    pub fn set_length(&mut self, id: Id, wanted: u64) -> io::Result<()> {
+        self.fill_to(id, wanted)?;
+        match self.nodes.get_mut(&id).map(|node| &mut node.content) {
+            Some(Content::Memory(bytes)) => bytes.truncate(wanted as usize),
+            Some(Content::Blocks { blocks, length }) => {
+                *length = wanted;
+                self.free.extend(blocks.drain((wanted.div_ceil(BLOCK) as usize).min(blocks.len())..));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// Moves a file from memory to the scratch.
     fn to_blocks(&mut self, id: Id) -> io::Result<()> {
         let Some(Node { content: content @ Content::Memory(_), .. }) = self.nodes.get_mut(&id) else {
