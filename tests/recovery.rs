@@ -149,9 +149,7 @@ fn merged(gpu: &Gpu, recipe: &Path, out: &Path, progress: &mut dyn Progress) {
     let options = Options {
         shard_size: 5_000_000_000,
         max_memory: 1 << 30,
-        keep_delta: None,
-        overrides: vec![],
-        force: false,
+        ..Options::default()
     };
     block_on(merge(
         gpu,

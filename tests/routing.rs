@@ -110,9 +110,7 @@ fn merge_with_rank(rank: usize) -> PathBuf {
     let options = Options {
         shard_size: u64::MAX,
         max_memory: 1 << 30,
-        keep_delta: None,
-        overrides: vec![],
-        force: false,
+        ..Options::default()
     };
     let out = tempfile::tempdir().unwrap().keep().join("out");
     block_on(merge(

@@ -66,7 +66,6 @@ impl Subject for OnCpu<'_> {
 }
 
 /// Runs a case, whose result then lies where its operands are.
-
 async fn run(cpu: &Cpu, case: &Case, operands: &mut Operands<CpuTensor>) -> backend::Result<()> {
     let Operands { x, y, out, stored } = operands;
     let shape = case.shape();

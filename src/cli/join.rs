@@ -9,7 +9,7 @@ use std::str::FromStr;
 /// `esmerge join`
 pub(super) fn run(args: &args::Join) -> Result<(), Failure> {
     let writer = match args.shard {
-        Some(shard) => Writer::share(&format!("files-{}", shard.index), shard.count),
+        Some(shard) => Writer::share(format!("files-{}", shard.index), shard.count),
         None => Writer::join(),
     };
     let writer = Writer { every: args.journal_every, ..writer };

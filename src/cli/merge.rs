@@ -153,7 +153,7 @@ pub(super) fn carry_out_in(
     join: bool,
 ) -> Result<(), Failure> {
     let output = match journal {
-        Some(journal) => Some(Output::Journaled(journal)),
+        Some(journal) => Some(journal.into()),
         None => plain_output(args)?.map(Output::Plain),
     };
     let family = Family::open(recipe)?;
@@ -186,7 +186,7 @@ pub(super) fn carry_out_in(
     let output = match (args.shard, output) {
         (Some(Shard { index, count }), Output::Journaled(journal)) => {
             let share = Share { index, count, of_files: join };
-            return carry_out_share(args, (recipe, &family, &plan), journal, share, &options, display);
+            return carry_out_share(args, (recipe, &family, &plan), *journal, share, &options, display);
         }
         (_, output) => output,
     };

@@ -35,7 +35,9 @@ mod system {
             let mut stat: libc::statvfs = std::mem::zeroed();
             (libc::statvfs(path.as_ptr(), &mut stat), stat)
         };
-        (told == 0).then(|| stat.f_bavail as u64 * stat.f_frsize as u64)
+        #[allow(clippy::unnecessary_cast)] // narrower on some systems
+        let bytes = stat.f_bavail as u64 * stat.f_frsize as u64;
+        (told == 0).then_some(bytes)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::{Error, Job, Options, shares, spill};
 use crate::backend::Backend;
 use crate::checkpoint::journal::{FORMAT, Identity, InputFile, Journal, Ledger, files_in};
-use crate::checkpoint::{self, Checkpoint, Left, OutputDir, TensorMeta};
+use crate::checkpoint::{self, Left, OutputDir, TensorMeta};
 use crate::host::fs;
 use crate::plan::{Family, Layer, Plan, SearchSamples, head_data};
 use crate::recipe::{Calibration, Model, Recipe, Source};
@@ -16,7 +16,7 @@ pub enum Output {
     /// Into a folder that disappears with a run that does not finish.
     Plain(OutputDir),
     /// Into one that lasts, with a journal from which a later run goes on.
-    Journaled(Journal),
+    Journaled(Box<Journal>),
 }
 
 impl From<OutputDir> for Output {
@@ -27,7 +27,7 @@ impl From<OutputDir> for Output {
 
 impl From<Journal> for Output {
     fn from(journal: Journal) -> Output {
-        Output::Journaled(journal)
+        Output::Journaled(Box::new(journal))
     }
 }
 
@@ -140,18 +140,14 @@ fn absolute(path: &Path) -> PathBuf {
 /// Every file that a merge may read, but for the recipe.
 fn inputs_of<B>(job: &Job<'_, B>) -> Result<BTreeSet<PathBuf>, Error> {
     let mut paths: BTreeSet<PathBuf> = BTreeSet::new();
-    let mut add = |path: &Path| -> Result<(), Error> { Ok(paths.extend(files_in(path)?)) };
-    let mut of_model = |model: &Checkpoint| {
-        model.files().try_for_each(&mut add)?;
-        model.folder().map_or(Ok(()), &mut add)
-    };
-    of_model(&job.family.base)?;
-    for expert in &job.family.experts {
-        of_model(&expert.weights)?;
-        of_model(&expert.own)?;
+    let experts = job.family.experts.iter().flat_map(|expert| [&expert.weights, &expert.own]);
+    for model in std::iter::once(&job.family.base).chain(experts) {
+        for path in model.files().chain(model.folder()) {
+            paths.extend(files_in(path)?);
+        }
     }
-    for model in &job.recipe.models {
-        paths_of(model).iter().try_for_each(|path| Ok::<(), Error>(paths.extend(files_in(path)?)))?;
+    for path in job.recipe.models.iter().flat_map(paths_of) {
+        paths.extend(files_in(&path)?);
     }
     for on in job.plan.search.iter().flat_map(|search| &search.on) {
         let path = match on {

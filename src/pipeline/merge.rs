@@ -281,7 +281,7 @@ pub async fn merge_share<B: Layers>(
     progress: &mut dyn Progress,
 ) -> Result<ShareDone, Error> {
     let job = Job { backend, recipe, family, plan, of_model: None };
-    let output = Output::Journaled(journal);
+    let output = Output::from(journal);
     let done = write_share(job, &output, share, options, progress).await;
     let done = done.map_err(|e| name_wanted(e, output.folder(), None))?;
     output.rest();

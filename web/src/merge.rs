@@ -88,7 +88,6 @@ pub async fn merge(
         shard_size: SHARD,
         max_memory: MEMORY,
         keep_delta: keep_delta.map(PathBuf::from),
-        force: true,
         ..Options::default()
     };
     let mut told = Told(listener);

@@ -193,7 +193,8 @@ mod tests {
             change(&mut now);
             now.changes(&before)
         };
-        let cases: [(fn(&mut Identity), &str); 7] = [
+        type Change = fn(&mut Identity);
+        let cases: [(Change, &str); 7] = [
             (|i| i.version = "2".to_owned(), "the version of esmerge is 2, and was 1"),
             (|i| i.device = "GPU".to_owned(), "the device is GPU, and was CPU"),
             (|i| i.recipe = "s".to_owned(), "the recipe r.yaml has changed"),

@@ -398,7 +398,7 @@ impl Tree {
         self.check_writable(id)?;
         self.fill_to(id, offset)?;
         if scratch.is_some() && end >= BLOCK {
-            self.to_blocks(id)?;
+            self.keep_in_blocks(id)?;
         }
         let Tree { nodes, free, end: unused, .. } = self;
         match (nodes.get_mut(&id).map(|node| &mut node.content), scratch) {
@@ -453,7 +453,7 @@ impl Tree {
     }
 
     /// Moves a file from memory to the scratch.
-    fn to_blocks(&mut self, id: Id) -> io::Result<()> {
+    fn keep_in_blocks(&mut self, id: Id) -> io::Result<()> {
         let Some(Node { content: content @ Content::Memory(_), .. }) = self.nodes.get_mut(&id) else {
             return Ok(());
         };
