@@ -5,6 +5,7 @@
 //! outputs in a scratch file; whoever embeds the library there mounts the one and gives the other.
 
 #[cfg(any(target_family = "wasm", test))]
+#[cfg_attr(not(target_family = "wasm"), allow(dead_code, unused_imports))] // its tests need not all of it
 pub mod disk;
 
 #[cfg(target_family = "wasm")]

@@ -5,6 +5,7 @@
 //! few seconds, and one that has not done so for [`SILENCE`] is dead.
 
 use super::super::{Error, parent};
+#[cfg(not(unix))]
 use crate::host::PathExt;
 use crate::host::fs::{self, File, TryLockError};
 use serde::{Deserialize, Serialize};
