@@ -146,11 +146,7 @@ fn merged(gpu: &Gpu, recipe: &Path, out: &Path, progress: &mut dyn Progress) {
     let recipe = Recipe::open(recipe, &Overrides::default()).expect("a recipe");
     let family = Family::open(&recipe).expect("a family");
     let plan = plan(&recipe, &family).expect("a plan");
-    let options = Options {
-        shard_size: 5_000_000_000,
-        max_memory: 1 << 30,
-        ..Options::default()
-    };
+    let options = Options { shard_size: 5_000_000_000, max_memory: 1 << 30, ..Options::default() };
     block_on(merge(
         gpu,
         &recipe,

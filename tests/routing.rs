@@ -107,11 +107,7 @@ fn merge_with_rank(rank: usize) -> PathBuf {
     let recipe = Recipe::parse(&text, &example("recipe.yaml"), &Overrides::default()).unwrap();
     let family = Family::open(&recipe).unwrap();
     let plan = plan(&recipe, &family).unwrap();
-    let options = Options {
-        shard_size: u64::MAX,
-        max_memory: 1 << 30,
-        ..Options::default()
-    };
+    let options = Options { shard_size: u64::MAX, max_memory: 1 << 30, ..Options::default() };
     let out = tempfile::tempdir().unwrap().keep().join("out");
     block_on(merge(
         &Cpu,

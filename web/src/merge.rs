@@ -88,6 +88,7 @@ pub async fn merge(
         shard_size: SHARD,
         max_memory: MEMORY,
         keep_delta: keep_delta.map(PathBuf::from),
+        force: true,
         ..Options::default()
     };
     let mut told = Told(listener);
