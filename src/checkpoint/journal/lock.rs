@@ -9,7 +9,9 @@ use super::super::{Error, parent};
 use crate::host::PathExt;
 use crate::host::fs::{self, File, TryLockError};
 use serde::{Deserialize, Serialize};
-use std::io::{self, ErrorKind, Read, Seek, Write};
+#[cfg(unix)]
+use std::io;
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;

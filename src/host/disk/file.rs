@@ -89,6 +89,14 @@ impl File {
         OpenOptions::default().open(path)
     }
 
+    /// An empty one, whatever was there, for reading and writing.
+    ///
+    /// # Errors
+    /// As `std::fs`.
+    pub fn create(path: impl AsRef<Path>) -> io::Result<File> {
+        OpenOptions::default().write(true).create(true).truncate(true).open(path)
+    }
+
     /// A new one, for reading and writing.
     ///
     /// # Errors
