@@ -18,6 +18,7 @@ pub(crate) use std::time::Instant;
 #[cfg(target_family = "wasm")]
 pub(crate) use web_time::Instant;
 
+#[cfg(feature = "merge")]
 use std::path::Path;
 
 /// What faer may use of the machine.
