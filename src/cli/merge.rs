@@ -95,6 +95,7 @@ pub(super) fn carry_out(args: &args::Merge, recipe: &Recipe) -> Result<(), Failu
         for note in pipeline::check_files_beside(&family)? {
             display.warn(&note);
         }
+        pipeline::check_heads(recipe)?;
         return dry_run::show(recipe, &plan, &family, args);
     };
     let out = output.wanted().to_path_buf();

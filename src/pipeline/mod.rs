@@ -38,6 +38,7 @@ mod writer;
 pub use error::Error;
 pub use extract::{Extract, extract};
 pub use flow::room_for_deltas;
+pub use heads::check_heads;
 pub use merge::{Options, check_files_beside, merge};
 pub use outputs::check_keep_delta;
 pub use progress::{Progress, Silent};
