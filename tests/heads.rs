@@ -170,6 +170,36 @@ fn heads_are_kept_by_a_merge_and_exported_as_models() {
 }
 
 #[test]
+fn a_rescaled_model_has_the_heads_that_lie_beside_the_deltas_and_refitted_ones_are_told() {
+    let place = family();
+    for (mode, told) in [("keep", false), ("refit", true)] {
+        recipe(&place, "recipe.yaml", &["a", "b"], &format!("heads: {mode}\n"));
+        let kept = format!("{mode}/delta.safetensors");
+        place.succeeds(&["merge", "recipe.yaml", mode, "-q", "--keep-delta", "kept.safetensors", "--force"]);
+        fs::rename(place.path("kept.safetensors"), place.path(&kept)).unwrap();
+        let other = format!("{mode}-other");
+        let output = place.esmerge(&["rescale", &kept, "--base", "base", "--alpha", "0.3", &other]);
+        assert!(output.status.success(), "{output:?}");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(said.contains("refit them to this model"), told, "{said}");
+        for name in ["a", "b"] {
+            let file =
+                |folder: &str| fs::read(place.path(&format!("{folder}/heads/{name}/head.safetensors")));
+            assert_eq!(file(mode).unwrap(), file(&other).unwrap());
+        }
+    }
+}
+
+#[test]
+fn a_dry_run_finds_heads_that_cannot_be_refitted() {
+    let place = family();
+    recipe(&place, "recipe.yaml", &["a", "b"], "heads: refit\n");
+    place.succeeds(&["merge", "recipe.yaml", "--dry-run", "-q"]);
+    fs::remove_file(place.path("a.task.safetensors")).unwrap();
+    place.refuses(&["merge", "recipe.yaml", "--dry-run", "-q"], &["a.task.safetensors"]);
+}
+
+#[test]
 fn heads_come_back_where_the_merged_model_is_the_expert() {
     let place = family();
     recipe(&place, "alone.yaml", &["a"], "");

@@ -7,6 +7,8 @@ mod claims;
 mod devices;
 #[path = "common/matrices.rs"]
 mod matrices;
+#[path = "method_suite/promise.rs"]
+mod promise;
 #[path = "method_suite/scales.rs"]
 mod scales;
 #[path = "method_suite/spectral.rs"]
@@ -27,6 +29,7 @@ const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0 };
 
 fn main() {
     let mut trials = claims();
+    trials.extend(promise::claims());
     trials.extend(scales::claims());
     trials.extend(spectral::claims());
     // as hardware does, these keep every projected problem to themselves
@@ -292,7 +295,8 @@ claims! {
         let (all, layers) = merged(&[quick(80), slow.clone(), quick(90)].concat(), solver).await?;
         for (l, seed) in [(0, 80), (2, 90)] {
             let (alone, _) = merged(&quick(seed), solver).await?;
-            assert!(all[l].distance(&alone[0]) < 1e-5, "layer {l}: {}", all[l].distance(&alone[0]));
+            // directions are found to 1e-4 at least, and in a batch by as many steps as its slowest member takes
+            assert!(all[l].distance(&alone[0]) < 1e-4, "layer {l}: {}", all[l].distance(&alone[0]));
         }
         let (_, exact) = merged(&slow, EXACT).await?;
         for (found, exact) in layers[1].energy_retention.iter().zip(&exact[0].energy_retention) {

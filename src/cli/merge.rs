@@ -166,6 +166,7 @@ pub(super) fn carry_out_in(
         for note in pipeline::check_files_beside(&family)? {
             display.warn(&note);
         }
+        pipeline::check_heads(recipe)?;
         return dry_run::show(recipe, &plan, &family, args);
     };
     let (out, folder) = (output.folder().wanted().to_path_buf(), output.folder().folder().to_path_buf());

@@ -2,7 +2,7 @@
 //! of a model for classification.
 
 use super::refit::Refitted;
-use crate::checkpoint::{self, Stored, TensorSpec, TensorWriter, names_adapter};
+use crate::checkpoint::{self, Stored, TensorFile, TensorSpec, TensorWriter, names_adapter};
 use crate::data::{Classifier, Error, HEAD_FILE, Head};
 use crate::host::fs;
 use crate::model::Pooling;
@@ -29,6 +29,31 @@ pub fn write(folder: &Path, heads: &[Refitted]) -> Result<(), Error> {
         }
     }
     Ok(())
+}
+
+/// Copies the heads of a folder as they are, and says which of them were refitted to the model that they lie beside.
+pub fn carry(from: &Path, to: &Path) -> Result<Vec<String>, Error> {
+    let mut folders = fs::read_dir(from)
+        .and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect::<std::io::Result<Vec<_>>>())
+        .map_err(checkpoint::Error::io("read", from))?;
+    folders.sort();
+    let mut refitted = Vec::new();
+    for folder in folders.iter().filter(|folder| folder.join(HEAD_FILE).is_file()) {
+        let name = folder.file_name().unwrap_or_default();
+        let own = to.join(name);
+        fs::create_dir_all(&own).map_err(checkpoint::Error::io("create", &own))?;
+        for file in [HEAD_FILE, "config.json"] {
+            let source = folder.join(file);
+            if source.is_file() {
+                fs::copy(&source, own.join(file)).map_err(checkpoint::Error::io("copy", &source))?;
+            }
+        }
+        let head = TensorFile::open(&folder.join(HEAD_FILE))?;
+        if head.metadata().get("refitted").is_some_and(|value| value == "true") {
+            refitted.push(name.to_string_lossy().into_owned());
+        }
+    }
+    Ok(refitted)
 }
 
 fn write_file(path: &Path, head: &Refitted) -> Result<(), Error> {

@@ -9,7 +9,7 @@ mod report;
 
 pub use expert::Expert;
 pub use export::export;
-pub use kept::write;
+pub use kept::{carry, write};
 pub use refit::{Refitted, refit_all};
 #[cfg(feature = "cli")]
 pub use report::table;

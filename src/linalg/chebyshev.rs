@@ -6,24 +6,6 @@
 
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 
-/// The most that a filter may enlarge the leading direction over the unwanted ones: past it f32 loses the others.
-const LARGEST_AMPLIFICATION: f64 = 3000.0;
-
-/// No filter has more steps.
-const HIGHEST_DEGREE: usize = 10;
-
-/// The degree of a filter that is at most 1 on `[0, smallest]` and at most [`LARGEST_AMPLIFICATION`] at `largest`; less than
-/// 2 where a power step does as well.
-pub fn degree(smallest: f64, largest: f64) -> usize {
-    if !(smallest > 0.0 && largest > smallest) {
-        return 0;
-    }
-    let x = 2.0 * largest / smallest - 1.0;
-    // T_m(x) = cosh(m acosh x)
-    let degree = (LARGEST_AMPLIFICATION.acosh() / x.acosh()).floor();
-    (degree as usize).min(HIGHEST_DEGREE)
-}
-
 /// `Q T_m(2/a A - I)` for a block of rows `q` (`batch x k x n`), symmetric `a` (`batch x n x n`), and one bound of the unwanted
 /// part for each member of the batch.
 pub fn filter<B: Backend>(
@@ -52,18 +34,6 @@ pub fn filter<B: Backend>(
 mod tests {
     use super::*;
     use crate::backend::cpu::Cpu;
-
-    #[test]
-    fn the_degree_keeps_to_the_cap() {
-        for (smallest, largest) in [(1.0, 1.1), (1.0, 2.0), (0.3, 3.0), (1e-3, 1.0)] {
-            let (m, x) = (degree(smallest, largest), 2.0 * largest / smallest - 1.0);
-            assert!((m as f64 * x.acosh()).cosh() <= LARGEST_AMPLIFICATION * (1.0 + 1e-9));
-            assert!(m == HIGHEST_DEGREE || ((m + 1) as f64 * x.acosh()).cosh() > LARGEST_AMPLIFICATION);
-        }
-        assert!(degree(1e-6, 1.0) < 2);
-        assert_eq!(degree(0.0, 1.0), 0);
-        assert_eq!(degree(f64::NAN, 1.0), 0);
-    }
 
     #[test]
     fn a_filter_is_the_polynomial_of_its_degree() {

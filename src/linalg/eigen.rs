@@ -104,7 +104,7 @@ pub async fn pending_eigenpairs<B: Backend>(
     accuracy: Accuracy,
     seed: u64,
 ) -> Result<PendingEigenpairs<B::Tensor>> {
-    if accuracy == Accuracy::Exact || !subspace::pays_off(&c, r, accuracy) {
+    if accuracy == Accuracy::Exact || !subspace::pays_off(&c, r, ranks, accuracy) {
         return exact(backend, c, r, ranks).await;
     }
     subspace::iterate(backend, c, r, ranks, accuracy, seed).await
@@ -154,6 +154,40 @@ impl HostProduct {
             HostProduct::Congruence(d, g) => leading_of_congruence(d, g, r, rank, threads),
         }
     }
+}
+
+/// A batch that is decomposed on the host.
+pub(super) enum SymmetricMatrix<'a, T> {
+    /// `C`
+    Whole(&'a T),
+    /// `C = op(X) op(X)^T`
+    Factor(&'a T, Op),
+}
+
+/// The roots of the `r` leading eigenvalues (`batch x 1 x r`) and their eigenvectors (`batch x r x d`), in f64.
+pub(super) async fn by_host<B: Backend>(
+    backend: &B,
+    c: SymmetricMatrix<'_, B::Tensor>,
+    r: usize,
+) -> Result<(B::Tensor, B::Tensor)> {
+    let (members, is_factor) = match c {
+        SymmetricMatrix::Whole(c) => (host_matrices(backend, c, Op::None).await?, false),
+        SymmetricMatrix::Factor(x, op) => (host_matrices(backend, x, op).await?, true),
+    };
+    let d = members.first().map_or(0, |member| member.rows);
+    let each = host::for_each_member(members.len(), |b, threads| {
+        if is_factor {
+            return leading_of_factor(&members[b], r, r, threads);
+        }
+        let eigen = symmetric_eigen(&members[b], threads)?;
+        Ok(truncate(eigen.values, &eigen.vectors, r, r, 0.0))
+    })?;
+    let rows: Vec<f32> = each.iter().flat_map(|e| e.rows.iter().copied()).collect();
+    let sigma: Vec<f32> = each.iter().flat_map(|e| e.values.iter().map(|v| v.sqrt() as f32)).collect();
+    Ok((
+        backend.upload(Shape::new(members.len(), 1, r), &sigma)?,
+        backend.upload(Shape::new(members.len(), r, d), &rows)?,
+    ))
 }
 
 /// Leading eigenpairs of one matrix on the host.

@@ -11,6 +11,7 @@ mod polar;
 mod probes;
 mod rational;
 mod singular;
+mod standing;
 mod subspace;
 mod unit;
 
@@ -19,7 +20,7 @@ pub use eigen::{
     pending_eigenpairs,
 };
 pub use orthonormalize::{append_block, orthonormalize_rows, qr_rows};
-pub use polar::{NULL_SINGULAR_VALUE, PendingPolar, Polar, pending_polar, polar, rank_deficient};
+pub use polar::{CHECKS, NULL_SINGULAR_VALUE, PendingPolar, Polar, pending_polar, polar, unfinished};
 pub use singular::singular_values;
 
 use std::fmt;
@@ -42,17 +43,19 @@ pub enum Accuracy {
 pub(crate) struct Effort {
     /// Oversampling: the block has `rank + max(rank * oversampling, 8)` vectors, and up to three more for whole fours.
     pub oversampling: f64,
-    /// Applications of the operator to the random block.
+    /// Applications of the operator to the random block before the first look at it.
     pub iterations: usize,
+    /// Root mean square of the tangents between wanted directions and those that are found, at most.
+    pub tolerance: f64,
 }
 
 impl Accuracy {
     /// Its settings; [`Accuracy::Exact`] does not iterate for eigenvectors.
     pub(crate) fn effort(self) -> Effort {
         match self {
-            Accuracy::Exact => Effort { oversampling: 1.0, iterations: 8 },
-            Accuracy::Balanced => Effort { oversampling: 0.5, iterations: 4 },
-            Accuracy::Fast => Effort { oversampling: 0.25, iterations: 2 },
+            Accuracy::Exact => Effort { oversampling: 1.0, iterations: 8, tolerance: 1e-6 },
+            Accuracy::Balanced => Effort { oversampling: 0.5, iterations: 4, tolerance: 1e-4 },
+            Accuracy::Fast => Effort { oversampling: 0.25, iterations: 2, tolerance: 0.1 },
         }
     }
 }

@@ -40,39 +40,80 @@ pub struct Polar<T> {
     pub factor: T,
     /// `sum(S)` of each member of the batch.
     pub nuclear_norms: Vec<f64>,
-    /// Which members were rank-deficient, and so were decomposed in f64 on the host.
+    /// Which members have null directions beside rows or columns of zeros.
     pub rank_deficient: Vec<bool>,
 }
 
-/// A [`Polar`] whose numbers are on the device, and whose rank-deficient members, if any, are not yet mended.
+/// A [`Polar`] whose numbers are on the device, and whose unfinished members, if any, are not yet mended.
 pub struct PendingPolar<T> {
     /// Same shape as the input.
     pub factor: T,
     /// `sum(S)`, `batch x 1 x 1`.
     pub nuclear_norms: T,
-    /// What [`rank_deficient`] needs to know, `batch x 1 x 2`.
+    /// What [`unfinished`] needs to know, `batch x 1 x 5`.
     pub checks: T,
 }
 
 /// Polar factor of every member of `a` (`batch x rows x cols`), by iteration on the short side: quintic steps at
-/// [`Accuracy::Exact`], rational ones else, whose singular values are within 5.2e-5 of 1.
+/// [`Accuracy::Exact`], rational ones else, whose singular values are within 5.2e-5 of 1. Up to [`HOST_ORDER`] `Exact` is f64 on the
+/// host.
 ///
-/// The nuclear norm is `trace(P^T A)`. A member whose result is not a projector on its range is rank-deficient: rounding
-/// noise grew in its null space. It is computed again in f64 from the smaller Gram matrix, with the null cut
-/// [`NULL_SINGULAR_VALUE`].
+/// The nuclear norm is `trace(P^T A)`. A member whose result is not a projector on its range, or that misses directions, is computed
+/// again: in f64 from the smaller Gram matrix, with the null cut [`NULL_SINGULAR_VALUE`]. Past [`HOST_ORDER`], where that takes
+/// long, by rational steps after two that raise what is small, and only then in f64.
 pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -> Result<Polar<B::Tensor>> {
     let PendingPolar { mut factor, nuclear_norms, checks } = pending_polar(backend, a, accuracy)?;
     let [nuclear_norms, checks] = backend.download_all([&nuclear_norms, &checks]).await?;
-    let rank_deficient: Vec<bool> = rank_deficient(accuracy, &checks).collect();
     let mut nuclear_norms: Vec<f64> = nuclear_norms.iter().map(|&v| f64::from(v)).collect();
     let shape = a.shape();
-    for b in (0..shape.batch).filter(|&b| rank_deficient[b]) {
+    let mut rank_deficient = vec![false; shape.batch];
+    let unfinished: Vec<bool> = unfinished(accuracy, &checks).collect();
+    for b in (0..shape.batch).filter(|&b| unfinished[b]) {
         let member = backend.slice(a, b..b + 1, 0..shape.rows, 0..shape.cols)?;
-        let (exact, nuclear_norm) = rank_deficient_polar(backend, &member).await?;
-        backend.copy_block(&exact, [0, 0, 0], &mut factor, [b, 0, 0], [1, shape.rows, shape.cols])?;
-        nuclear_norms[b] = nuclear_norm;
+        let mended = mended(backend, &member, accuracy).await?;
+        backend.copy_block(&mended.factor, [0, 0, 0], &mut factor, [b, 0, 0], [1, shape.rows, shape.cols])?;
+        (nuclear_norms[b], rank_deficient[b]) = (mended.nuclear_norm, mended.rank_deficient);
     }
     Ok(Polar { factor, nuclear_norms, rank_deficient })
+}
+
+/// The polar factor of one matrix that the iteration of its accuracy did not finish.
+struct Mended<T> {
+    factor: T,
+    nuclear_norm: f64,
+    rank_deficient: bool,
+}
+
+async fn mended<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -> Result<Mended<B::Tensor>> {
+    if accuracy != Accuracy::Exact && short_order(a) > HOST_ORDER {
+        let factor = by_rational_steps(backend, a, short_side(a), FIRST_RAISED)?;
+        let PendingPolar { factor, nuclear_norms, checks } = checked(backend, a, factor, accuracy)?;
+        let [nuclear_norms, checks] = backend.download_all([&nuclear_norms, &checks]).await?;
+        if !falls_short(checks[0], checks[1]) {
+            let rank_deficient = misses_directions(&checks);
+            return Ok(Mended { factor, nuclear_norm: f64::from(nuclear_norms[0]), rank_deficient });
+        }
+    }
+    by_host(backend, a).await
+}
+
+/// The order of short sides up to which a decomposition in f64 costs about as much as the quintic steps, and where a direction that is
+/// wrongly kept or dropped is 3% of the factor and more: which have singular values above [`NULL_SINGULAR_VALUE`] of the largest
+/// only f64 can tell.
+const HOST_ORDER: usize = 1024;
+
+fn short_order<T: Tensor>(a: &T) -> usize {
+    a.shape().rows.min(a.shape().cols)
+}
+
+/// Nothing yet, and checks that say so.
+fn left_to_the_host<B: Backend>(backend: &B, a: &B::Tensor) -> Result<PendingPolar<B::Tensor>> {
+    let batch = a.shape().batch;
+    Ok(PendingPolar {
+        factor: backend.zeros(a.shape())?,
+        nuclear_norms: backend.zeros(Shape::new(batch, 1, 1))?,
+        checks: backend.upload(Shape::new(batch, 1, CHECKS), &vec![f32::NAN; batch * CHECKS])?,
+    })
 }
 
 /// The iteration of [`polar`] alone, for which the host waits for nothing.
@@ -81,43 +122,69 @@ pub fn pending_polar<B: Backend>(
     a: &B::Tensor,
     accuracy: Accuracy,
 ) -> Result<PendingPolar<B::Tensor>> {
-    let shape = a.shape();
-    let short_side = if shape.rows <= shape.cols { Op::None } else { Op::Transpose };
     let factor = match accuracy {
-        Accuracy::Exact => by_quintic_steps(backend, a, short_side)?,
-        Accuracy::Balanced | Accuracy::Fast => by_rational_steps(backend, a, short_side)?,
+        Accuracy::Exact if short_order(a) <= HOST_ORDER => return left_to_the_host(backend, a),
+        Accuracy::Exact => by_quintic_steps(backend, a, short_side(a))?,
+        Accuracy::Balanced | Accuracy::Fast => by_rational_steps(backend, a, short_side(a), 0)?,
     };
+    checked(backend, a, factor, accuracy)
+}
+
+/// The operation that makes the rows of `a` its short side.
+fn short_side<T: Tensor>(a: &T) -> Op {
+    if a.shape().rows <= a.shape().cols { Op::None } else { Op::Transpose }
+}
+
+/// A factor of `a` with its nuclear norm and its checks.
+fn checked<B: Backend>(
+    backend: &B,
+    a: &B::Tensor,
+    factor: B::Tensor,
+    accuracy: Accuracy,
+) -> Result<PendingPolar<B::Tensor>> {
+    let unit = unit_scaled(backend, a)?;
     let checks = match accuracy {
         Accuracy::Exact => {
-            let gram = backend.gram(&factor, short_side)?;
-            side_by_side(backend, [&projector_defect(backend, &gram)?])?
+            let gram = backend.gram(&factor, short_side(a))?;
+            side_by_side(backend, &[projector_defect(backend, &gram)?])?
         }
         Accuracy::Balanced | Accuracy::Fast => {
-            let [once, twice] = probes::norms_of_powers(backend, &factor, short_side)?;
-            side_by_side(backend, [&once, &twice])?
+            let [once, twice] = probes::norms_of_powers(backend, &factor, short_side(a))?;
+            let norm = backend.frobenius_norms(&factor)?;
+            let count = |mut lengths: B::Tensor| {
+                backend.power(&mut lengths, 0.0)?;
+                backend.frobenius_norms(&lengths)
+            };
+            let rows = count(backend.row_norms(&unit.values)?)?;
+            let columns = count(backend.column_norms(&unit.values)?)?;
+            side_by_side(backend, &[once, twice, norm, rows, columns])?
         }
     };
-    let unit = unit_scaled(backend, a)?;
     let mut nuclear_norms = backend.inner_products(&factor, &unit.values)?;
     unit.undo(backend, &mut nuclear_norms)?;
     Ok(PendingPolar { factor, nuclear_norms, checks })
 }
 
-/// `batch x 1 x 2` of one or two tensors `batch x 1 x 1`.
-fn side_by_side<B: Backend, const N: usize>(backend: &B, numbers: [&B::Tensor; N]) -> Result<B::Tensor> {
+/// Numbers that [`unfinished`] looks at: two norms of random rows, the norm, and the roots of the numbers of rows and columns that
+/// are not zero.
+pub const CHECKS: usize = 5;
+
+/// `batch x 1 x CHECKS` of tensors `batch x 1 x 1`.
+fn side_by_side<B: Backend>(backend: &B, numbers: &[B::Tensor]) -> Result<B::Tensor> {
     let batch = numbers[0].shape().batch;
-    let mut all = backend.zeros(Shape::new(batch, 1, 2))?;
-    for (j, numbers) in numbers.into_iter().enumerate() {
+    let mut all = backend.zeros(Shape::new(batch, 1, CHECKS))?;
+    for (j, numbers) in numbers.iter().enumerate() {
         backend.copy_block(numbers, [0, 0, 0], &mut all, [0, 0, j], [batch, 1, 1])?;
     }
     Ok(all)
 }
 
-/// Whether the iteration failed on a member of the batch, one by one, by its [`PendingPolar::checks`].
-pub fn rank_deficient(accuracy: Accuracy, checks: &[f32]) -> impl Iterator<Item = bool> {
-    checks.chunks(2).map(move |check| match accuracy {
+/// Whether the iteration failed on a member of the batch, or has not reached all directions, one by one, by its
+/// [`PendingPolar::checks`].
+pub fn unfinished(accuracy: Accuracy, checks: &[f32]) -> impl Iterator<Item = bool> {
+    checks.chunks(CHECKS).map(move |check| match accuracy {
         Accuracy::Exact => is_no_projector(check[0]),
-        Accuracy::Balanced | Accuracy::Fast => falls_short(check[0], check[1]),
+        Accuracy::Balanced | Accuracy::Fast => falls_short(check[0], check[1]) || misses_directions(check),
     })
 }
 
@@ -134,10 +201,26 @@ fn by_quintic_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> R
 
 /// Singular values down to 1e-5 of the bound of [`bounded`], by the [`Step`]s that invert. The first costs the smallest singular
 /// directions about `c 2^-24`, 5e-3, of their accuracy, and the others none; the last leaves singular values within 5.2e-5 of 1.
-fn by_rational_steps<B: Backend>(backend: &B, a: &B::Tensor, short_side: Op) -> Result<B::Tensor> {
+///
+/// With `raised` quintic steps before them, 34-fold for two, they reach down to 1e-6.
+fn by_rational_steps<B: Backend>(
+    backend: &B,
+    a: &B::Tensor,
+    short_side: Op,
+    raised: usize,
+) -> Result<B::Tensor> {
     let (mut x, gram) = bounded(backend, a, short_side)?;
     let identity = rational::identity(backend, short_side.apply(a.shape()).0)?;
     let mut known = Some(gram);
+    for &step in &STEPS[..raised] {
+        let gram = known.take().map_or_else(|| backend.gram(&x, short_side), Ok)?;
+        x = quintic_step(backend, x, &gram, short_side, step)?;
+    }
+    if raised > 0 {
+        // quintic steps leave large singular values anywhere up to 2, and rational ones bear no more than 1
+        let batch = a.shape().batch;
+        backend.scale_batches(&mut x, &backend.upload(Shape::new(batch, 1, 1), &vec![0.5; batch])?)?;
+    }
     for step in Step::all() {
         let gram = known.take().map_or_else(|| backend.gram(&x, short_side), Ok)?;
         x = step.apply(backend, &x, &gram, short_side, &identity)?;
@@ -192,6 +275,17 @@ fn falls_short(once: f32, twice: f32) -> bool {
     all.is_nan() || (all - whole).abs() > SHORTFALL * all
 }
 
+/// Quintic steps before the rational ones where directions were missing.
+const FIRST_RAISED: usize = 2;
+
+/// Whether a direction has not arrived, where there are as many as rows or columns that are not zero: `||P||_F^2` counts those that
+/// have, each to within what the last [`Step`] leaves. One of n that is missing is `n^(-1/2)` of the factor.
+fn misses_directions(check: &[f32]) -> bool {
+    let [norm, rows, columns] = [check[2], check[3], check[4]].map(|root| f64::from(root).powi(2));
+    let directions = rows.min(columns).round();
+    norm < directions - 0.25 - 2.0 * rational::LAST_ERROR * directions
+}
+
 /// Whether [`NOT_A_PROJECTOR`] says so.
 fn is_no_projector(defect: f32) -> bool {
     defect.is_nan() || defect > NOT_A_PROJECTOR
@@ -205,21 +299,38 @@ fn projector_defect<B: Backend>(backend: &B, gram: &B::Tensor) -> Result<B::Tens
 }
 
 /// `A V diag(1/s) V^T` over the singular values above the cut, in f64, and the nuclear norm. `a` is one matrix.
-async fn rank_deficient_polar<B: Backend>(backend: &B, a: &B::Tensor) -> Result<(B::Tensor, f64)> {
+async fn by_host<B: Backend>(backend: &B, a: &B::Tensor) -> Result<Mended<B::Tensor>> {
     let shape = a.shape();
     let values = backend.download(a).await?;
     let wide = if shape.rows <= shape.cols { Op::None } else { Op::Transpose };
-    let (factor, nuclear_norm) = pseudo_polar(&Matrix::widened(&values, shape.rows, shape.cols, wide))?;
-    Ok((backend.upload(shape, &factor.narrowed(wide))?, nuclear_norm))
+    let (rows, columns) = (
+        Matrix::widened(&values, shape.rows, shape.cols, Op::None),
+        Matrix::widened(&values, shape.rows, shape.cols, Op::Transpose),
+    );
+    let directions = rows.rows_that_are_not_zero().min(columns.rows_that_are_not_zero());
+    let PseudoPolar { factor, nuclear_norm, rank } =
+        pseudo_polar(if wide == Op::None { &rows } else { &columns })?;
+    let factor = backend.upload(shape, &factor.narrowed(wide))?;
+    Ok(Mended { factor, nuclear_norm, rank_deficient: rank < directions })
+}
+
+/// A polar factor in f64.
+struct PseudoPolar {
+    factor: Matrix,
+    nuclear_norm: f64,
+    /// Singular values above the cut.
+    rank: usize,
 }
 
 /// Of a wide matrix: `U diag(1/s) U^T A` with `A A^T = U diag(s^2) U^T`.
-fn pseudo_polar(a: &Matrix) -> Result<(Matrix, f64)> {
+fn pseudo_polar(a: &Matrix) -> Result<PseudoPolar> {
     let eigen = symmetric_eigen(&product(a, Op::None, a, Op::Transpose, Threads::All), Threads::All)?;
     let sigma: Vec<f64> = eigen.values.iter().map(|v| v.max(0.0).sqrt()).collect();
-    let kept = sigma.iter().take_while(|&&s| s > NULL_SINGULAR_VALUE * sigma[0]).count();
-    let mut u = eigen.vectors.first_rows(kept); // U^T
+    let largest = sigma.first().copied().unwrap_or(0.0);
+    let rank = sigma.iter().take_while(|&&s| s > NULL_SINGULAR_VALUE * largest).count();
+    let mut u = eigen.vectors.first_rows(rank); // U^T
     let projected = product(&u, Op::None, a, Op::None, Threads::All);
     u.scale_rows(|j| sigma[j].recip());
-    Ok((product(&u, Op::Transpose, &projected, Op::None, Threads::All), sigma.iter().sum()))
+    let factor = product(&u, Op::Transpose, &projected, Op::None, Threads::All);
+    Ok(PseudoPolar { factor, nuclear_norm: sigma.iter().sum(), rank })
 }

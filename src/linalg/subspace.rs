@@ -9,8 +9,10 @@
 
 use super::{
     Accuracy, NULL_EIGENVALUE, PendingEigenpairs, SymmetricProduct, chebyshev,
+    eigen::{self, SymmetricMatrix},
     host::{self, Matrix, SymmetricEigen, Threads, symmetric_eigen},
     orthonormalize_rows,
+    standing::{By, Lengths, Standing},
     unit::{UnitScaled, unit_scaled_gram},
 };
 use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
@@ -20,13 +22,19 @@ fn block_size(r: usize, accuracy: Accuracy) -> usize {
     (r + ((r as f64 * accuracy.effort().oversampling).ceil() as usize).max(8)).next_multiple_of(4)
 }
 
-/// Whether the block is small enough, against the matrix iterated on, for the iteration to beat a full decomposition.
-pub fn pays_off<T: Tensor>(c: &SymmetricProduct<'_, T>, r: usize, accuracy: Accuracy) -> bool {
+/// Whether the block is small enough, against the matrix iterated on, for the iteration to beat a full decomposition, and leaves
+/// enough of the rank out: the last eigenvalues of a matrix are far below those before them, where f32 sees little of them.
+pub fn pays_off<T: Tensor>(
+    c: &SymmetricProduct<'_, T>,
+    r: usize,
+    ranks: &[usize],
+    accuracy: Accuracy,
+) -> bool {
     let smaller = match c {
         SymmetricProduct::Factor { x, .. } => x.shape().rows.min(x.shape().cols),
         SymmetricProduct::Congruence { d, .. } => d.shape().rows,
     };
-    block_size(r, accuracy) * 5 < smaller * 4
+    block_size(r, accuracy) * 3 < smaller * 2 && ranks.iter().all(|&rank| r * 4 < rank * 3)
 }
 
 /// The `r` leading eigenpairs of `c`, of which member `b` has at most `ranks[b]` nonzero eigenvalues.
@@ -39,7 +47,9 @@ pub async fn iterate<B: Backend>(
     seed: u64,
 ) -> Result<PendingEigenpairs<B::Tensor>> {
     let block = block_size(r, accuracy);
-    let iteration = Iteration { wanted: r, block, steps: accuracy.effort().iterations, seed };
+    let effort = accuracy.effort();
+    let iteration =
+        Iteration { wanted: r, block, steps: effort.iterations, tolerance: effort.tolerance, seed };
     let (mut found, norms) = match c {
         SymmetricProduct::Congruence { d, g } => {
             let d = UnitScaled::of(backend, d, &backend.frobenius_norms(d)?)?;
@@ -97,6 +107,30 @@ struct Factor<T> {
 }
 
 impl<T: Tensor> Problem<T> {
+    /// `Q A`, and `Q` times the factor if it goes by that.
+    fn times<B: Backend<Tensor = T>>(&self, backend: &B, q: &T, by: By) -> Result<(T, Option<T>)> {
+        match (&self.factor, by) {
+            (Some(Factor { values, side, .. }), By::Factor) => {
+                let z = backend.matmul(q, Op::None, values, *side)?;
+                let other = if *side == Op::None { Op::Transpose } else { Op::None };
+                Ok((backend.matmul(&z, Op::None, values, other)?, Some(z)))
+            }
+            _ => Ok((backend.matmul(q, Op::None, &self.matrix, Op::None)?, None)),
+        }
+    }
+
+    /// By an eigendecomposition of each in f64.
+    async fn by_host<B: Backend<Tensor = T>>(&self, backend: &B, r: usize) -> Result<Found<T>> {
+        let Some(Factor { values, side, in_range }) = &self.factor else {
+            let (sigma, basis) = eigen::by_host(backend, SymmetricMatrix::Whole(&self.matrix), r).await?;
+            return Ok(Found { basis, sigma });
+        };
+        let other = if *side == Op::None { Op::Transpose } else { Op::None };
+        let op = if *in_range { *side } else { other };
+        let (sigma, basis) = eigen::by_host(backend, SymmetricMatrix::Factor(values, op), r).await?;
+        Ok(Found { basis, sigma })
+    }
+
     /// Some of the batch.
     fn members<B: Backend<Tensor = T>>(&self, backend: &B, chosen: &[usize]) -> Result<Self> {
         let factor = |of: &Factor<T>| {
@@ -108,18 +142,24 @@ impl<T: Tensor> Problem<T> {
     }
 
     /// The `r` leading pairs that an orthonormal block near the dominant invariant subspace holds (Rayleigh and Ritz).
-    async fn found_in<B: Backend<Tensor = T>>(&self, backend: &B, q: T, r: usize) -> Result<Found<T>> {
+    async fn found_in<B: Backend<Tensor = T>>(
+        &self,
+        backend: &B,
+        q: T,
+        r: usize,
+        solver: Ritz,
+    ) -> Result<Found<T>> {
         let Some(Factor { values, side, in_range }) = &self.factor else {
             let qa = backend.matmul(&q, Op::None, &self.matrix, Op::None)?;
             let h = backend.matmul(&q, Op::None, &qa, Op::Transpose)?;
-            let (mut sigma, vectors) = ritz_vectors(backend, &h, r).await?;
+            let (mut sigma, vectors) = ritz_vectors(backend, &h, r, solver).await?;
             to_roots(backend, &mut sigma)?;
             return Ok(Found { basis: backend.matmul(&vectors, Op::None, &q, Op::None)?, sigma });
         };
         // Z: what the factor maps the block to; H = Z Z^T
         let z = backend.matmul(&q, Op::None, values, *side)?;
         let h = backend.gram(&z, Op::None)?;
-        let (_, vectors) = ritz_vectors(backend, &h, r).await?;
+        let (_, vectors) = ritz_vectors(backend, &h, r, solver).await?;
         // where the factor maps the Ritz vectors: as long as its singular values
         let mapped = backend.matmul(&vectors, Op::None, &z, Op::None)?;
         let sigma = backend.row_norms(&mapped)?.reshape(Shape::new(vectors.shape().batch, 1, r))?;
@@ -131,6 +171,15 @@ impl<T: Tensor> Problem<T> {
         };
         Ok(Found { basis, sigma })
     }
+}
+
+/// Who solves projected problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Ritz {
+    /// In f32, to a few roundings of the largest eigenvalue.
+    Device,
+    /// In f64.
+    Host,
 }
 
 /// What a block gave.
@@ -182,25 +231,29 @@ struct Iteration {
     block: usize,
     /// Applications of the matrix.
     steps: usize,
+    /// Of [`Standing::error`].
+    tolerance: f64,
     /// Of the random start.
     seed: u64,
 }
 
 impl Iteration {
-    /// Power steps are enough where the spectrum decays. Where the residual of a member's block says that it does not, Chebyshev
-    /// filters follow, for that member alone. The host waits once, and once more after each filter.
+    /// Steps until the wanted directions of every member are found to the tolerance, each for those members alone that need it. The
+    /// host waits once, and once more for every round of further steps. What no number of steps finds is decomposed in f64.
     async fn run<B: Backend>(&self, backend: &B, problem: Problem<B::Tensor>) -> Result<Found<B::Tensor>> {
         let mut rest = problem;
         let batch = rest.matrix.shape().batch;
         let mut q = self.start(backend, rest.matrix.shape())?;
-        for _ in 1..self.steps {
-            q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, &rest.matrix, Op::None)?, 1)?;
+        for step in 1..self.steps {
+            // the first product may be nothing but the leading direction, as far as one round of CholeskyQR can tell
+            let rounds = if step == 1 { 2 } else { 1 };
+            q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, &rest.matrix, Op::None)?, rounds)?;
         }
+        let mut by = By::Gram;
         let mut whole: Option<Found<B::Tensor>> = None;
         let mut which: Vec<usize> = (0..batch).collect(); // members of the whole that the rest are
-        for filters in 0.. {
-            let accepted = if filters < FILTERS { ENOUGH } else { f32::INFINITY };
-            let Attempt { found, done, open } = self.attempt(backend, &rest, &q, accepted).await?;
+        for round in 0.. {
+            let Attempt { found, done, open, y } = self.attempt(backend, &rest, &q, by).await?;
             if open.is_empty() && whole.is_none() {
                 return found.ok_or_else(nothing_found);
             }
@@ -214,19 +267,60 @@ impl Iteration {
             if open.is_empty() {
                 break;
             }
-            let degree = open.iter().map(Open::degree).min().unwrap_or(0);
-            let unwanted: Vec<f64> = open.iter().map(|open| open.least).collect();
             let chosen: Vec<usize> = open.iter().map(|open| open.member).collect();
             which = chosen.iter().map(|&member| which[member]).collect();
-            let start = members(backend, &q, &chosen)?;
             rest = rest.members(backend, &chosen)?;
-            let filtered = chebyshev::filter(backend, &rest.matrix, start, &unwanted, degree)?;
-            q = orthonormalize_rows(backend, filtered, 3)?;
+            if round == ROUNDS {
+                let found = rest.by_host(backend, self.wanted).await?;
+                let mut all = whole.take().map_or_else(|| found.room_for(backend, batch), Ok)?;
+                for (from, &to) in which.iter().enumerate() {
+                    all.take(backend, &found, from, to)?;
+                }
+                return Ok(all);
+            }
+            if rest.factor.is_some() && open.iter().any(|open| open.needs_factor(self.tolerance)) {
+                by = By::Factor;
+            }
+            q = self.further(
+                backend,
+                &rest,
+                by,
+                &open,
+                members(backend, &q, &chosen)?,
+                members(backend, &y, &chosen)?,
+            )?;
         }
         whole.ok_or_else(nothing_found)
     }
 
-    /// One more power step, and what its block holds of the members whose residual is accepted, or that no filter would help.
+    /// Further steps from a block `q` and what the matrix made of it, `y`.
+    fn further<B: Backend>(
+        &self,
+        backend: &B,
+        rest: &Problem<B::Tensor>,
+        by: By,
+        open: &[Standing],
+        q: B::Tensor,
+        y: B::Tensor,
+    ) -> Result<B::Tensor> {
+        let steps = open.iter().map(|open| open.power_steps(self.tolerance)).max().unwrap_or(1);
+        let degrees: Option<Vec<usize>> = open.iter().map(|open| open.filter(self.tolerance)).collect();
+        let wished = degrees.and_then(|degrees| degrees.into_iter().max()).unwrap_or(0);
+        let degree = open.iter().map(Standing::highest_degree).fold(wished, usize::min);
+        // a filter starts from `q`, and so has one product more to make
+        if by == By::Gram && (2..steps).contains(&degree) {
+            let unwanted: Vec<f64> = open.iter().map(|open| open.least).collect();
+            let filtered = chebyshev::filter(backend, &rest.matrix, q, &unwanted, degree)?;
+            return orthonormalize_rows(backend, filtered, 3);
+        }
+        let mut q = orthonormalize_rows(backend, y, 1)?;
+        for _ in 1..steps {
+            q = orthonormalize_rows(backend, rest.times(backend, &q, by)?.0, 1)?;
+        }
+        Ok(q)
+    }
+
+    /// One more power step, and what its block holds of the members whose wanted directions are found.
     ///
     /// Where the device solves the projected problems it is not kept waiting: it gets those of all members. On the host, which
     /// takes long for them, the residuals are looked at first.
@@ -235,30 +329,59 @@ impl Iteration {
         backend: &B,
         problem: &Problem<B::Tensor>,
         q: &B::Tensor,
-        accepted: f32,
+        by: By,
     ) -> Result<Attempt<B::Tensor>> {
-        let PowerStep { y, h, residuals } = power_step(backend, &problem.matrix, q)?;
-        let all = 0..q.shape().batch;
+        let (y, z) = problem.times(backend, q, by)?;
+        let (lengths, outside) = (backend.row_norms(&y)?, backend.row_norms(&outside(backend, &y, q)?)?);
         let by_device = self.block <= backend.largest_eigenproblem();
-        let (mut y, mut found) = (Some(y), None);
-        if let Some(y) = y.take_if(|_| by_device) {
-            found = Some(problem.found_in(backend, orthonormalize_rows(backend, y, 3)?, self.wanted).await?);
+        let solver = if by_device { Ritz::Device } else { Ritz::Host };
+        let mut found = None;
+        if by_device {
+            let q = orthonormalize_rows(backend, backend.duplicate(&y)?, 2)?;
+            found = Some(problem.found_in(backend, q, self.wanted, solver).await?);
         }
-        let residuals = backend.download(&residuals).await?;
-        let missing: Vec<usize> = all.clone().filter(|&b| residuals[b] > accepted).collect();
-        let open = helped(ritz_bounds(backend, &h, &missing).await?);
-        let done: Vec<usize> = all.clone().filter(|b| open.iter().all(|open| open.member != *b)).collect();
-        let Some(y) = y else {
-            return Ok(Attempt { found, done: done.into_iter().map(|b| (b, b)).collect(), open });
+        let [lengths, outside] = backend.download_all([&lengths, &outside]).await?;
+        let halfway = match &z {
+            Some(z) => Some(backend.download(&backend.row_norms(z)?).await?),
+            None => None,
         };
-        if open.is_empty() {
-            found = Some(problem.found_in(backend, orthonormalize_rows(backend, y, 3)?, self.wanted).await?);
-        } else if !done.is_empty() {
-            let y = orthonormalize_rows(backend, members(backend, &y, &done)?, 3)?;
-            let part = problem.members(backend, &done)?;
-            found = Some(part.found_in(backend, y, self.wanted).await?);
+        let mapped = problem.factor.as_ref().is_some_and(|factor| !factor.in_range);
+        let standing = |b: usize| {
+            let rows = b * self.block..(b + 1) * self.block;
+            let lengths = Lengths {
+                product: &lengths[rows.clone()],
+                outside: &outside[rows.clone()],
+                halfway: halfway.as_deref().map(|z| &z[rows]),
+            };
+            Standing::new(b, self.wanted, &lengths, mapped)
+        };
+        let has_factor = problem.factor.is_some();
+        let (good, open): (Vec<Standing>, Vec<Standing>) = (0..q.shape().batch)
+            .map(standing)
+            .partition(|standing| standing.accepted(self.tolerance, by, has_factor));
+        let done: Vec<usize> = good.iter().map(|standing| standing.member).collect();
+        if let Some(found) = found.as_mut().filter(|_| by_device) {
+            let steep: Vec<usize> = good.iter().filter(|s| s.is_steep()).map(|s| s.member).collect();
+            if !steep.is_empty() {
+                let q = orthonormalize_rows(backend, members(backend, &y, &steep)?, 2)?;
+                let part = problem.members(backend, &steep)?;
+                let with_care = part.found_in(backend, q, self.wanted, Ritz::Host).await?;
+                for (from, &to) in steep.iter().enumerate() {
+                    found.take(backend, &with_care, from, to)?;
+                }
+            }
         }
-        Ok(Attempt { found, done: done.into_iter().enumerate().collect(), open })
+        if by_device {
+            return Ok(Attempt { found, done: done.into_iter().map(|b| (b, b)).collect(), open, y });
+        }
+        if open.is_empty() {
+            let q = orthonormalize_rows(backend, backend.duplicate(&y)?, 2)?;
+            found = Some(problem.found_in(backend, q, self.wanted, solver).await?);
+        } else if !done.is_empty() {
+            let q = orthonormalize_rows(backend, members(backend, &y, &done)?, 2)?;
+            found = Some(problem.members(backend, &done)?.found_in(backend, q, self.wanted, solver).await?);
+        }
+        Ok(Attempt { found, done: done.into_iter().enumerate().collect(), open, y })
     }
 
     /// The same random block for every member of the batch, so that none depends on what else is in it.
@@ -278,76 +401,24 @@ struct Attempt<T> {
     /// Where they are in `found`, and which members they are.
     done: Vec<(usize, usize)>,
     /// The others.
-    open: Vec<Open>,
+    open: Vec<Standing>,
+    /// What the matrices made of the block.
+    y: T,
 }
 
-/// A member whose block is not invariant yet, with the smallest and the largest Ritz value.
-struct Open {
-    member: usize,
-    least: f64,
-    most: f64,
-}
-
-impl Open {
-    /// Of a filter.
-    fn degree(&self) -> usize {
-        chebyshev::degree(self.least, self.most)
-    }
-}
-
-/// The members, if filters help all of them: all are filtered to the same degree.
-fn helped(open: Vec<Open>) -> Vec<Open> {
-    if open.iter().all(|open| open.degree() >= 2) { open } else { Vec::new() }
-}
+/// Rounds of further steps, at most.
+const ROUNDS: usize = 8;
 
 fn nothing_found() -> Error {
     Error::Internal("a block was refused whatever its residual".into())
 }
 
-/// Chebyshev filters at most, of up to ten products each.
-const FILTERS: usize = 4;
-
-/// `||Q A - H Q||_F / ||Q A||_F` up to which a block is taken for invariant; it bounds all its Ritz residuals, and eigenvalues
-/// are off by about its square. One more power step follows. Output shifts of a decaying spectrum (768 x 768, r = 96) are at 6e-5
-/// after the steps of `balanced` and at 7e-4 after those of `fast`; eigenvalues `1 / (1 + j / 60)` are at 0.1.
-const ENOUGH: f32 = 0.02;
-
-/// A power step, and what it shows of the block it started from.
-struct PowerStep<T> {
-    /// `Q A`
-    y: T,
-    /// `H = Q A Q^T`
-    h: T,
-    /// `||Q A - H Q||_F / ||Q A||_F`, `batch x 1 x 1`.
-    residuals: T,
-}
-
-fn power_step<B: Backend>(backend: &B, a: &B::Tensor, q: &B::Tensor) -> Result<PowerStep<B::Tensor>> {
-    let y = backend.matmul(q, Op::None, a, Op::None)?;
-    let h = backend.matmul(&y, Op::None, q, Op::Transpose)?;
-    let mut rest = backend.duplicate(&y)?;
+/// `Y - Y Q^T Q`, what of a product lies outside of the block.
+fn outside<B: Backend>(backend: &B, y: &B::Tensor, q: &B::Tensor) -> Result<B::Tensor> {
+    let h = backend.matmul(y, Op::None, q, Op::Transpose)?;
+    let mut rest = backend.duplicate(y)?;
     backend.gemm(-1.0, &h, Op::None, q, Op::None, 1.0, &mut rest)?;
-    let mut residuals = backend.frobenius_norms(&rest)?;
-    backend.divide_rows(&mut residuals, &backend.frobenius_norms(&y)?)?;
-    Ok(PowerStep { y, h, residuals })
-}
-
-/// The smallest and the largest Ritz value of some members of the batch.
-async fn ritz_bounds<B: Backend>(backend: &B, h: &B::Tensor, chosen: &[usize]) -> Result<Vec<Open>> {
-    if chosen.is_empty() {
-        return Ok(Vec::new());
-    }
-    let (k, h) = (h.shape().rows, members(backend, h, chosen)?);
-    let values: Vec<f64> = if k <= backend.largest_eigenproblem() {
-        let values = backend.download(&backend.symmetric_eigen(&h)?.0).await?;
-        values.into_iter().map(f64::from).collect()
-    } else {
-        let h = backend.download(&h).await?;
-        let each = host::for_each_member(chosen.len(), |b, threads| solve_on_host(&h, b, k, threads))?;
-        each.into_iter().flat_map(|eigen| eigen.values).collect()
-    };
-    let open = |(&member, values): (&usize, &[f64])| Open { member, least: values[k - 1], most: values[0] };
-    Ok(chosen.iter().zip(values.chunks(k)).map(open).collect())
+    Ok(rest)
 }
 
 /// Eigenpairs of member `b` of matrices `k x k`, in f64.
@@ -357,9 +428,14 @@ fn solve_on_host(matrices: &[f32], b: usize, k: usize, threads: Threads) -> Resu
 
 /// The first `r` Ritz values of the projected matrices `h` (`batch x k x k`), `batch x 1 x r`, and as many Ritz vectors as
 /// rows, `batch x r x k`.
-async fn ritz_vectors<B: Backend>(backend: &B, h: &B::Tensor, r: usize) -> Result<(B::Tensor, B::Tensor)> {
+async fn ritz_vectors<B: Backend>(
+    backend: &B,
+    h: &B::Tensor,
+    r: usize,
+    solver: Ritz,
+) -> Result<(B::Tensor, B::Tensor)> {
     let Shape { batch, rows: k, .. } = h.shape();
-    if k <= backend.largest_eigenproblem() {
+    if solver == Ritz::Device {
         let (values, vectors) = backend.symmetric_eigen(h)?;
         let values = backend.slice(&values, 0..batch, 0..1, 0..r)?;
         return Ok((values, backend.slice(&vectors, 0..batch, 0..r, 0..k)?));

@@ -3,7 +3,7 @@
 
 use super::Fusion;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use crate::linalg::{Accuracy, PendingPolar, Polar, pending_polar, polar, qr_rows, rank_deficient};
+use crate::linalg::{Accuracy, CHECKS, PendingPolar, Polar, pending_polar, polar, qr_rows, unfinished};
 
 /// Merged layers of one shape.
 pub struct MergedLayers<T> {
@@ -32,7 +32,7 @@ pub struct MergedLayer {
     pub task_scales: Vec<f64>,
     /// For each task the share of its output shift, or of its `dW`, that its directions keep.
     pub energy_retention: Vec<f64>,
-    /// Whether a concatenation was rank-deficient, so that its polar factor came from the host in f64.
+    /// Whether a concatenation was rank-deficient, beside rows and columns of zeros.
     pub rank_deficient: bool,
 }
 
@@ -97,9 +97,11 @@ impl<T: Tensor> Concatenations<'_, T> {
         deltas: &mut T,
         checks: [&[f32]; 2],
     ) -> Result<Vec<bool>> {
-        let deficient = self.deficient(checks);
-        for l in (0..deficient.len()).filter(|&l| deficient[l]) {
-            let ([left, right], weights) = self.layer_with_care(backend, l).await?;
+        let unfinished = self.unfinished(checks);
+        let mut deficient = vec![false; unfinished.len()];
+        for l in (0..deficient.len()).filter(|&l| unfinished[l]) {
+            let ([left, right], weights);
+            ([left, right], weights, deficient[l]) = self.layer_with_care(backend, l).await?;
             let delta = self.product(backend, &left, right, weights.as_ref())?;
             let Shape { rows, cols, .. } = delta.shape();
             backend.copy_block(&delta, [0, 0, 0], deltas, [l, 0, 0], [1, rows, cols])?;
@@ -121,9 +123,11 @@ impl<T: Tensor> Concatenations<'_, T> {
         fused: &mut FusedFactors<T>,
         checks: [&[f32]; 2],
     ) -> Result<Vec<bool>> {
-        let deficient = self.deficient(checks);
-        for l in (0..deficient.len()).filter(|&l| deficient[l]) {
-            let ([left, right], weights) = self.layer_with_care(backend, l).await?;
+        let unfinished = self.unfinished(checks);
+        let mut deficient = vec![false; unfinished.len()];
+        for l in (0..deficient.len()).filter(|&l| unfinished[l]) {
+            let ([left, right], weights);
+            ([left, right], weights, deficient[l]) = self.layer_with_care(backend, l).await?;
             let right = self.scaled_right(backend, &left, right, weights.as_ref())?;
             for (from, to) in [(&left.values, &mut fused.left), (&right, &mut fused.right)] {
                 let Shape { rows, cols, .. } = from.shape();
@@ -141,21 +145,21 @@ impl<T: Tensor> Concatenations<'_, T> {
     }
 
     /// The layers of which one side's polar iteration failed.
-    fn deficient(&self, checks: [&[f32]; 2]) -> Vec<bool> {
-        let [left, right] = checks.map(|checks| rank_deficient(self.accuracy, checks));
+    fn unfinished(&self, checks: [&[f32]; 2]) -> Vec<bool> {
+        let [left, right] = checks.map(|checks| unfinished(self.accuracy, checks));
         left.zip(right).map(|(left, right)| left || right).collect()
     }
 
-    /// Both sides of one layer, by the host, and its weights.
+    /// Both sides of one layer, whatever their ranks, its weights, and whether one of them is rank-deficient.
     async fn layer_with_care<B: Backend<Tensor = T>>(
         &self,
         backend: &B,
         l: usize,
-    ) -> Result<([Factor<T>; 2], Option<T>)> {
+    ) -> Result<([Factor<T>; 2], Option<T>, bool)> {
         let layer = |x: &T| backend.slice(x, l..l + 1, 0..x.shape().rows, 0..x.shape().cols);
-        let left = self.orthogonalize_with_care(backend, &layer(self.left)?).await?;
-        let right = self.orthogonalize_with_care(backend, &layer(self.right)?).await?;
-        Ok(([left, right], self.weights.map(layer).transpose()?))
+        let (left, of_left) = self.orthogonalize_with_care(backend, &layer(self.left)?).await?;
+        let (right, of_right) = self.orthogonalize_with_care(backend, &layer(self.right)?).await?;
+        Ok(([left, right], self.weights.map(layer).transpose()?, of_left || of_right))
     }
 
     /// The right factor with all that multiplies the product.
@@ -190,18 +194,23 @@ impl<T: Tensor> Concatenations<'_, T> {
     async fn orthogonalize<B: Backend<Tensor = T>>(&self, backend: &B, m: &T) -> Result<(Factor<T>, T)> {
         if self.fusion == Fusion::Concat {
             let none = |n| backend.zeros(Shape::new(m.shape().batch, 1, n));
-            return Ok((Factor { values: backend.duplicate(m)?, nuclear_norms: none(1)? }, none(2)?));
+            return Ok((Factor { values: backend.duplicate(m)?, nuclear_norms: none(1)? }, none(CHECKS)?));
         }
         let PendingPolar { factor, nuclear_norms, checks } = pending_polar(backend, m, self.accuracy)?;
         Ok((Factor { values: self.factor(backend, m, factor).await?, nuclear_norms }, checks))
     }
 
-    /// Factors of one layer that hold whatever its rank.
-    async fn orthogonalize_with_care<B: Backend<Tensor = T>>(&self, backend: &B, m: &T) -> Result<Factor<T>> {
-        let Polar { factor, nuclear_norms, .. } = polar(backend, m, self.accuracy).await?;
+    /// Factors of one layer that hold whatever its rank, and whether it is deficient.
+    async fn orthogonalize_with_care<B: Backend<Tensor = T>>(
+        &self,
+        backend: &B,
+        m: &T,
+    ) -> Result<(Factor<T>, bool)> {
+        let Polar { factor, nuclear_norms, rank_deficient } = polar(backend, m, self.accuracy).await?;
         let nuclear_norms: Vec<f32> = nuclear_norms.iter().map(|&norm| norm as f32).collect();
         let nuclear_norms = backend.upload(Shape::new(nuclear_norms.len(), 1, 1), &nuclear_norms)?;
-        Ok(Factor { values: self.factor(backend, m, factor).await?, nuclear_norms })
+        let values = self.factor(backend, m, factor).await?;
+        Ok((Factor { values, nuclear_norms }, rank_deficient.contains(&true)))
     }
 
     /// The factor that is asked for.

@@ -32,6 +32,11 @@ pub(super) fn find(recipe: &Recipe) -> Result<Option<Found>, Error> {
     Ok(Some(Found { experts, heads }))
 }
 
+/// Finds what a merge would only miss when it looks for heads; a dry run asks.
+pub fn check_heads(recipe: &Recipe) -> Result<(), Error> {
+    find(recipe).map(drop)
+}
+
 fn choice(recipe: &Recipe) -> Proxies {
     let of_model = |calibration: &Calibration| match calibration {
         Calibration::Data(proxies) => proxies.max_length,

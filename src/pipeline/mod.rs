@@ -40,6 +40,7 @@ mod writer;
 pub use error::Error;
 pub use extract::{Extract, extract};
 pub use flow::room_for_deltas;
+pub use heads::check_heads;
 pub use journal::{Output, Space, identity, space};
 pub use merge::{Options, Share, ShareDone, check_files_beside, merge, merge_share};
 pub use outputs::check_keep_delta;

@@ -9,6 +9,8 @@ use super::{Error, Progress};
 use crate::backend::{Backend, Shape};
 use crate::checkpoint::journal::Ledger;
 use crate::checkpoint::{self, Checkpoint, DeltaFile, OutputDir, RouterFile, Sidecars, fingerprint};
+use crate::data::HEADS;
+use crate::heads;
 use crate::host::Instant;
 use crate::host::PathExt;
 use crate::plan::{self, Role, SUM_CHUNK};
@@ -85,10 +87,27 @@ async fn write<B: Backend>(
 
     let mut report = report(backend, &deltas, &base, request.alpha)?;
     report.warnings = notes;
+    if let Some(note) = carry_heads(&request.delta, output.path(), deltas.meta().alpha)? {
+        progress.warn(&note);
+        report.warnings.push(note);
+    }
     sidecars.modules().iter().try_for_each(|name| sidecars.copy_weights(name, output.path()))?;
     sidecars.copy(output.path(), deltas.meta().out_dtype)?;
     write_reports(output.path(), &deltas.meta().recipe, &report)?;
     Ok(report)
+}
+
+/// The heads that lie beside the deltas go along; those that were refitted were so at the alpha of the merge, which is said.
+fn carry_heads(delta: &Path, output: &Path, alpha: f64) -> Result<Option<String>, Error> {
+    let folder = delta.parent().map(|folder| folder.join(HEADS)).filter(|folder| folder.leads_to_folder());
+    let Some(folder) = folder else { return Ok(None) };
+    let refitted = heads::carry(&folder, &output.join(HEADS))?;
+    Ok((!refitted.is_empty()).then(|| {
+        format!(
+            "heads refitted at alpha {alpha} were copied ({}): refit them to this model by `esmerge heads`",
+            refitted.join(", ")
+        )
+    }))
 }
 
 /// A configuration that merges refuse would only be found out by whoever loads the output.

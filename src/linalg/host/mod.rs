@@ -57,6 +57,10 @@ impl Matrix {
         &self.values[i * self.cols..(i + 1) * self.cols]
     }
 
+    pub fn rows_that_are_not_zero(&self) -> usize {
+        self.values.chunks(self.cols.max(1)).filter(|row| row.iter().any(|&v| v != 0.0)).count()
+    }
+
     /// The first rows.
     pub fn first_rows(&self, rows: usize) -> Matrix {
         let values = self.values[..rows * self.cols].to_vec();
