@@ -90,7 +90,7 @@ impl Standing {
             By::Gram => 2.0 * GRAM_NOISE * self.spread(),
             By::Factor => FACTOR_NOISE * self.spread().sqrt(),
         };
-        !(self.error * self.left() > tolerance.max(floor))
+        (self.error * self.left()).partial_cmp(&tolerance.max(floor)) != Some(std::cmp::Ordering::Greater)
     }
 
     /// Whether the last wanted eigenvalues are within what a solver in f32 errs by.
