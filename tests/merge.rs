@@ -432,6 +432,7 @@ fn the_output_is_a_model_folder() {
             "merges.txt",
             "model.safetensors",
             "recipe.yaml",
+            "scales.svg",
             "tokenizer.json"
         ]
     );

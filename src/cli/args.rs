@@ -18,7 +18,7 @@ Examples:
   esmerge merge recipe.yaml --dry-run          what would be done, and its cost
   esmerge merge recipe.yaml merged/ --keep-delta d.safetensors
   esmerge merge recipe.yaml merged/ --shard 1/2
-                                               half of it; `esmerge join` ends it
+                                               half of it, for `esmerge join`
   esmerge rescale d.safetensors --base models/base --alpha 0.6 other/
                                                another alpha, in seconds
   esmerge apply models/llama adapters/math -o llama-math/
@@ -154,7 +154,7 @@ pub(super) enum Command {
 
 const INSPECT: &str = "\
 Examples:
-  esmerge inspect merged --html merged.html    a page with pictures, for any browser
+  esmerge inspect merged --html merged.html    a page with pictures
   esmerge eval merged --task tasks/*.safetensors --json > eval.json
   esmerge inspect merged --eval eval.json --html merged.html
                                                with accuracy, too";
@@ -275,7 +275,7 @@ Examples:
   esmerge merge recipe.yaml merged/ --shard 1/2
   esmerge merge recipe.yaml merged/ --shard 2/2
   esmerge join merged/
-  esmerge join merged/ --shard 1/4             writes a quarter of the files only";
+  esmerge join merged/ --shard 1/4             writes a quarter of the files";
 
 #[derive(Debug, Args)]
 #[command(after_help = JOIN)]
