@@ -70,7 +70,7 @@ fn counts(selector: &str) {
     };
     let (batches, single) = (count("batches", None), count("single", Some(1)));
     assert!(
-        batches.dispatches <= 540 && batches.submissions <= 50 && batches.read_backs <= 50,
+        batches.dispatches <= 580 && batches.submissions <= 50 && batches.read_backs <= 50,
         "{batches:?}"
     );
     assert!(
@@ -80,7 +80,7 @@ fn counts(selector: &str) {
 }
 
 /// Two dispatches a block of 32 of a factorization and one a panel of 128; two a round of blocks of 16 of an eigenproblem; four
-/// factorizations a polar factor, and 50.
+/// factorizations a polar factor, and 59, nine of which look for directions that did not arrive.
 fn chains(selector: &str) {
     // products that are cut nowhere, whatever the device
     let (products, largest_eigenproblem) = (Some(Products::Direct), Some(usize::MAX));
@@ -102,7 +102,7 @@ fn chains(selector: &str) {
         let a = gpu.random_normal(Shape::matrix(n, n), 1, 0).expect("it is small");
         let before = gpu.dispatches();
         pending_polar(&gpu, &a, Accuracy::Balanced).expect("it is small");
-        assert_eq!(gpu.dispatches() - before, 4 * factorization(n) + 50, "{n}");
+        assert_eq!(gpu.dispatches() - before, 4 * factorization(n) + 59, "{n}");
     }
 }
 

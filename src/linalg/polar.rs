@@ -55,11 +55,11 @@ pub struct PendingPolar<T> {
 }
 
 /// Polar factor of every member of `a` (`batch x rows x cols`), by iteration on the short side: quintic steps at
-/// [`Accuracy::Exact`], rational ones else, whose singular values are within 5.2e-5 of 1. Up to [`HOST_ORDER`] `Exact` is f64 on the
+/// [`Accuracy::Exact`], rational ones else, whose singular values are within 5.2e-5 of 1. Up to `HOST_ORDER` `Exact` is f64 on the
 /// host.
 ///
 /// The nuclear norm is `trace(P^T A)`. A member whose result is not a projector on its range, or that misses directions, is computed
-/// again: in f64 from the smaller Gram matrix, with the null cut [`NULL_SINGULAR_VALUE`]. Past [`HOST_ORDER`], where that takes
+/// again: in f64 from the smaller Gram matrix, with the null cut [`NULL_SINGULAR_VALUE`]. Past `HOST_ORDER`, where that takes
 /// long, by rational steps after two that raise what is small, and only then in f64.
 pub async fn polar<B: Backend>(backend: &B, a: &B::Tensor, accuracy: Accuracy) -> Result<Polar<B::Tensor>> {
     let PendingPolar { mut factor, nuclear_norms, checks } = pending_polar(backend, a, accuracy)?;
