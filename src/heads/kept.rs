@@ -45,7 +45,8 @@ pub fn carry(from: &Path, to: &Path) -> Result<Vec<String>, Error> {
         for file in [HEAD_FILE, "config.json"] {
             let source = folder.join(file);
             if source.is_file() {
-                fs::copy(&source, own.join(file)).map_err(checkpoint::Error::io("copy", &source))?;
+                let copied = fs::read(&source).and_then(|bytes| fs::write(own.join(file), bytes));
+                copied.map_err(checkpoint::Error::io("copy", &source))?;
             }
         }
         let head = TensorFile::open(&folder.join(HEAD_FILE))?;
