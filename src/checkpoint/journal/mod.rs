@@ -125,7 +125,7 @@ impl Journal {
             discard(&folder, &own)?; // what was never told of
         }
         if earlier == Earlier::Insist && before.is_none() {
-            let reason = "no earlier run has left work there to resume; leave --resume out to begin";
+            let reason = "no earlier run has left work there to go on with; begin with `esmerge merge`, without --resume";
             return Err(refuse(reason.to_owned()));
         }
         fs::create_dir_all(output.path()).map_err(Error::io("create", output.path()))?;
