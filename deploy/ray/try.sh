@@ -8,20 +8,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 export ESMERGE_DEVICE=cpu RAY_USAGE_STATS_ENABLED=0
 
-cat >"$work/esmerge" <<RUN
-#!/usr/bin/env bash
-case \${RAY_ESMERGE_SHARD:-} in
-  2 | 5)
-    mark=$work/killed-\$RAY_ESMERGE_SHARD
-    if [ ! -e \$mark ]; then
-      touch \$mark
-      "$program" "\$@" & run=\$!
-      sleep 0.05; kill -KILL \$run; wait \$run; exit \$?
-    fi ;;
-esac
-exec "$program" "\$@"
-RUN
-chmod +x "$work/esmerge"
+. deploy/killed_once.sh
+killed_once RAY_ESMERGE_SHARD 2 5
 
 "$program" merge examples/vision/recipe.yaml "$work/alone" -q
 "${PYTHON:-python3}" deploy/ray/esmerge_ray.py examples/vision/recipe.yaml "$work/shared" --shards 8 --files 2 \

@@ -3,14 +3,15 @@
 # are killed midway, joined to the bytes of a single run. Needs root, and Debian's slurm-wlm and munge.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
+. deploy/killed_once.sh
 
 main() {
-  local program=${ESMERGE:-$PWD/target/release/esmerge}
+  program=${ESMERGE:-$PWD/target/release/esmerge}
   work=$(mktemp -d)
   trap 'stop "$work"' EXIT
   start "$work"
   export ESMERGE="$work/esmerge" ESMERGE_DEVICE=cpu
-  killed_twice "$work" "$program"
+  killed_once SLURM_ARRAY_TASK_ID 3 6
 
   "$program" merge examples/vision/recipe.yaml "$work/alone" -q
   deploy/slurm/merge.sh examples/vision/recipe.yaml "$work/shared" --shards 8 --esmerge "--journal-every 0"
@@ -24,24 +25,6 @@ main() {
   [ ! -e "$work/shared.esmerge" ]
   [ "$(cat "$work"/shared.logs/share-*.log | grep -c 'ended with 137')" = 2 ]
   echo "8 shares, 2 of them killed midway, joined to the bytes of a single run"
-}
-
-# The program, but that the first tries of shares 3 and 6 are killed while they work.
-killed_twice() {
-  cat >"$1/esmerge" <<RUN
-#!/usr/bin/env bash
-case \${SLURM_ARRAY_TASK_ID:-} in
-  3 | 6)
-    mark=$1/killed-\$SLURM_ARRAY_TASK_ID
-    if [ ! -e \$mark ]; then
-      touch \$mark
-      "$2" "\$@" & run=\$!
-      sleep 0.05; kill -KILL \$run; wait \$run; exit \$?
-    fi ;;
-esac
-exec "$2" "\$@"
-RUN
-  chmod +x "$1/esmerge"
 }
 
 start() {
