@@ -27,6 +27,10 @@ pub enum Error {
     },
     /// The device went away: reset by a watchdog, unplugged, or its driver crashed.
     DeviceLost(String),
+    /// A submission did not end within so many seconds.
+    Silent(u64),
+    /// Numbers are not on the host what they were on the device.
+    Damaged,
     /// Operands that do not fit together.
     Shape {
         /// The operation.
@@ -65,10 +69,36 @@ impl fmt::Display for Error {
                 f,
                 "the device was lost ({reason}); the driver may have reset it because a dispatch ran too long"
             ),
+            Error::Silent(seconds) => write!(
+                f,
+                "the device has not finished its work after {seconds} s and is taken for hung; if it is only slow, give it less at once with \
+                 --submit-flops"
+            ),
+            Error::Damaged => f.write_str(
+                "numbers came from the device otherwise than it had computed them (their checksum differs): its memory, its \
+                 connection or its driver is at fault",
+            ),
             Error::Shape { operation, shapes } => {
                 write!(f, "{operation}: operands do not fit:")?;
                 shapes.iter().try_for_each(|s| write!(f, " {s}"))
             }
+        }
+    }
+}
+
+impl Error {
+    /// Whether it is the device's fault, so that another device may well do the same work.
+    pub fn is_fault_of_device(&self) -> bool {
+        match self {
+            Error::OutOfMemory { .. }
+            | Error::TooLarge { .. }
+            | Error::DeviceLost(_)
+            | Error::Silent(_)
+            | Error::Damaged
+            | Error::NoAdapter(_)
+            | Error::NoDevice(_)
+            | Error::Internal(_) => true,
+            Error::Shape { .. } | Error::NotFinite(_) | Error::Undefined(_) => false,
         }
     }
 }

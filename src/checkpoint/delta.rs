@@ -121,6 +121,15 @@ impl DeltaWriter {
         Ok(DeltaWriter { source: Arc::new(Source::own(path, file)), specs, room, offsets })
     }
 
+    /// Removes the file of a writer that did not finish from its folder, if there is one.
+    pub fn remove(folder: &Path) -> Result<(), Error> {
+        let path = folder.join(NAME);
+        match fs::remove_file(&path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::io("remove", &path)(e)),
+            _ => Ok(()),
+        }
+    }
+
     /// The place of the values from `first` on of a tensor, and of the tensors behind it. Values may be written in any order.
     pub fn place(&self, name: &str, first: usize) -> Result<DeltaPlace, Error> {
         let offset = self.offset(name)? + 4 * first as u64;

@@ -92,6 +92,12 @@ impl OutputDir {
         self.temporary.path()
     }
 
+    /// Removes all that was written.
+    pub(crate) fn clear(&self) -> Result<(), Error> {
+        fs::remove_dir_all(&self.files).map_err(Error::io("remove", &self.files))?;
+        fs::create_dir(&self.files).map_err(Error::io("create", &self.files))
+    }
+
     /// Lets the folder outlive a run that does not finish.
     pub(super) fn keep(&self) {
         temporary::keep(self.folder());

@@ -25,6 +25,7 @@ pub(super) fn run(args: &args::Apply) -> Result<(), Failure> {
         journal_every: std::time::Duration::ZERO,
         no_journal: true, // a sum is soon made again
         shard: None,
+        fallback: None,
         foreign: args::ForeignFlags::default(),
     };
     merge::carry_out(&merge, &recipe)

@@ -258,6 +258,9 @@ pub(super) struct Merge {
     /// Keep nothing that a later run could go on with: less disk, and a kill loses everything
     #[arg(long, conflicts_with_all = ["resume", "verify", "shard"])]
     pub no_journal: bool,
+    /// What goes on with the work where the GPU cannot, once it has been tried again: cpu (then the report says so), or nothing
+    #[arg(long, value_name = "DEVICE")]
+    pub fallback: Option<Fallback>,
     /// Do the K-th of N shares of the work, on this machine or another with the same folders, for `esmerge join`; auto takes both
     /// from SLURM, Kubernetes, Open MPI or Ray
     #[arg(long, value_name = "K/N", conflicts_with_all = ["dry_run", "fresh"])]
@@ -293,6 +296,9 @@ pub(super) struct Join {
     /// Work that a kill may cost, in seconds
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = duration)]
     pub journal_every: Duration,
+    /// What goes on with the work where the GPU cannot, once it has been tried again: cpu (then the report says so), or nothing
+    #[arg(long, value_name = "DEVICE")]
+    pub fallback: Option<Fallback>,
     /// Write the K-th of N shares of the output's files, and leave the rest to others and to a last `esmerge join` without it
     #[arg(long, value_name = "K/N")]
     pub shard: Option<Shard>,
@@ -732,6 +738,12 @@ pub(super) struct Bench {
     /// How many percent slower is a regression
     #[arg(long, value_name = "PERCENT", default_value = "10", value_parser = positive, requires = "compare")]
     pub tolerance: f64,
+}
+
+/// The value of `--fallback`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Fallback {
+    Cpu,
 }
 
 /// Flags of every command that computes and writes a model.

@@ -60,6 +60,7 @@ fn merge_of(args: &args::Join, begun: &Identity) -> Result<args::Merge, Failure>
         journal_every: args.journal_every,
         no_journal: false,
         shard: args.shard,
+        fallback: args.fallback,
         foreign: args::ForeignFlags::default(),
     })
 }

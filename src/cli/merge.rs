@@ -6,6 +6,7 @@ use super::output;
 use super::progress::Display;
 use super::shard::Shard;
 use super::{space, terminal};
+use crate::backend::cpu::Cpu;
 use crate::checkpoint::journal::{Earlier, Journal, Parts, Writer};
 use crate::checkpoint::{self, OutputDir};
 use crate::heads;
@@ -183,6 +184,7 @@ pub(super) fn carry_out_in(
         overrides: changes(args),
         verify: args.verify,
         join: join && args.shard.is_none(),
+        fallback: args.fallback.is_some(),
     };
     let output = match (args.shard, output) {
         (Some(Shard { index, count }), Output::Journaled(journal)) => {
@@ -277,7 +279,12 @@ fn carry_out_share(
 }
 
 fn open_device(args: &args::Merge, display: &mut Display) -> Result<Device, Failure> {
-    let (device, why_not) = args.run.open_device()?;
+    let (device, why_not) = match (args.run.open_device(), args.fallback) {
+        (Err(error), Some(args::Fallback::Cpu)) if error.is_fault_of_device() => {
+            (Device::Cpu(Cpu), Some(format!("{error}; the CPU goes on (--fallback cpu)")))
+        }
+        (opened, _) => opened?,
+    };
     if let Some(why_not) = why_not {
         display.warn(&why_not);
     }

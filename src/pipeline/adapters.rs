@@ -1,13 +1,13 @@
 //! `out: lora`: adapters merged into one, in their core space. Neither the base's weights nor a difference of a layer's size is formed.
 
 use super::decompose::{Outcome, saw_too_few};
+use super::faults::try_again;
 use super::flow::{Flow, Limits};
 use super::inputs::{input_requests, member_inputs};
 use super::members::members;
 use super::merge::{Options, betas};
 use super::outputs::write_reports;
 use super::reader::{Reader, Request};
-use super::spill::try_again;
 use super::{Error, Job, Progress, summary};
 use crate::adapter::Linear;
 use crate::backend::{Backend, Dtype, Shape};

@@ -3,11 +3,12 @@
 //! Residuals are taken against the weights as they were written, so that an expert also restores what rounding to the output
 //! type lost.
 
+use super::faults::try_again;
 use super::flow::Flow;
 use super::inputs::{input_requests, member_inputs};
 use super::members::{Member, cut, members};
 use super::reader::{Reader, Request};
-use super::spill::{layer_bytes, try_again};
+use super::spill::layer_bytes;
 use super::weights::{layer_requests, layer_weights, member_deltas, member_requests};
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};

@@ -1,11 +1,12 @@
 //! A LoRA adapter of what a fine-tuned model differs from its base by.
 
+use super::faults::{Faults, try_again};
 use super::flow::{Flow, Limits};
 use super::inputs::{input_requests, member_inputs};
 use super::members::Member;
 use super::outputs::{name_wanted, write_json};
 use super::reader::{Reader, Request};
-use super::spill::{chunks, layer_bytes, try_again};
+use super::spill::{chunks, layer_bytes};
 use super::weights::{base_row, delta_row, member_deltas, member_requests, row_requests};
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
@@ -38,7 +39,8 @@ pub async fn extract<B: Backend>(
 ) -> Result<Extracted, Error> {
     let started = Instant::now();
     output.left().iter().for_each(|left| progress.warn(&left.to_string()));
-    let job = Job { backend, recipe, family, plan, of_model: None };
+    let faults = Faults::default();
+    let job = Job { backend, recipe, family, plan, of_model: None, faults: &faults };
     let written = write(job, request, &output, progress).await;
     let mut report = written.map_err(|e| name_wanted(e, &output, None))?;
     output.finish()?;

@@ -1,7 +1,8 @@
 //! Where a merge writes, and what a later run must find unchanged to go on with its work.
 
-use super::{Error, Job, Options, shares, spill};
+use super::{Error, Faults, Job, Options, shares, spill};
 use crate::backend::Backend;
+use crate::backend::cpu::Cpu;
 use crate::checkpoint::journal::{FORMAT, Identity, InputFile, Journal, Ledger, files_in};
 use crate::checkpoint::{self, Left, OutputDir, TensorMeta};
 use crate::host::fs;
@@ -40,6 +41,25 @@ impl Output {
         }
     }
 
+    /// The kind of device that the results depend on: this one, or what an earlier run has begun with if the CPU goes on with that.
+    pub(super) fn class(&self, backend: &impl Backend, options: &Options) -> String {
+        let before = match self {
+            Output::Journaled(journal) if options.fallback => journal.before(),
+            _ => None,
+        };
+        let class = backend.class();
+        before.filter(|_| class == Cpu.class()).map_or(class, |before| before.device.clone())
+    }
+
+    /// Makes ready to begin once more; what the journal has stays.
+    pub(super) fn start_over(&self) -> Result<(), checkpoint::Error> {
+        let folder = self.folder();
+        match checkpoint::journal::is_in(folder.folder()) {
+            true => Ok(()),
+            false => folder.clear(),
+        }
+    }
+
     /// Ends a share of the work, which stays where it is.
     pub(super) fn rest(self) {
         if let Output::Journaled(journal) = self {
@@ -68,13 +88,13 @@ impl Output {
         &self,
         job: &Job<'_, B>,
         units: Vec<Vec<usize>>,
-        options: &Options,
+        (options, class): (&Options, &str),
     ) -> Result<(Ledger, Vec<Vec<usize>>), Error> {
         let journal = match self {
             Output::Plain(output) => return Ok((Ledger::forgetful(output.folder()), units)),
             Output::Journaled(journal) => journal,
         };
-        let (ledger, first) = journal.begin(identity_of(job, &units, options)?)?;
+        let (ledger, first) = journal.begin(identity_of(job, &units, options, class)?)?;
         let places: HashMap<&str, usize> =
             job.plan.layers.iter().enumerate().map(|(i, layer)| (&*layer.name, i)).collect();
         let unit = |names: &Vec<String>| names.iter().map(|name| places.get(&**name).copied()).collect();
@@ -93,14 +113,16 @@ pub fn identity<B: Backend>(
     (recipe, family, plan): (&Recipe, &Family, &Plan),
     options: &Options,
 ) -> Result<Identity, Error> {
-    let job = Job { backend, recipe, family, plan, of_model: None };
-    identity_of(&job, &spill::units(&job, options.keep_delta.is_some()), options)
+    let faults = Faults::default();
+    let job = Job { backend, recipe, family, plan, of_model: None, faults: &faults };
+    identity_of(&job, &spill::units(&job, options.keep_delta.is_some()), options, &backend.class())
 }
 
 fn identity_of<B: Backend>(
     job: &Job<'_, B>,
     units: &[Vec<usize>],
     options: &Options,
+    class: &str,
 ) -> Result<Identity, Error> {
     let mut flags =
         BTreeMap::from([("--out-shard-size".to_owned(), format!("{} bytes", options.shard_size))]);
@@ -127,7 +149,7 @@ fn identity_of<B: Backend>(
         recipe: job.recipe.text.clone(),
         recipe_path: absolute(&job.recipe.path),
         flags,
-        device: job.backend.class(),
+        device: class.to_owned(),
         inputs,
         units: units.iter().map(names).collect(),
     })

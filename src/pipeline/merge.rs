@@ -3,6 +3,7 @@
 use super::assemble::{Files, Source, Step, write_model};
 use super::decompose::Outcome;
 use super::experts::write_experts;
+use super::faults::{Faults, try_again};
 use super::flow::{Flow, Limits};
 use super::modules::Module;
 use super::outputs::{self, Keep, delta_meta, finish, name_wanted, write_reports};
@@ -14,6 +15,7 @@ use super::variances::negative_variances;
 use super::{
     Error, Job, Output, Progress, adapters, heads, journal, modules, search, shares, slabs, summary,
 };
+use crate::backend::cpu::Cpu;
 use crate::backend::layers::Layers;
 use crate::checkpoint::journal::{Journal, Ledger};
 use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
@@ -46,6 +48,8 @@ pub struct Options {
     pub verify: bool,
     /// Whether to put together what others have done, and to refuse if that is not all.
     pub join: bool,
+    /// Whether the CPU goes on where the device cannot.
+    pub fallback: bool,
 }
 
 impl Default for Options {
@@ -59,6 +63,7 @@ impl Default for Options {
             overrides: Vec::new(),
             verify: false,
             join: false,
+            fallback: false,
         }
     }
 }
@@ -85,13 +90,68 @@ pub async fn merge<B: Layers>(
     for left in output.left().into_iter().chain(keep.as_ref().and_then(Keep::left)) {
         progress.warn(&left.to_string());
     }
-    let job = Job { backend, recipe, family, plan, of_model: None };
-    let written = write(job, &output, keep.as_ref(), options, progress).await;
+    let faults = Faults::default();
+    let class = output.class(backend, options);
+    let asked = Asked { output: &output, keep: keep.as_ref(), options, class: &class };
+    let job = Job { backend, recipe, family, plan, of_model: None, faults: &faults };
+    let mut written = once_more(&job, &asked, progress).await;
+    if let Err(error) = &written
+        && let Some(message) = falls_back(error, options)
+    {
+        faults.note(message, progress);
+        asked.start_over()?;
+        written = write(
+            Job { backend: &Cpu, recipe, family, plan, of_model: None, faults: &faults },
+            &asked,
+            progress,
+        )
+        .await;
+    }
     let (mut report, deltas, flow) = written.map_err(|e| name_wanted(e, folder, keep.as_ref()))?;
     finish(output, deltas, keep)?;
     report.seconds = Some(started.elapsed().as_secs_f64());
     report.stages = Some(flow.stages(started.elapsed()));
     Ok(report)
+}
+
+/// What is the same in every try at a merge.
+struct Asked<'a> {
+    output: &'a Output,
+    keep: Option<&'a Keep>,
+    options: &'a Options,
+    /// The kind of device that the results depend on.
+    class: &'a str,
+}
+
+impl Asked<'_> {
+    fn start_over(&self) -> Result<(), Error> {
+        self.keep.map_or(Ok(()), Keep::clear)?;
+        Ok(self.output.start_over()?)
+    }
+}
+
+/// What a merge leaves when it is done.
+type Written = (Report, Option<DeltaWriter>, Flow);
+
+/// Writes everything; where the device fails and no step can deal with that itself, once more, from the journal if there is one.
+async fn once_more<B: Layers>(
+    job: &Job<'_, B>,
+    asked: &Asked<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Written, Error> {
+    loop {
+        match write(Job { ..*job }, asked, progress).await {
+            Err(error) => try_again(job, error, progress).await?,
+            written => return written,
+        }
+        asked.start_over()?;
+    }
+}
+
+/// What is said where the CPU takes over; none if it does not.
+fn falls_back(error: &Error, options: &Options) -> Option<String> {
+    let fault = error.of_device().filter(|cause| options.fallback && cause.is_fault_of_device());
+    fault.map(|_| format!("{error}; the CPU goes on (--fallback cpu)"))
 }
 
 /// Whether deltas can be kept of such a merge.
@@ -120,13 +180,12 @@ struct Begun {
 /// Finds out what is done already, and what a method learns of all tensors before the first.
 async fn begin<B: Layers>(
     job: &Job<'_, B>,
-    output: &Output,
+    &Asked { output, options, class, .. }: &Asked<'_>,
     keep: bool,
-    options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<Begun, Error> {
     check_fingerprints(job.family)?;
-    let (ledger, units) = output.ledger(job, spill::units(job, keep), options)?;
+    let (ledger, units) = output.ledger(job, spill::units(job, keep), (options, class))?;
     if let Some(reused) = journal::reused(&ledger, units.len()) {
         progress.note(&reused);
     }
@@ -143,12 +202,11 @@ async fn begin<B: Layers>(
 /// Everything, under temporary names.
 async fn write<B: Layers>(
     job: Job<'_, B>,
-    output: &Output,
-    keep: Option<&Keep>,
-    options: &Options,
+    asked: &Asked<'_>,
     progress: &mut dyn Progress,
-) -> Result<(Report, Option<DeltaWriter>, Flow), Error> {
+) -> Result<Written, Error> {
     let Job { backend, recipe, family, plan, .. } = job;
+    let &Asked { output, keep, options, .. } = asked;
     let folder = output.folder();
     if let Some(out) = recipe.adapter {
         check_fingerprints(family)?;
@@ -162,8 +220,7 @@ async fn write<B: Layers>(
     let (sidecars, modules) = beside(family)?;
     let notes = notes(&sidecars, &modules);
     notes.iter().for_each(|note| progress.warn(note));
-    let Begun { ledger, units, mut flow, of_model } =
-        begin(&job, output, keep.is_some(), options, progress).await?;
+    let Begun { ledger, units, mut flow, of_model } = begin(&job, asked, keep.is_some(), progress).await?;
     if options.join {
         journal::check_all_done(&job, &ledger, &units, folder)?;
     }
@@ -220,6 +277,7 @@ async fn write<B: Layers>(
     }
     report.products = backend.tuning();
     report.pace = backend.pace();
+    report.warnings.extend(job.faults.list());
     write_reports(folder.path(), &recipe.text, &report)?;
     if let Some(file) = spilled.deltas.file() {
         let fingerprint = fingerprint(&family.base, family.base.names())?;
@@ -280,22 +338,47 @@ pub async fn merge_share<B: Layers>(
     options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<ShareDone, Error> {
-    let job = Job { backend, recipe, family, plan, of_model: None };
     let output = Output::from(journal);
-    let done = write_share(job, &output, share, options, progress).await;
+    let faults = Faults::default();
+    let class = output.class(backend, options);
+    let asked = Asked { output: &output, keep: None, options, class: &class };
+    let job = Job { backend, recipe, family, plan, of_model: None, faults: &faults };
+    let mut done = share_once_more(&job, &asked, share, progress).await;
+    if let Err(error) = &done
+        && let Some(message) = falls_back(error, options)
+    {
+        faults.note(message, progress);
+        let job = Job { backend: &Cpu, recipe, family, plan, of_model: None, faults: &faults };
+        done = write_share(job, &asked, share, progress).await;
+    }
     let done = done.map_err(|e| name_wanted(e, output.folder(), None))?;
     output.rest();
     Ok(done)
 }
 
+/// [`once_more`] of a share.
+async fn share_once_more<B: Layers>(
+    job: &Job<'_, B>,
+    asked: &Asked<'_>,
+    share: Share,
+    progress: &mut dyn Progress,
+) -> Result<ShareDone, Error> {
+    loop {
+        match write_share(Job { ..*job }, asked, share, progress).await {
+            Err(error) => try_again(job, error, progress).await?,
+            done => return done,
+        }
+    }
+}
+
 async fn write_share<B: Layers>(
     job: Job<'_, B>,
-    output: &Output,
+    asked: &Asked<'_>,
     share: Share,
-    options: &Options,
     progress: &mut dyn Progress,
 ) -> Result<ShareDone, Error> {
     let Job { backend, recipe, family, plan, .. } = job;
+    let &Asked { output, options, .. } = asked;
     let folder = output.folder();
     if recipe.adapter.is_some() {
         return Err(Error::Share {
@@ -303,7 +386,7 @@ async fn write_share<B: Layers>(
         });
     }
     let keep = options.keep_delta.is_some();
-    let Begun { ledger, units, mut flow, of_model } = begin(&job, output, keep, options, progress).await?;
+    let Begun { ledger, units, mut flow, of_model } = begin(&job, asked, keep, progress).await?;
     let job = Job { of_model: of_model.as_ref(), ..job };
     let own = shares::of(&shares::costs(plan, &units), share.index, share.count);
     if !share.of_files {

@@ -13,6 +13,7 @@ mod decompose;
 mod error;
 mod experts;
 mod extract;
+mod faults;
 mod flow;
 mod heads;
 mod inputs;
@@ -48,6 +49,8 @@ pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};
 pub use spill::delta_bytes;
 
+use faults::Faults;
+
 use crate::method::ties::OfModel;
 use crate::method::{EsmOptions, Preset, Streamed};
 use crate::plan::{Family, Plan};
@@ -62,6 +65,8 @@ struct Job<'a, B> {
     plan: &'a Plan,
     /// What `ties` with `scope: model` knows of all tensors.
     of_model: Option<&'a Rc<OfModel>>,
+    /// What has gone wrong on the device.
+    faults: &'a Faults,
 }
 
 impl<B> Job<'_, B> {

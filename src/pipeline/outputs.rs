@@ -200,6 +200,11 @@ impl Keep {
         Ok(Keep { file: file.to_path_buf(), temporary, replace: force })
     }
 
+    /// Removes what was written.
+    pub fn clear(&self) -> Result<(), checkpoint::Error> {
+        DeltaWriter::remove(self.folder())
+    }
+
     /// Where to write meanwhile.
     pub fn folder(&self) -> &Path {
         self.temporary.path()

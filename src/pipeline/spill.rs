@@ -2,6 +2,7 @@
 
 use super::capture::{self, Captures};
 use super::decompose::{OnHost, Outcome, merge_layers};
+use super::faults::try_again;
 use super::flow::Flow;
 use super::outputs::{Keep, delta_meta};
 use super::reader::{Reader, Request};
@@ -190,21 +191,6 @@ pub(super) fn chunks<'p, B: Backend>(
     part: &'p Part,
 ) -> impl Iterator<Item = (&'p str, Range<usize>)> + use<'p, B> {
     Merger::new(job).ranges(&part.name).into_iter().map(|range| (part.name.as_str(), range))
-}
-
-/// The error, unless the device is ready for another try.
-pub(super) async fn try_again<B: Backend>(
-    job: &Job<'_, B>,
-    error: Error,
-    progress: &mut dyn Progress,
-) -> Result<(), Error> {
-    match error.of_device() {
-        Some(cause) if job.backend.recover(cause).await => {
-            progress.warn(&format!("{error}; trying again in smaller slices"));
-            Ok(())
-        }
-        _ => Err(error),
-    }
 }
 
 /// Whether the delta of a layer goes through the spill: always where layers are compared, and everywhere if the deltas are

@@ -1,9 +1,13 @@
 //! An open device, and what it has had to complain about.
 
+use super::fault::{FaultKind, Faults};
 use super::promise::Promise;
 use super::{Config, Error, Pace, Result, self_test};
 use crate::kernels::{Kernels, Stamps};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 /// An open device.
 pub(super) struct Context {
@@ -12,7 +16,13 @@ pub(super) struct Context {
     pub info: wgpu::AdapterInfo,
     pub kernels: Kernels,
     pub pace: Pace,
+    pub faults: Faults,
     failure: Failure,
+    /// Submissions that are not known to be done, oldest first, by number.
+    running: RefCell<VecDeque<(u64, wgpu::SubmissionIndex)>>,
+    submitted: Cell<u64>,
+    /// How long one of them may take.
+    patience: Duration,
 }
 
 /// The first thing that went wrong outside of any call. It stays: what was queued since cannot be trusted.
@@ -73,7 +83,18 @@ impl Context {
             None => kernels,
         };
         let kernels = if config.subgroups { kernels } else { kernels.with_subgroups(false) };
-        Context { info: device.adapter_info(), device, queue, kernels, pace: Pace::untimed(), failure }
+        Context {
+            info: device.adapter_info(),
+            device,
+            queue,
+            kernels,
+            pace: Pace::untimed(),
+            faults: Faults::new(config.fault),
+            failure,
+            running: RefCell::default(),
+            submitted: Cell::new(0),
+            patience: config.patience,
+        }
     }
 
     /// What went wrong since the device was opened.
@@ -84,6 +105,19 @@ impl Context {
         // If the device is lost, it says so when polled; that explains more than what followed from it.
         let _ = self.device.poll(wgpu::PollType::Poll);
         self.failure.get().map_or(Ok(()), Err)
+    }
+
+    /// Takes note of something that went wrong outside of any call.
+    pub fn fail(&self, error: Error) {
+        self.failure.set(error);
+    }
+
+    /// Gives the device something to do; the number of that.
+    pub fn submit(&self, commands: wgpu::CommandBuffer) -> u64 {
+        let number = self.submitted.get() + 1;
+        self.submitted.set(number);
+        self.running.borrow_mut().push_back((number, self.queue.submit([commands])));
+        number
     }
 
     /// Bytes of the largest part of a buffer that can be bound.
@@ -102,9 +136,41 @@ impl Context {
 
     /// Waits until a submission, or everything submitted, is done. In a browser there is no waiting for a device but by
     /// [`settled`](Context::settled) and for numbers from it, nor any other need.
-    pub fn wait(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        let waited = self.device.poll(wgpu::PollType::Wait { submission_index, timeout: None });
-        waited.map_err(|e| Error::Internal(e.to_string()))?;
+    pub fn wait(&self, submission: Option<u64>) -> Result<()> {
+        // one by one, because each is short, however long they are together
+        while let Some(index) = self.oldest_running(submission) {
+            self.poll(Some(index))?;
+            self.running.borrow_mut().pop_front();
+        }
+        match submission {
+            Some(_) => self.check(),
+            None => self.poll(None),
+        }
+    }
+
+    fn oldest_running(&self, up_to: Option<u64>) -> Option<wgpu::SubmissionIndex> {
+        let running = self.running.borrow();
+        let (number, index) = running.front()?;
+        up_to.is_none_or(|last| *number <= last).then(|| index.clone())
+    }
+
+    fn poll(&self, submission_index: Option<wgpu::SubmissionIndex>) -> Result<()> {
+        let polled = match self.faults.strikes(FaultKind::Silent) {
+            true => Err(wgpu::PollError::Timeout),
+            false => {
+                self.device.poll(wgpu::PollType::Wait { submission_index, timeout: Some(self.patience) })
+            }
+        };
+        match polled {
+            Err(wgpu::PollError::Timeout) => self.fail(Error::Silent(self.patience.as_secs())),
+            // such as for what was submitted to a lost device; the news of that may be still to come
+            Err(e) => {
+                let _ = self.device.poll(wgpu::PollType::Poll);
+                self.check()?;
+                return Err(Error::Internal(e.to_string()));
+            }
+            Ok(_) => {}
+        }
         self.check()
     }
 }

@@ -7,6 +7,7 @@ mod adapter;
 mod attention;
 mod context;
 mod download;
+mod fault;
 mod layers;
 mod operations;
 mod pace;
@@ -25,6 +26,8 @@ mod tensor;
 mod tuning;
 
 pub use adapter::AdapterSummary;
+#[doc(hidden)]
+pub use fault::{Fault, FaultKind};
 pub use layers::GpuSegments;
 pub use pace::Pace;
 pub use profile::Profile;
@@ -40,6 +43,7 @@ use recovery::Origin;
 use std::cell::{Cell, RefCell};
 use std::path::PathBuf;
 use std::rc::Rc;
+use std::time::Duration;
 use tuning::Tuner;
 
 /// How to open a device. The defaults are right but for tests and for odd drivers.
@@ -70,7 +74,15 @@ pub struct Config {
     pub batch_bytes: Option<u64>,
     /// Whether every dispatch is timed, where the adapter has timestamps inside of passes. The host waits for each submission then.
     pub profile: bool,
+    /// How long a submission may take before the device is taken for hung. Browsers have a watchdog of their own.
+    pub patience: Duration,
+    /// What goes wrong, for tests of what comes of it.
+    #[doc(hidden)]
+    pub fault: Option<Fault>,
 }
+
+/// [`Config::patience`]: submissions take about 150 ms on a device whose speed was measured.
+const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How [`Config::autotune`] remembers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +106,8 @@ impl Default for Config {
             submit_flops: None,
             batch_bytes: None,
             profile: false,
+            patience: PATIENCE,
+            fault: None,
         }
     }
 }
@@ -107,6 +121,8 @@ pub struct Gpu {
     slice_bytes: Cell<u64>,
     /// How often memory ran out: batches are half as large each time.
     shortages: Cell<u32>,
+    /// How often something else went wrong that was worth another try.
+    tries: Cell<u32>,
 }
 
 /// An open device with its queue and its memory.
@@ -163,7 +179,7 @@ impl Gpu {
     /// As for [`open`](Gpu::open).
     pub async fn open_with(selector: Option<&str>, config: &Config) -> Result<Self> {
         let origin = Origin::new(selector, config);
-        Ok(Self::of(Live::new(origin.open().await?, config), Some(origin)))
+        Ok(Self::of(Live::new(origin.open(config).await?, config), Some(origin)))
     }
 
     /// A backend on a device that is open already, such as another program's. `config.limits` does not matter then. The
@@ -173,7 +189,13 @@ impl Gpu {
     }
 
     fn of(live: Rc<Live>, origin: Option<Origin>) -> Self {
-        Gpu { live: RefCell::new(live), origin, slice_bytes: Cell::new(u64::MAX), shortages: Cell::new(0) }
+        Gpu {
+            live: RefCell::new(live),
+            origin,
+            slice_bytes: Cell::new(u64::MAX),
+            shortages: Cell::new(0),
+            tries: Cell::new(0),
+        }
     }
 
     fn live(&self) -> Rc<Live> {
@@ -193,6 +215,11 @@ impl Gpu {
     /// Bytes of device memory held, in use or kept for reuse.
     pub fn allocated_bytes(&self) -> u64 {
         self.live().pool.allocated_bytes()
+    }
+
+    /// The most bytes of device memory that were held at once since the device was opened.
+    pub fn peak_bytes(&self) -> u64 {
+        self.live().pool.peak_bytes()
     }
 
     /// Gives memory kept for reuse back to the driver.
@@ -263,8 +290,7 @@ impl Gpu {
 
     /// Submits everything queued and reads the first `bytes` of a buffer.
     async fn read(&self, buffer: &wgpu::Buffer, bytes: usize) -> Result<Vec<u8>> {
-        let live = self.live();
-        let [values] = download::read(&live.context, &live.queue, [(buffer, bytes)]).await?;
+        let [values] = self.read_all([(buffer, bytes)]).await?;
         Ok(values)
     }
 }

@@ -3,7 +3,7 @@
 use super::products::Product;
 use super::reductions::Sum;
 use super::split::{Bindings, Block, split};
-use super::{Error, Gpu, GpuTensor, Result, Tuned, download};
+use super::{Error, Gpu, GpuTensor, Result, Tuned};
 use crate::backend::{Across, Backend, Chance, CountBy, Cut, Dtype, MagnitudeSum, Op, Polarity, Shape};
 use crate::kernels::{
     self, CHOLESKY_PANEL, CholeskyScratch, EigenScratch, LARGEST_EIGENPROBLEM, Raw, Recorder, View,
@@ -176,9 +176,7 @@ impl Backend for Gpu {
     }
 
     async fn download_all<const N: usize>(&self, x: [&GpuTensor; N]) -> Result<[Vec<f32>; N]> {
-        let live = self.live();
-        let buffers = x.map(|x| (x.buffer(), 4 * x.shape.len()));
-        let all = download::read(&live.context, &live.queue, buffers).await?;
+        let all = self.read_all(x.map(|x| (x.buffer(), 4 * x.shape.len()))).await?;
         Ok(all.map(|bytes| bytemuck::pod_collect_to_vec(&bytes)))
     }
 

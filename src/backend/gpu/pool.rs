@@ -1,6 +1,7 @@
 //! Device memory, reused by size.
 
 use super::context::Context;
+use super::fault::FaultKind;
 use super::{Error, Result};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -14,6 +15,7 @@ pub(super) struct Pool {
     idle: RefCell<HashMap<u64, Vec<wgpu::Buffer>>>,
     idle_bytes: Cell<u64>,
     allocated: Cell<u64>,
+    most: Cell<u64>,
 }
 
 /// Idle memory that is kept whatever is in use.
@@ -33,12 +35,21 @@ impl Drop for Memory {
 
 impl Pool {
     pub fn new(context: Rc<Context>) -> Self {
-        Pool { context, idle: RefCell::default(), idle_bytes: Cell::new(0), allocated: Cell::new(0) }
+        Pool {
+            context,
+            idle: RefCell::default(),
+            idle_bytes: Cell::new(0),
+            allocated: Cell::new(0),
+            most: Cell::new(0),
+        }
     }
 
     /// Memory of at least `bytes`, holding anything.
     pub fn allocate(self: &Rc<Self>, what: &'static str, bytes: u64) -> Result<Memory> {
         self.context.check()?;
+        if self.context.faults.strikes(FaultKind::Refused) {
+            return Err(Error::OutOfMemory { what, bytes });
+        }
         let limit = self.context.kernels.limits().max_buffer_size;
         if bytes > limit {
             return Err(Error::TooLarge { what, bytes, limit });
@@ -56,6 +67,11 @@ impl Pool {
 
     pub fn allocated_bytes(&self) -> u64 {
         self.allocated.get()
+    }
+
+    /// The most that was allocated at once.
+    pub fn peak_bytes(&self) -> u64 {
+        self.most.get()
     }
 
     /// Gives idle buffers back to the driver, which frees each when the last command that uses it is done.
@@ -97,6 +113,7 @@ impl Pool {
             return None;
         }
         self.allocated.set(self.allocated.get() + size);
+        self.most.set(self.most.get().max(self.allocated.get()));
         Some(buffer)
     }
 

@@ -94,7 +94,9 @@ impl Queue {
             }
             pass
         });
+        let before = parameters.pushed();
         let encoded = encode(&mut self.context.kernels.record_with(pass, parameters, stamps.as_mut()));
+        self.context.fail_at(before..parameters.pushed());
         pending.flops += flops;
         pending.dispatches += 1;
         encoded.map_err(convert)
@@ -145,9 +147,9 @@ impl Queue {
             }
             pending.parameters.seal();
             pending.staging.seal();
-            let index = self.context.queue.submit([encoder.finish()]);
+            let number = self.context.submit(encoder.finish());
             self.submissions.set(self.submissions.get() + 1);
-            pending.staging.recall(&index);
+            pending.staging.recall(number);
             if let Some(stamps) = pending.stamps.as_mut().filter(|stamps| stamps.len() > 0) {
                 stamps.map();
                 self.context.wait(None)?;

@@ -25,7 +25,7 @@ pub(super) struct Staging {
     /// Filled, and read by commands that are not submitted yet.
     filled: Vec<wgpu::Buffer>,
     /// Submissions that read buffers of the ring, oldest first.
-    busy: VecDeque<wgpu::SubmissionIndex>,
+    busy: VecDeque<u64>,
     /// Mapped again.
     free: Arc<Mutex<Vec<wgpu::Buffer>>>,
     made: usize,
@@ -82,7 +82,7 @@ impl Staging {
     }
 
     /// Asks for what was sealed to be mapped again, when the submission is done.
-    pub fn recall(&mut self, submission: &wgpu::SubmissionIndex) {
+    pub fn recall(&mut self, submission: u64) {
         if self.filled.is_empty() {
             return;
         }
@@ -94,7 +94,7 @@ impl Staging {
                 }
             });
         }
-        self.busy.push_back(submission.clone());
+        self.busy.push_back(submission);
     }
 
     fn acquire(&mut self) -> Result<wgpu::Buffer> {

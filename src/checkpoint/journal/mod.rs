@@ -153,7 +153,11 @@ impl Journal {
         let folder = self.output.folder();
         let plan = serde_json::to_vec_pretty(&identity);
         let plan = plan.map_err(|e| Error::io("write", &folder.join(PLAN))(e.into()))?;
-        let (mut unwritten, mut first) = (None, self.before.clone());
+        let mut unwritten = None;
+        let mut first = match &self.before {
+            Some(before) => Some(before.clone()),
+            None => read_plan(&folder.join(PLAN))?, // of this run, which begins once more, or of one that came before it
+        };
         if first.is_none() && self.writer.alone {
             unwritten = Some(plan); // once there is something to keep
         } else if first.is_none() {
