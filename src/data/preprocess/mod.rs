@@ -8,7 +8,7 @@ use crate::host::PathExt;
 use crate::model::{self, Config, Grid, Images};
 use image::imageops::{self, FilterType};
 use image::{RgbImage, imageops::crop_imm};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Resizing, cropping and normalisation of images.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +71,15 @@ impl Preprocessor {
         }
         let place = folder.unwrap_or(Path::new("the model"));
         settings::as_clip(Config::new(config), grid).map_err(|e| bad(place, e))
+    }
+
+    /// Decodes images and prepares them; all must come out at one size.
+    ///
+    /// # Errors
+    /// A file is no image, or not one that the model takes.
+    pub fn read(&self, paths: &[PathBuf]) -> Result<Images, Error> {
+        super::images::check_sizes(paths, self)?;
+        super::images::prepare(paths, self)
     }
 
     /// Width and height that every image comes out at, where they do not hang on its own.
