@@ -263,6 +263,8 @@ fn a_shard_index_must_fit_its_shards() {
     merge_refuses(&family, OTHER, &["model.safetensors.index.json", "gone.safetensors", "missing"]);
     index(r#"{"weight_map": {"x": "part.safetensors"}}"#);
     merge_refuses(&family, OTHER, &["model.safetensors.index.json", "`x`", "part.safetensors"]);
+    index(r#"{"weight_map": {"x": "part.safetensors", "x": "other.safetensors"}}"#);
+    merge_refuses(&family, OTHER, &["model.safetensors.index.json", "`x` is there twice"]);
     index(r#"{"weight_map": {"x": "../cars/part.safetensors"}}"#);
     merge_refuses(&family, OTHER, &["model.safetensors.index.json", "plain file name"]);
     index("{}");

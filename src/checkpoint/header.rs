@@ -89,7 +89,7 @@ impl<'de> Deserialize<'de> for Entries {
                                 "`{METADATA}` should map strings to strings, each once: {e}"
                             ))
                         })?;
-                        if entries.metadata.replace(found.0).is_some() {
+                        if entries.metadata.replace(found.0.into_iter().collect()).is_some() {
                             return Err(A::Error::custom(format!("`{METADATA}` is there twice")));
                         }
                     } else {
@@ -107,7 +107,7 @@ impl<'de> Deserialize<'de> for Entries {
 }
 
 /// Strings by keys of which none is there twice.
-struct Unique(BTreeMap<String, String>);
+pub(super) struct Unique(pub IndexMap<String, String>);
 
 impl<'de> Deserialize<'de> for Unique {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Unique, D::Error> {
@@ -120,7 +120,7 @@ impl<'de> Deserialize<'de> for Unique {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Unique, A::Error> {
-                let mut strings = BTreeMap::new();
+                let mut strings = IndexMap::new();
                 while let Some((key, value)) = map.next_entry::<String, String>()? {
                     if strings.contains_key(&key) {
                         return Err(A::Error::custom(format!("the key `{key}` is there twice")));

@@ -1,6 +1,7 @@
 //! A model on disk: one safetensors file, or a folder of them.
 
 use super::codes::Codes;
+use super::header::Unique;
 use super::quantised::as_floats;
 use super::rows::{Row, Rows, Table};
 use super::{Error, Extent, TensorFile, TensorMeta, gguf};
@@ -383,7 +384,7 @@ const MAX_INDEX: u64 = 256 << 20;
 
 #[derive(Deserialize)]
 struct Index {
-    weight_map: IndexMap<String, String>,
+    weight_map: Unique,
 }
 
 fn read_index(path: &Path) -> Result<IndexMap<String, String>, Error> {
@@ -392,7 +393,7 @@ fn read_index(path: &Path) -> Result<IndexMap<String, String>, Error> {
         path: path.to_path_buf(),
         reason: format!("it is not a shard index with a `weight_map` of tensor to file ({e})"),
     })?;
-    Ok(index.weight_map)
+    Ok(index.weight_map.0)
 }
 
 /// The shards that an index names, each once.

@@ -135,7 +135,7 @@ pub(super) enum Command {
     ExportHead(ExportHead),
     /// Say which expert of an ESM++ model each sample takes, layer by layer and by vote
     Route(Route),
-    /// Show what a merge made of its layers, in numbers and pictures
+    /// Show what experts are like before a merge, or what it made of their layers, in numbers and pictures
     Inspect(Inspect),
     /// List the devices there are to compute on
     Devices(Devices),
@@ -154,7 +154,10 @@ pub(super) enum Command {
 
 const INSPECT: &str = "\
 Examples:
-  esmerge inspect merged --html merged.html    a page with pictures
+  esmerge inspect recipe.yaml                  experts before they are merged: how much a few directions
+                                               hold of what they change, and how far they share them
+  esmerge inspect recipe.yaml --html experts.html --device cpu
+  esmerge inspect merged --html merged.html    a page with pictures of a merge
   esmerge eval merged --task tasks/*.safetensors --json > eval.json
   esmerge inspect merged --eval eval.json --html merged.html
                                                with accuracy, too";
@@ -162,15 +165,17 @@ Examples:
 #[derive(Debug, Args)]
 #[command(after_help = INSPECT)]
 pub(super) struct Inspect {
-    /// The folder of a merged model, or its esmerge-report.json
-    pub merged: PathBuf,
-    /// What `esmerge eval --json` printed of it
+    /// A recipe, whose experts are looked at; or the folder of a merged model, or its esmerge-report.json
+    pub of: PathBuf,
+    #[command(flatten)]
+    pub run: DeviceFlags,
+    /// What `esmerge eval --json` printed of the merged model
     #[arg(long, value_name = "FILE")]
     pub eval: Option<PathBuf>,
     /// Write a page that needs nothing else to be read or printed
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
-    /// Print the numbers of the pictures as JSON
+    /// Print JSON: of experts everything, of a merged model the numbers of the pictures
     #[arg(long)]
     pub json: bool,
 }

@@ -1,16 +1,62 @@
 use super::args;
+use super::device::on_device;
 use super::failure::Failure;
-use super::{output, terminal};
+use super::progress::Display;
+use super::{memory, output, terminal};
 use crate::checkpoint;
 use crate::host::fs;
+use crate::pipeline::{self, Progress};
+use crate::plan::{Family, plan};
+use crate::recipe::{Overrides, Recipe};
 use crate::report::{self, Column, FILE, Grid};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// `esmerge inspect`
 pub(super) fn run(args: &args::Inspect) -> Result<(), Failure> {
-    let file = if args.merged.is_dir() { args.merged.join(FILE) } else { args.merged.clone() };
-    let report = read(&file, "merge_method", "a report that `esmerge merge` writes")?;
+    let is_report = args.of.extension().is_some_and(|ending| ending == "json");
+    match args.of.is_dir() {
+        true => merged(args, &args.of.join(FILE)),
+        false if is_report => merged(args, &args.of),
+        false => experts(args),
+    }
+}
+
+/// What experts are like before they are merged.
+fn experts(args: &args::Inspect) -> Result<(), Failure> {
+    if args.eval.is_some() {
+        return Err(Failure::usage("--eval belongs to a merged model, and a recipe is given"));
+    }
+    let recipe = args.run.download().recipe(|| Recipe::open(&args.of, &Overrides::default()))?;
+    let family = Family::open(&recipe)?;
+    let plan = plan(&recipe, &family)?;
+    let mut display = Display::new(args.run.quiet, false);
+    plan.warnings.iter().for_each(|warning| display.warn(warning));
+    let (device, why_not) = args.run.device.open()?;
+    why_not.iter().for_each(|why_not| display.warn(why_not));
+    let inspected = on_device!(&device, |backend| pollster::block_on(pipeline::inspect(
+        backend,
+        (&recipe, &family, &plan),
+        memory::by_default(),
+        &mut display,
+    )));
+    display.clear();
+    let inspection = inspected.map_err(|e| Failure::of_merge(e, &args.of))?;
+    if let Some(html) = &args.html {
+        write(html, &inspection.page())?;
+    }
+    if args.json {
+        output::print(&serde_json::to_string_pretty(&inspection)?);
+    } else {
+        output::print(&inspection.table(terminal::width()));
+        args.html.iter().for_each(|html| output::print(&format!("{} written", html.display())));
+    }
+    Ok(())
+}
+
+/// What a merge made of its layers.
+fn merged(args: &args::Inspect, file: &Path) -> Result<(), Failure> {
+    let report = read(file, "merge_method", "a report that `esmerge merge` writes")?;
     let eval = args.eval.as_deref().map(|file| read(file, "tasks", "what `esmerge eval --json` prints"));
     let eval = eval.transpose()?;
     if let Some(html) = &args.html {

@@ -89,6 +89,15 @@ pub enum Error {
         /// The model.
         model: PathBuf,
     },
+    /// A recipe whose method looks at no layer as a matrix.
+    #[error(
+        "merge_method {method} decomposes no layer of these models, so that there is nothing to inspect; give a recipe of the same \
+         models with merge_method esm"
+    )]
+    NothingToInspect {
+        /// The method.
+        method: String,
+    },
     /// Work that cannot be shared out among several runs.
     #[error("{reason}")]
     Share {

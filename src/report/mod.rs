@@ -7,6 +7,7 @@ mod figures;
 #[cfg(feature = "cli")]
 mod grid;
 mod inputs;
+mod inspection;
 mod page;
 mod planned;
 mod profile;
@@ -20,6 +21,7 @@ pub use figures::{accuracies, figures, scales};
 #[cfg(feature = "cli")]
 pub use grid::{Column, Grid, WIDTH, wrapped};
 pub use inputs::{Input, InputFile, library};
+pub use inspection::{InspectedLayer, Inspection};
 pub use page::page;
 pub use planned::{Planned, PlannedExperts, PlannedLayer};
 pub use profile::{KernelTime, Profile};

@@ -27,14 +27,7 @@ pub fn page(report: &Value, eval: Option<&Value>) -> String {
 fn write_page(html: &mut String, report: &Value, eval: Option<&Value>) -> std::fmt::Result {
     let word = |key: &str| report.get(key).and_then(Value::as_str).unwrap_or_default();
     let title = format!("Merge of {} by {}", word("base_model"), word("merge_method"));
-    write!(
-        html,
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{0}</title><style>{STYLE}</style></head>\n\
-         <body><main><h1>{0}</h1>\n<p class=\"q\">by esmerge {1}</p>\n",
-        text(&title),
-        text(word("esmerge"))
-    )?;
+    write_start(html, &title, word("esmerge"))?;
     write_facts(html, report)?;
     if let Some(eval) = eval {
         write_accuracy(html, eval)?;
@@ -46,13 +39,31 @@ fn write_page(html: &mut String, report: &Value, eval: Option<&Value>) -> std::f
     charts.iter().try_for_each(|chart| write_chart(html, chart))?;
     write_groups(html, report)?;
     write_layers(html, report)?;
-    let warnings: Vec<&str> = list(report, "warnings").filter_map(Value::as_str).collect();
-    if !warnings.is_empty() {
-        writeln!(html, "<h2>Warnings</h2><ul>")?;
-        warnings.iter().try_for_each(|warning| writeln!(html, "<li>{}</li>", text(warning)))?;
-        writeln!(html, "</ul>")?;
-    }
+    write_warnings(html, list(report, "warnings").filter_map(Value::as_str))?;
     writeln!(html, "</main></body></html>")
+}
+
+/// All before what a page is about.
+pub(super) fn write_start(html: &mut String, title: &str, version: &str) -> std::fmt::Result {
+    write!(
+        html,
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\"><title>{0}</title><style>{STYLE}</style></head>\n\
+         <body><main><h1>{0}</h1>\n<p class=\"q\">by esmerge {1}</p>\n",
+        text(title),
+        text(version)
+    )
+}
+
+pub(super) fn write_warnings<'a>(
+    html: &mut String,
+    warnings: impl Iterator<Item = &'a str>,
+) -> std::fmt::Result {
+    let items: Vec<String> = warnings.map(|warning| format!("<li>{}</li>", text(warning))).collect();
+    if items.is_empty() {
+        return Ok(());
+    }
+    writeln!(html, "<h2>Warnings</h2><ul>{}</ul>", items.join("\n"))
 }
 
 fn list<'a>(value: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
@@ -91,7 +102,7 @@ fn write_facts(html: &mut String, report: &Value) -> std::fmt::Result {
 }
 
 /// A chart, which a narrow screen shows part of at a time: its letters stay large enough to be read.
-fn write_chart(html: &mut String, chart: &Chart) -> std::fmt::Result {
+pub(super) fn write_chart(html: &mut String, chart: &Chart) -> std::fmt::Result {
     let label = text(&chart.title);
     writeln!(
         html,
@@ -100,20 +111,34 @@ fn write_chart(html: &mut String, chart: &Chart) -> std::fmt::Result {
     )
 }
 
-/// The head of a table: names, each with whether its numbers stand on the right.
-fn write_head(html: &mut String, columns: &[(&str, bool)]) -> std::fmt::Result {
+/// The name of a column, and whether its numbers stand on the right.
+pub(super) type Column<'a> = (&'a str, bool);
+
+/// A table of some rows.
+pub(super) fn write_table(
+    html: &mut String,
+    columns: &[Column<'_>],
+    mut rows: impl Iterator<Item = Vec<String>>,
+) -> std::fmt::Result {
+    write_head(html, columns)?;
+    rows.try_for_each(|cells| write_row(html, columns, &cells))?;
+    writeln!(html, "{END}")
+}
+
+fn write_head(html: &mut String, columns: &[Column<'_>]) -> std::fmt::Result {
     write!(
         html,
         "<div class=\"w\" tabindex=\"0\" role=\"region\" aria-label=\"{}\"><table><thead><tr>",
-        columns[0].0
+        text(columns[0].0)
     )?;
     for (name, right) in columns {
-        write!(html, "<th scope=\"col\"{}>{name}</th>", if *right { " class=\"n\"" } else { "" })?;
+        let class = if *right { " class=\"n\"" } else { "" };
+        write!(html, "<th scope=\"col\"{class}>{}</th>", text(name))?;
     }
     writeln!(html, "</tr></thead><tbody>")
 }
 
-fn write_row(html: &mut String, columns: &[(&str, bool)], cells: &[String]) -> std::fmt::Result {
+fn write_row(html: &mut String, columns: &[Column<'_>], cells: &[String]) -> std::fmt::Result {
     write!(html, "<tr>")?;
     for ((_, right), cell) in columns.iter().zip(cells) {
         write!(html, "<td{}>{}</td>", if *right { " class=\"n\"" } else { "" }, text(cell))?;
