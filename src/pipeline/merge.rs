@@ -230,11 +230,8 @@ async fn write<B: Layers>(
     let betas = betas(&job, &spilled.outcomes);
     let (searched, alpha_search) = searched(&job, &spilled, &betas, &ledger, progress).await?;
     let job = Job { plan: &searched, ..job };
-    let steps = steps(&job, &betas);
-    let deltas = Merged::new(&job, Some(&spilled.deltas));
-    let source = Source { backend, base: &family.base, steps: &steps, deltas: &deltas };
     let files = files(&ledger, folder, options, plan);
-    write_model(&source, folder.path(), &files, &mut flow, progress).await?;
+    write_files(&job, (&spilled, &betas), &files, &mut flow, progress).await?;
     for module in &modules {
         module.write(&job, &sidecars, &files, &mut flow, progress).await?;
     }
@@ -299,6 +296,19 @@ async fn searched<B: Layers>(
         None => (job.plan.clone(), None),
         Some((alpha, search)) => (Plan { alpha, ..job.plan.clone() }, Some(search)),
     })
+}
+
+/// The files of the merged model; how many.
+async fn write_files<B: Layers>(
+    job: &Job<'_, B>,
+    (spilled, betas): (&Spilled, &[f64]),
+    files: &Files<'_>,
+    flow: &mut Flow,
+    progress: &mut dyn Progress,
+) -> Result<usize, Error> {
+    let (steps, deltas) = (steps(job, betas), Merged::new(job, Some(&spilled.deltas)));
+    let source = Source { backend: job.backend, base: &job.family.base, steps: &steps, deltas: &deltas };
+    write_model(&source, files.root, files, flow, progress).await
 }
 
 fn files<'a>(ledger: &'a Ledger, folder: &'a OutputDir, options: &Options, plan: &Plan) -> Files<'a> {
@@ -399,12 +409,9 @@ async fn write_share<B: Layers>(
         let betas = betas(&job, &spilled.outcomes);
         let (searched, _) = searched(&job, &spilled, &betas, &ledger, progress).await?;
         let job = Job { plan: &searched, ..job };
-        let steps = steps(&job, &betas);
-        let deltas = Merged::new(&job, Some(&spilled.deltas));
-        let source = Source { backend, base: &family.base, steps: &steps, deltas: &deltas };
         let files =
             Files { share: Some((share.index, share.count)), ..files(&ledger, folder, options, plan) };
-        done.files = write_model(&source, folder.path(), &files, &mut flow, progress).await?;
+        done.files = write_files(&job, (&spilled, &betas), &files, &mut flow, progress).await?;
     }
     ledger.sync()?;
     Ok(done)
