@@ -248,8 +248,8 @@ fn mixture() -> (Tensors, Value, Lora) {
     (tensors, json!({ "model_type": "gpt2" }), lora)
 }
 
-/// `s B A` of each tensor of the mixture, as it lies in it.
-fn differences(lora: &Lora) -> BTreeMap<&'static str, Vec<f64>> {
+/// `s B A` of each tensor of the mixture, as it lies in it, and of each expert's matrix in a tensor of all.
+fn differences(lora: &Lora) -> BTreeMap<String, Vec<f64>> {
     let values = |key: &str| -> Vec<f64> {
         lora.tensors[&format!("base_model.model.{key}")]
             .values()
@@ -258,17 +258,18 @@ fn differences(lora: &Lora) -> BTreeMap<&'static str, Vec<f64>> {
             .collect()
     };
     let plain = |module: &str| -> Vec<f64> { lora.product(module).into_iter().map(|v| 1.5 * v).collect() };
-    let experts = |module: &str, d_out: usize, d_in: usize| -> Vec<f64> {
+    let experts = |weight: &str, module: &str, d_out: usize, d_in: usize| -> Vec<(String, Vec<f64>)> {
         // A: experts x r x d_in; B: d_out x r x experts
         let (a, b) = (values(&format!("{module}.lora_A.weight")), values(&format!("{module}.lora_B.weight")));
         let entry = |e: usize, i: usize, j: usize| {
             (0..2).map(|k| b[(i * 2 + k) * 4 + e] * a[(e * 2 + k) * d_in + j] / 1.5).sum::<f64>()
         };
         let entry = &entry;
-        (0..4).flat_map(|e| (0..d_out).flat_map(move |i| (0..d_in).map(move |j| entry(e, i, j)))).collect()
+        let matrix = |e| (0..d_out).flat_map(move |i| (0..d_in).map(move |j| entry(e, i, j))).collect();
+        (0..4).map(|e| (format!("h.0.mlp.experts.{weight}[{e}]"), matrix(e))).collect()
     };
     let table = product(&values("wte.lora_embedding_B"), &values("wte.lora_embedding_A"), 2);
-    BTreeMap::from([
+    let named = [
         ("wte.weight", transposed(&table.iter().map(|v| v / 1.5).collect::<Vec<_>>(), 11)),
         ("h.0.attn.c_attn.weight", transposed(&plain("h.0.attn.c_attn"), 6)),
         ("h.0.attn.c_proj.weight", transposed(&plain("h.0.attn.c_proj"), 6)),
@@ -279,15 +280,16 @@ fn differences(lora: &Lora) -> BTreeMap<&'static str, Vec<f64>> {
                 .map(|v| v / 1.5)
                 .collect(),
         ),
-        ("h.0.mlp.experts.down_proj", experts("h.0.mlp.experts", 6, 7)),
-        ("h.0.mlp.experts.gate_up_proj", experts("h.0.mlp.experts.base_layer", 14, 6)),
         ("lm_head.weight", plain("lm_head")),
-    ])
+    ];
+    let named = named.map(|(name, values)| (name.to_owned(), values)).into_iter();
+    let of_experts = experts("down_proj", "h.0.mlp.experts", 6, 7);
+    named.chain(of_experts).chain(experts("gate_up_proj", "h.0.mlp.experts.base_layer", 14, 6)).collect()
 }
 
 struct Differences<'a> {
     adapter: &'a Adapter,
-    want: &'a BTreeMap<&'static str, Vec<f64>>,
+    want: &'a BTreeMap<String, Vec<f64>>,
 }
 
 impl Work for Differences<'_> {

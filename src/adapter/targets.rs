@@ -111,6 +111,7 @@ impl<'a> Targets<'a> {
             path: path.to_path_buf(),
             low_rank,
             saved,
+            placed,
             left,
             elsewhere: Vec::new(),
             prefix,
@@ -201,12 +202,17 @@ impl Finder<'_> {
             |name: &str| self.parameters.iter().any(|p| name == p || name.ends_with(&format!(".{p}")));
         let of_mixture = self.targets.mixtures.get(module).into_iter().flat_map(Mixture::parameters);
         let of_mixture = of_mixture.map(|(parameter, tensors)| (format!("{module}.{parameter}"), tensors));
-        let own = self
-            .targets
-            .base
-            .names()
-            .filter(|tensor| tensor.rsplit_once('.').is_some_and(|(parent, _)| parent == module));
-        let own = own.map(|tensor| (tensor.to_owned(), vec![(tensor.to_owned(), Window::default())]));
+        let base = self.targets.base;
+        let own =
+            base.names().filter(|tensor| tensor.rsplit_once('.').is_some_and(|(parent, _)| parent == module));
+        let mut parameters: IndexMap<&str, Vec<(String, Window)>> = IndexMap::new();
+        for tensor in own {
+            let slice = base.slice(tensor).map(|(whole, e, count)| (whole, Some((e, count))));
+            let (parameter, expert) = slice.unwrap_or((tensor, None));
+            let window = Window { expert, ..Window::default() };
+            parameters.entry(parameter).or_default().push((tensor.to_owned(), window));
+        }
+        let own = parameters.into_iter().map(|(parameter, tensors)| (parameter.to_owned(), tensors));
         let mut found: Vec<_> = of_mixture.chain(own).filter(|(name, _)| targeted(name)).collect();
         // files sort by name; the experts of mixtures have the way in before the way out
         found.sort_by_key(|(name, _)| name.ends_with("down_proj"));
@@ -306,13 +312,8 @@ impl Finder<'_> {
     ) -> Option<LowRank> {
         let ((rows_of_a, d_in), (d_out, columns_of_b)) = (flattened(a), flattened(b));
         let is_convolution = a.shape.len() > 2;
-        let (experts, rows, columns) = match meta.shape[..] {
-            [experts, rows, columns] if !is_convolution => (experts, rows, columns),
-            _ => {
-                let (rows, columns) = flattened(meta);
-                (window.expert.map_or(1, |(_, of)| of), rows, columns)
-            }
-        };
+        let (rows, columns) = flattened(meta);
+        let experts = window.expert.map_or(1, |(_, of)| of);
         let holds = |height: usize| match window.rows {
             Some((first, count)) => count == rows && first + count <= height,
             None => height == rows,
