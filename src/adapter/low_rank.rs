@@ -82,12 +82,12 @@ impl LowRank {
 
     /// Whether the tensor is the weight of a linear layer.
     pub fn is_linear(&self) -> bool {
-        self.layout == Layout::Plain && self.experts == 1 && self.window == Window::default()
+        self.layout == Layout::Plain && self.window.expert.is_none()
     }
 
-    /// All of both factors, of a linear layer.
+    /// All of both factors, of a linear layer: the rows of `B` that its tensor holds.
     pub fn linear(&self, file: &Checkpoint) -> Result<Linear, Error> {
-        let [a, b] = self.extents(file, &(0..self.d_out * self.d_in))?;
+        let [a, b] = self.extents(file, &(0..self.held().1 * self.d_in))?;
         Ok(Linear { a, b, rank: self.rank, scale: self.scale })
     }
 
