@@ -248,8 +248,8 @@ fn mixture() -> (Tensors, Value, Lora) {
     (tensors, json!({ "model_type": "gpt2" }), lora)
 }
 
-/// `s B A` of each tensor of the mixture, as it lies in it.
-fn differences(lora: &Lora) -> BTreeMap<&'static str, Vec<f64>> {
+/// `s B A` of each tensor of the mixture, as it lies in it, and of each expert's matrix in a tensor of all.
+fn differences(lora: &Lora) -> BTreeMap<String, Vec<f64>> {
     let values = |key: &str| -> Vec<f64> {
         lora.tensors[&format!("base_model.model.{key}")]
             .values()
@@ -258,17 +258,18 @@ fn differences(lora: &Lora) -> BTreeMap<&'static str, Vec<f64>> {
             .collect()
     };
     let plain = |module: &str| -> Vec<f64> { lora.product(module).into_iter().map(|v| 1.5 * v).collect() };
-    let experts = |module: &str, d_out: usize, d_in: usize| -> Vec<f64> {
+    let experts = |weight: &str, module: &str, d_out: usize, d_in: usize| -> Vec<(String, Vec<f64>)> {
         // A: experts x r x d_in; B: d_out x r x experts
         let (a, b) = (values(&format!("{module}.lora_A.weight")), values(&format!("{module}.lora_B.weight")));
         let entry = |e: usize, i: usize, j: usize| {
             (0..2).map(|k| b[(i * 2 + k) * 4 + e] * a[(e * 2 + k) * d_in + j] / 1.5).sum::<f64>()
         };
         let entry = &entry;
-        (0..4).flat_map(|e| (0..d_out).flat_map(move |i| (0..d_in).map(move |j| entry(e, i, j)))).collect()
+        let matrix = |e| (0..d_out).flat_map(move |i| (0..d_in).map(move |j| entry(e, i, j))).collect();
+        (0..4).map(|e| (format!("h.0.mlp.experts.{weight}[{e}]"), matrix(e))).collect()
     };
     let table = product(&values("wte.lora_embedding_B"), &values("wte.lora_embedding_A"), 2);
-    BTreeMap::from([
+    let named = [
         ("wte.weight", transposed(&table.iter().map(|v| v / 1.5).collect::<Vec<_>>(), 11)),
         ("h.0.attn.c_attn.weight", transposed(&plain("h.0.attn.c_attn"), 6)),
         ("h.0.attn.c_proj.weight", transposed(&plain("h.0.attn.c_proj"), 6)),
@@ -279,15 +280,16 @@ fn differences(lora: &Lora) -> BTreeMap<&'static str, Vec<f64>> {
                 .map(|v| v / 1.5)
                 .collect(),
         ),
-        ("h.0.mlp.experts.down_proj", experts("h.0.mlp.experts", 6, 7)),
-        ("h.0.mlp.experts.gate_up_proj", experts("h.0.mlp.experts.base_layer", 14, 6)),
         ("lm_head.weight", plain("lm_head")),
-    ])
+    ];
+    let named = named.map(|(name, values)| (name.to_owned(), values)).into_iter();
+    let of_experts = experts("down_proj", "h.0.mlp.experts", 6, 7);
+    named.chain(of_experts).chain(experts("gate_up_proj", "h.0.mlp.experts.base_layer", 14, 6)).collect()
 }
 
 struct Differences<'a> {
     adapter: &'a Adapter,
-    want: &'a BTreeMap<&'static str, Vec<f64>>,
+    want: &'a BTreeMap<String, Vec<f64>>,
 }
 
 impl Work for Differences<'_> {
@@ -860,4 +862,125 @@ fn adapters_in_one_file_are_read_by_the_spellings_of_kohya_and_diffusers() {
         let text = String::from_utf8(family.merge(&[]).stderr).unwrap();
         assert!(text.contains(word) && !text.contains("panicked"), "`{word}`: {text}");
     }
+}
+
+/// Width of the tiny Flux below, and of its MLPs.
+const FLUX: [usize; 2] = [6, 10];
+
+/// Linear layers of a block of each kind by the original's names: rows, columns, and diffusers' modules with the rows of each.
+fn flux_layers() -> Vec<(&'static str, usize, usize, Vec<(&'static str, usize)>)> {
+    let [d, wide] = FLUX;
+    vec![
+        (
+            "double_blocks.0.img_attn.qkv",
+            3 * d,
+            d,
+            vec![
+                ("transformer_blocks.0.attn.to_q", d),
+                ("transformer_blocks.0.attn.to_k", d),
+                ("transformer_blocks.0.attn.to_v", d),
+            ],
+        ),
+        (
+            "double_blocks.0.txt_attn.qkv",
+            3 * d,
+            d,
+            vec![
+                ("transformer_blocks.0.attn.add_q_proj", d),
+                ("transformer_blocks.0.attn.add_k_proj", d),
+                ("transformer_blocks.0.attn.add_v_proj", d),
+            ],
+        ),
+        ("double_blocks.0.img_mlp.0", wide, d, vec![("transformer_blocks.0.ff.net.0.proj", wide)]),
+        (
+            "single_blocks.1.linear1",
+            3 * d + wide,
+            d,
+            vec![
+                ("single_transformer_blocks.1.attn.to_q", d),
+                ("single_transformer_blocks.1.attn.to_k", d),
+                ("single_transformer_blocks.1.attn.to_v", d),
+                ("single_transformer_blocks.1.proj_mlp", wide),
+            ],
+        ),
+        ("single_blocks.1.linear2", d, d + wide, vec![("single_transformer_blocks.1.proj_out", d)]),
+    ]
+}
+
+#[test]
+fn fused_layers_of_flux_are_found_as_they_are_and_in_the_parts_that_diffusers_has() {
+    let layers = flux_layers();
+    let mut numbers = Numbers::new(9);
+    let (mut original, mut diffusers, mut drawn) = (Tensors::new(), Tensors::new(), Lora::new(1, 2, 2.0));
+    for (module, rows, cols, parts) in &layers {
+        let values = numbers.take(rows * cols, 1.0);
+        original.insert(format!("{module}.weight"), Tensor::float(Dtype::F32, &[*rows, *cols], &values));
+        let mut first = 0;
+        for (part, rows) in parts {
+            let own = &values[first * cols..(first + rows) * cols];
+            diffusers.insert(format!("{part}.weight"), Tensor::float(Dtype::F32, &[*rows, *cols], own));
+            first += rows;
+        }
+        drawn = drawn.linear(module, *rows, *cols, 2);
+    }
+    let family = Family::new();
+    let write = |file: &str, name: &dyn Fn(&str) -> String, less: usize| {
+        let mut tensors = Tensors::new();
+        for (module, rows, ..) in &layers {
+            for (factor, end) in [("lora_A", ".lora_down.weight"), ("lora_B", ".lora_up.weight")] {
+                let mut tensor = drawn.tensors[&format!("base_model.model.{module}.{factor}.weight")].clone();
+                if factor == "lora_B" && less > 0 {
+                    let values = tensor.values()[..2 * (rows - less)].to_vec();
+                    tensor = Tensor::float(Dtype::F32, &[rows - less, 2], &values);
+                }
+                tensors.insert(format!("{}{end}", name(module)), tensor);
+            }
+            tensors.insert(format!("{}.alpha", name(module)), Tensor::float(Dtype::F32, &[], &[1.0]));
+        }
+        write_tensors(&family.path(file), &tensors, &BTreeMap::new());
+    };
+    let kohya = |module: &str| format!("lora_unet_{}", module.replace('.', "_"));
+    write("kohya.safetensors", &kohya, 0);
+    write("comfy.safetensors", &|module| format!("diffusion_model.{module}"), 0);
+    let mut merged = Vec::new();
+    for base in [&original, &diffusers] {
+        let _ = fs::remove_dir_all(family.path("base"));
+        family.write_model("base", base);
+        family.write("base/config.json", "{}");
+        let kohya = one(&family, "kohya.safetensors");
+        assert!(one(&family, "comfy.safetensors") == kohya);
+        merged.push(kohya);
+    }
+    for (module, _, cols, parts) in &layers {
+        let name = format!("{module}.weight");
+        let want = sum(&original[&name].values(), 0.5, &drawn.product(module)); // alpha / r
+        assert!(relative(&merged[0][&name].values(), &want) < 1e-6, "{module}");
+        let of_parts = parts.iter().flat_map(|(part, _)| merged[1][&format!("{part}.weight")].values());
+        let of_parts: Vec<f32> = of_parts.collect();
+        assert_eq!(of_parts.len(), merged[0][&name].values().len());
+        assert!(relative(&of_parts, &want) < 1e-6, "{module} in {} parts of {cols} columns", parts.len());
+    }
+    // out: lora holds the same on the base of parts
+    let recipe = "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: kohya.safetensors}]\n\
+                  parameters: {weight: 1.0}\nout: lora\nrank: 2\n";
+    family.write("recipe.yaml", recipe);
+    let _ = fs::remove_dir_all(family.path("out"));
+    let output = family.merge(&["--accuracy", "exact"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let _ = fs::remove_dir_all(family.path("adapter"));
+    fs::rename(family.path("out"), family.path("adapter")).unwrap();
+    let again = one(&family, "adapter");
+    for (tensor, want) in &merged[1] {
+        let want: Vec<f64> = want.values().into_iter().map(f64::from).collect();
+        assert!(relative(&again[tensor].values(), &want) < 1e-5, "{tensor}");
+    }
+    // what does not fit is refused by name
+    write("short.safetensors", &kohya, 1);
+    family.write(
+        "recipe.yaml",
+        "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: short.safetensors}]\n",
+    );
+    let _ = fs::remove_dir_all(family.path("out"));
+    let text = String::from_utf8(family.merge(&[]).stderr).unwrap();
+    assert!(text.contains("double_blocks_0_img_attn_qkv") && text.contains("17 rows"), "{text}");
 }

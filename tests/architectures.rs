@@ -107,3 +107,204 @@ fn an_expert_of_a_mixture_that_saw_few_tokens_is_merged_by_tsv_m_and_the_report_
         assert_eq!(cosine > 1.0 - 1e-5, alike, "{name}: cosine {cosine}");
     }
 }
+
+/// Experts of the mixtures below, and the sizes of their hidden state and of what lies between.
+const EXPERTS: usize = 3;
+const HIDDEN: usize = 8;
+const WIDE: usize = 12;
+
+/// The way in and the way out of every expert, by what the file calls them: apart or in one tensor, as `d_out x d_in` or across.
+fn mixture(model_type: &str, in_one: bool, across: bool, dtype: Dtype) -> Family {
+    let family = Family::new();
+    let at = "model.layers.0.mlp.experts";
+    let model = |seed: Option<u64>| -> Tensors {
+        let (mut of_base, mut of_expert) = (Numbers::new(3), Numbers::new(seed.unwrap_or(0)));
+        let scale = if seed.is_some() { 0.1 } else { 0.0 };
+        let mut tensors = Tensors::new();
+        for (name, rows, cols) in [("gate_up_proj", 2 * WIDE, HIDDEN), ("down_proj", HIDDEN, WIDE)] {
+            let mut matrix = || -> Vec<f32> {
+                let values = (0..rows * cols).map(|_| of_base.next() + scale * of_expert.next());
+                let values = values.collect::<Vec<f32>>();
+                if across { transposed(&values, rows, cols) } else { values }
+            };
+            let [rows, cols] = if across { [cols, rows] } else { [rows, cols] };
+            let matrices: Vec<Vec<f32>> = (0..EXPERTS).map(|_| matrix()).collect();
+            if in_one {
+                let tensor = Tensor::float(dtype, &[EXPERTS, rows, cols], &matrices.concat());
+                tensors.insert(format!("{at}.{name}"), tensor);
+                continue;
+            }
+            for (e, matrix) in matrices.iter().enumerate() {
+                tensors
+                    .insert(format!("{at}.{e}.{name}.weight"), Tensor::float(dtype, &[rows, cols], matrix));
+            }
+        }
+        tensors.insert(
+            "model.layers.0.mlp.gate.weight".to_owned(),
+            Tensor::float(dtype, &[EXPERTS, HIDDEN], &of_base.take(EXPERTS * HIDDEN, 1.0)),
+        );
+        tensors
+    };
+    for (folder, seed) in [("base", None), ("experts/cars", Some(1)), ("experts/birds", Some(2))] {
+        family.write_model(folder, &model(seed));
+        family.write(&format!("{folder}/config.json"), format!(r#"{{"model_type": "{model_type}"}}"#));
+    }
+    // the last expert sees few tokens of birds
+    for (expert, seed, tokens) in [("cars", 1, [20, 31, 17]), ("birds", 2, [16, 24, 7])] {
+        let name = |e: usize, name: &str| match in_one {
+            true => format!("{at}.{name}[{e}]"),
+            false => format!("{at}.{e}.{name}.weight"),
+        };
+        let inputs = (0..EXPERTS).flat_map(|e| {
+            [(name(e, "gate_up_proj"), tokens[e], HIDDEN), (name(e, "down_proj"), tokens[e], WIDE)]
+        });
+        let inputs: Vec<_> = inputs.collect();
+        let inputs: Vec<_> = inputs.iter().map(|(name, n, d)| (name.as_str(), *n, *d)).collect();
+        calibrate(&family, expert, seed, &inputs);
+    }
+    family
+}
+
+/// The values of every expert's matrices, expert by expert, whatever the file calls them.
+fn of_experts(merged: &BTreeMap<String, Tensor>) -> BTreeMap<(usize, &'static str), Vec<f32>> {
+    let place = |name: &str| {
+        let kind = ["gate_up_proj", "down_proj"].into_iter().find(|kind| name.contains(kind))?;
+        let number = |text: &str| text.trim_matches(|c: char| !c.is_ascii_digit()).parse().ok();
+        Some((number(name.split_once(".experts.")?.1)?, kind))
+    };
+    merged.iter().filter_map(|(name, tensor)| Some((place(name)?, tensor.values()))).collect()
+}
+
+fn merged_on(family: &Family, device: &str, more: &[&str]) -> BTreeMap<String, Tensor> {
+    let _ = fs::remove_dir_all(family.path("out"));
+    let output = family.esmerge(&[&["merge", "recipe.yaml", "out", "-q", "--device", device], more].concat());
+    assert!(output.status.success(), "{device}: {}", String::from_utf8_lossy(&output.stderr));
+    synthetic::read_tensors(&family.path("out"))
+}
+
+fn recipe(method: &str, more: &str) -> String {
+    let calibrated = ["esm", "regmean"].contains(&method);
+    let model = |name: &str| match calibrated {
+        true => format!("  - {{model: experts/{name}, calibration: calibration/{name}.safetensors}}\n"),
+        false => format!("  - {{model: experts/{name}}}\n"),
+    };
+    let models = ["cars", "birds"].map(model).concat();
+    format!("merge_method: {method}\nbase_model: base\nmodels:\n{models}{more}")
+}
+
+#[test]
+fn experts_in_one_tensor_merge_as_if_each_had_its_own() {
+    let llvmpipe =
+        |output: &std::process::Output| !String::from_utf8_lossy(&output.stdout).contains("llvmpipe");
+    let methods = [
+        ("esm", "parameters: {alpha: 0.8}\n"),
+        ("tsv_m", ""),
+        ("iso_c", ""),
+        ("iso_cts", ""),
+        ("knots_ties", "parameters: {density: 0.5}\n"),
+        ("regmean", ""),
+        ("linear", ""),
+        ("task_arithmetic", ""),
+        ("ties", "parameters: {density: 0.5}\n"),
+        ("model_stock", ""),
+    ];
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let [in_one, apart] = [true, false].map(|in_one| mixture("qwen3_moe", in_one, false, dtype));
+        let no_llvmpipe = llvmpipe(&in_one.esmerge(&["devices"]));
+        for (method, more) in methods {
+            for device in ["cpu", "gpu:llvmpipe"] {
+                let slow = !["esm", "tsv_m", "ties"].contains(&method) || dtype == Dtype::Bf16;
+                if device != "cpu" && (no_llvmpipe || slow) {
+                    continue;
+                }
+                let merged = [&in_one, &apart].map(|family| {
+                    family.write("recipe.yaml", recipe(method, more));
+                    merged_on(family, device, &[])
+                });
+                let [one, other] = merged.each_ref().map(of_experts);
+                assert_eq!(one.len(), 2 * EXPERTS);
+                assert_eq!(one, other, "{method} on {device}");
+                let base = synthetic::read_tensors(&in_one.path("base"));
+                assert!(of_experts(&base) != one, "{method} on {device}");
+            }
+        }
+        // the file has the base's tensors, in their shapes and types
+        let file = |folder: &str| {
+            let file = esmerge::checkpoint::TensorFile::open(&in_one.path(folder).join("model.safetensors"));
+            let tensors = file.unwrap().tensors().clone();
+            tensors.into_iter().map(|(name, t)| (name, (t.shape, t.dtype))).collect::<BTreeMap<_, _>>()
+        };
+        assert_eq!(file("base"), file("out"));
+        assert_eq!(file("out")["model.layers.0.mlp.experts.down_proj"].0, [EXPERTS, HIDDEN, WIDE]);
+    }
+}
+
+#[test]
+fn the_report_names_every_experts_matrix_and_what_saw_too_few_tokens() {
+    let family = mixture("qwen3_moe", true, false, Dtype::F32);
+    family.write("recipe.yaml", recipe("esm", "parameters: {alpha: 0.8}\n"));
+    family.merged(&[]);
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(family.path("out/esmerge-report.json")).unwrap()).unwrap();
+    let layers = report["layers"].as_array().unwrap();
+    for (e, role) in [(0, "esm"), (1, "esm"), (2, "tsv_m")] {
+        for kind in ["gate_up_proj", "down_proj"] {
+            let name = format!("model.layers.0.mlp.experts.{kind}[{e}]");
+            let layer = layers.iter().find(|layer| layer["name"] == name.as_str());
+            let layer = layer.unwrap_or_else(|| panic!("the report lacks {name}"));
+            assert_eq!(layer["role"], role, "{name}");
+            let few = layer["reason"].as_str().is_some_and(|reason| reason.starts_with("few tokens"));
+            assert_eq!(few, role == "tsv_m", "{name}");
+        }
+    }
+}
+
+#[test]
+fn experts_in_one_tensor_that_are_stored_across_merge_as_if_they_were_not() {
+    // their sizes say how they are stored, whatever the type of the model
+    for (method, more) in
+        [("esm", "parameters: {alpha: 0.8}\n"), ("regmean", "parameters: {ridge: 0.1, ridge_to: zero}\n")]
+    {
+        let [across, plain] = [("gpt_oss", true), ("qwen3_moe", false)].map(|(model_type, across)| {
+            let family = mixture(model_type, true, across, Dtype::F32);
+            let cars = "calibration/cars.safetensors";
+            // nothing by TSV-M, which takes matrices as they are stored
+            fs::copy(family.path(cars), family.path("calibration/birds.safetensors")).unwrap();
+            family.write("recipe.yaml", recipe(method, more));
+            of_experts(&family.merged(&["--accuracy", "exact"]))
+        });
+        for (place, values) in &plain {
+            let (rows, cols) = if place.1 == "down_proj" { (HIDDEN, WIDE) } else { (2 * WIDE, HIDDEN) };
+            assert_eq!(across[place], transposed(values, rows, cols), "{method} {place:?}");
+        }
+    }
+}
+
+#[test]
+fn kept_deltas_of_experts_in_one_tensor_make_the_model_again() {
+    let family = mixture("qwen3_moe", true, false, Dtype::F32);
+    family.write("recipe.yaml", recipe("esm", "parameters: {alpha: 0.8}\n"));
+    let merged = family.merged(&["--keep-delta", "kept.safetensors"]);
+    let alpha = &serde_json::from_slice::<serde_json::Value>(
+        &fs::read(family.path("out/esmerge-report.json")).unwrap(),
+    )
+    .unwrap()["alpha"];
+    let alpha = alpha.to_string();
+    let arguments =
+        ["rescale", "kept.safetensors", "--base", "base", "--alpha", &alpha, "again", "--device", "cpu"];
+    let output = family.esmerge(&arguments);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(synthetic::read_tensors(&family.path("again")) == merged);
+    // and they are an expert, whose tensors stay together in the output
+    family.write(
+        "recipe.yaml",
+        "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: {delta: kept.safetensors}}]\n\
+         parameters: {weight: 1.0}\n",
+    );
+    let added = family.merged(&[]);
+    for (name, tensor) in &merged {
+        for (a, b) in added[name].values().iter().zip(tensor.values()) {
+            assert!((a - b).abs() <= 1e-6 * b.abs().max(1.0), "{name}");
+        }
+    }
+}

@@ -14,7 +14,7 @@ use libtest_mimic::Trial;
 use pollster::block_on;
 use std::path::PathBuf;
 
-const ARCHITECTURES: [&str; 25] = [
+const ARCHITECTURES: [&str; 27] = [
     "clip",
     "open_clip",
     "siglip",
@@ -37,7 +37,9 @@ const ARCHITECTURES: [&str; 25] = [
     "gemma3",
     "phi3",
     "mixtral",
+    "mixtral_in_one",
     "qwen3_moe",
+    "qwen3_moe_in_one",
     "gpt2",
     "gpt_neox",
 ];
@@ -95,5 +97,5 @@ fn main() {
             trials.push(Trial::test(name, claim).with_ignored_flag(absent));
         }
     }
-    claims::run(trials, Stated { cpu: 25, adapter: 25, besides: 0 });
+    claims::run(trials, Stated { cpu: 27, adapter: 27, besides: 0 });
 }

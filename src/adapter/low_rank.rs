@@ -74,27 +74,32 @@ impl LowRank {
 
     /// The rows of `B` that are read for some rows of the tensor: those alone where each of its rows is one of `B`.
     fn rows_of_b(&self, rows: &Range<usize>) -> Range<usize> {
-        match (self.layout, self.experts) {
-            (Layout::Plain, 1) => self.held().0 + rows.start..self.held().0 + rows.end,
-            _ => 0..self.d_out,
+        match self.layout {
+            Layout::Plain => self.held().0 + rows.start..self.held().0 + rows.end,
+            Layout::Transposed => 0..self.d_out,
         }
     }
 
     /// Whether the tensor is the weight of a linear layer.
     pub fn is_linear(&self) -> bool {
-        self.layout == Layout::Plain && self.experts == 1 && self.window == Window::default()
+        self.layout == Layout::Plain && self.window.expert.is_none()
     }
 
-    /// All of both factors, of a linear layer.
+    /// All of both factors, of a linear layer: the rows of `B` that its tensor holds.
     pub fn linear(&self, file: &Checkpoint) -> Result<Linear, Error> {
-        let [a, b] = self.extents(file, &(0..self.d_out * self.d_in))?;
+        let [a, b] = self.extents(file, &(0..self.held().1 * self.d_in))?;
         Ok(Linear { a, b, rank: self.rank, scale: self.scale })
     }
 
-    /// What is read for the values `range` of the tensor: of `A`, and of `B`.
+    /// What is read for the values `range` of the tensor: of `A`, and of `B`, whose rows hold those of all experts.
     pub fn extents(&self, file: &Checkpoint, range: &Range<usize>) -> Result<[Extent; 2], Error> {
         let (r, rows) = (self.rank * self.experts, self.rows_of_b(&self.rows(range)));
-        Ok([file.values(&self.a, 0..r * self.d_in)?, file.values(&self.b, rows.start * r..rows.end * r)?])
+        let of_expert = self.rank * self.d_in;
+        let a = match self.window.expert {
+            Some((e, _)) => e * of_expert..(e + 1) * of_expert,
+            None => 0..of_expert * self.experts,
+        };
+        Ok([file.values(&self.a, a)?, file.values(&self.b, rows.start * r..rows.end * r)?])
     }
 
     /// The values `range` of `s B A` in the tensor, as one row.
@@ -105,10 +110,7 @@ impl LowRank {
         factors: [Factor; 2],
     ) -> backend::Result<B::Tensor> {
         let (rows, (_, columns)) = (self.rows(range), self.product_shape());
-        let product = match self.experts {
-            1 => self.product(backend, rows.clone(), factors)?,
-            _ => self.products(backend, rows.clone(), factors)?,
-        };
+        let product = self.product(backend, rows.clone(), factors)?;
         let (first, len) = (range.start - rows.start * columns, rows.len() * columns);
         let flat = product.reshape(Shape::matrix(1, len))?;
         if (first, range.len()) == (0, len) {
@@ -117,7 +119,7 @@ impl LowRank {
         backend.slice(&flat, 0..1, 0..1, first..first + range.len())
     }
 
-    /// Some rows of a tensor with one product.
+    /// Some rows of the product that the tensor holds.
     fn product<B: Backend>(
         &self,
         backend: &B,
@@ -125,40 +127,17 @@ impl LowRank {
         [a, b]: [Factor; 2],
     ) -> backend::Result<B::Tensor> {
         let a = backend.unpack(Shape::matrix(self.rank, self.d_in), a.0, a.1)?;
-        let b = backend.unpack(Shape::matrix(self.rows_of_b(&rows).len(), self.rank), b.0, b.1)?;
+        let shape = Shape::matrix(self.rows_of_b(&rows).len(), self.rank);
+        let b = match self.window.expert {
+            Some((e, experts)) if experts > 1 => {
+                // column `j E + e` is column `j` of expert `e`'s
+                let own: Vec<f32> = widen(b.0, b.1).into_iter().skip(e).step_by(experts).collect();
+                backend.upload(shape, &own)?
+            }
+            _ => backend.unpack(shape, b.0, b.1)?,
+        };
         let first = self.held().0;
         self.rows_of_product(backend, first + rows.start..first + rows.end, a, b)
-    }
-
-    /// Some rows of a tensor with the products of a mixture. `A` holds those of the experts one below the other; column `j E + e` of
-    /// `B` is column `j` of expert `e`'s.
-    fn products<B: Backend>(
-        &self,
-        backend: &B,
-        rows: Range<usize>,
-        [a, b]: [Factor; 2],
-    ) -> backend::Result<B::Tensor> {
-        let ((first, height), (_, columns)) = (self.held(), self.product_shape());
-        let (a, b) = (widen(a.0, a.1), widen(b.0, b.1));
-        let (r, d_out, d_in, experts) = (self.rank, self.d_out, self.d_in, self.experts);
-        let mut all = backend.zeros(Shape::matrix(rows.len(), columns))?;
-        for place in rows.start / height..rows.end.div_ceil(height) {
-            let e = self.window.expert.map_or(place, |(e, _)| e);
-            let column = |i: usize| (0..r).map(move |j| (i * r + j) * experts + e);
-            let own_b: Vec<f32> = (0..d_out).flat_map(column).map(|k| b[k]).collect();
-            let own_a = backend.upload(Shape::matrix(r, d_in), &a[e * r * d_in..(e + 1) * r * d_in])?;
-            let own_b = backend.upload(Shape::matrix(d_out, r), &own_b)?;
-            let own = (place * height).max(rows.start)..((place + 1) * height).min(rows.end);
-            let of_product = first + own.start - place * height..first + own.end - place * height;
-            let own_b = match self.layout {
-                Layout::Plain => backend.slice(&own_b, 0..1, of_product.clone(), 0..r)?,
-                Layout::Transposed => own_b,
-            };
-            let part = self.rows_of_product(backend, of_product, own_a, own_b)?;
-            let extent = [1, own.len(), columns];
-            backend.copy_block(&part, [0, 0, 0], &mut all, [0, own.start - rows.start, 0], extent)?;
-        }
-        Ok(all)
     }
 
     /// Some rows of `s B A`, of which `b` has no others, or of `s A^T B^T`.

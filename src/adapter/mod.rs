@@ -33,6 +33,8 @@ pub struct Adapter {
     low_rank: IndexMap<String, Vec<LowRank>>,
     /// Tensors that it holds whole, by the base's names.
     saved: Checkpoint,
+    /// These, and their keys.
+    placed: Vec<(String, String)>,
     /// Whole tensors that the base has no place for: the name, and the key.
     left: Vec<(String, String)>,
     /// Keys of factors of other models than the base.
@@ -123,8 +125,7 @@ impl Adapter {
         let factors = self.low_rank.iter();
         let factors = factors.flat_map(|(tensor, all)| all.iter().map(move |one| (tensor.as_str(), one)));
         let factors = factors.flat_map(|(tensor, one)| one.keys().map(move |key| (tensor, key)));
-        let saved = self.saved.names().filter_map(|name| Some((name, self.saved.place(name)?.1)));
-        factors.chain(saved)
+        factors.chain(self.placed.iter().map(|(tensor, key)| (tensor.as_str(), key.as_str())))
     }
 
     /// The factors of the weight of a linear layer; none where it has none.

@@ -1,5 +1,5 @@
-//! Modules of Stable Diffusion's UNets by the names of the original code (`input_blocks.4.1...`), in which adapters of SDXL are often
-//! trained, as diffusers has them (`down_blocks.1.attentions.0...`). Both here with `_` for `.`.
+//! Modules of Stable Diffusion's UNets and of Flux by the names of the original code (`input_blocks.4.1...`, `double_blocks.0...`), in
+//! which adapters are often trained, as diffusers has them (`down_blocks.1.attentions.0...`). Both here with `_` for `.`.
 
 /// Layers of a block: two of the encoder's with its downsampler, three of the decoder's.
 const LAYERS: usize = 3;
@@ -14,7 +14,7 @@ const RESNET: [(&str, &str); 6] = [
     ("skip_connection", "conv_shortcut"),
 ];
 
-/// What lies outside of the blocks.
+/// What lies outside of the blocks of a UNet.
 const SINGLE: [(&str, &str); 7] = [
     ("time_embed_0", "time_embedding_linear_1"),
     ("time_embed_2", "time_embedding_linear_2"),
@@ -25,8 +25,62 @@ const SINGLE: [(&str, &str); 7] = [
     ("out_2", "conv_out"),
 ];
 
-/// diffusers' name of a module; none if it is not one of the original's.
-pub(super) fn in_diffusers(name: &str) -> Option<String> {
+/// Parts of Flux's double blocks, of an image's half or of a text's.
+const DOUBLE_BLOCK: [(&str, &[&str]); 10] = [
+    ("img_attn_qkv", &["attn_to_q", "attn_to_k", "attn_to_v"]),
+    ("img_attn_proj", &["attn_to_out_0"]),
+    ("img_mlp_0", &["ff_net_0_proj"]),
+    ("img_mlp_2", &["ff_net_2"]),
+    ("img_mod_lin", &["norm1_linear"]),
+    ("txt_attn_qkv", &["attn_add_q_proj", "attn_add_k_proj", "attn_add_v_proj"]),
+    ("txt_attn_proj", &["attn_to_add_out"]),
+    ("txt_mlp_0", &["ff_context_net_0_proj"]),
+    ("txt_mlp_2", &["ff_context_net_2"]),
+    ("txt_mod_lin", &["norm1_context_linear"]),
+];
+
+/// Parts of its single blocks.
+const SINGLE_BLOCK: [(&str, &[&str]); 3] = [
+    ("linear1", &["attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"]),
+    ("linear2", &["proj_out"]),
+    ("modulation_lin", &["norm_linear"]),
+];
+
+/// What lies outside of them. (`final_layer_adaLN_modulation_1` makes shift and scale, which diffusers has the other way round.)
+const OUTSIDE: [(&str, &str); 9] = [
+    ("img_in", "x_embedder"),
+    ("txt_in", "context_embedder"),
+    ("time_in_in_layer", "time_text_embed_timestep_embedder_linear_1"),
+    ("time_in_out_layer", "time_text_embed_timestep_embedder_linear_2"),
+    ("guidance_in_in_layer", "time_text_embed_guidance_embedder_linear_1"),
+    ("guidance_in_out_layer", "time_text_embed_guidance_embedder_linear_2"),
+    ("vector_in_in_layer", "time_text_embed_text_embedder_linear_1"),
+    ("vector_in_out_layer", "time_text_embed_text_embedder_linear_2"),
+    ("final_layer_linear", "proj_out"),
+];
+
+/// diffusers' name of a module, or the names of those whose weights one below the other are its weight; none if it is not one of
+/// the original's.
+pub(super) fn in_diffusers(name: &str) -> Option<Vec<String>> {
+    in_flux(name).or_else(|| in_unet(name).map(|module| vec![module]))
+}
+
+fn in_flux(name: &str) -> Option<Vec<String>> {
+    if let Some((_, theirs)) = OUTSIDE.iter().find(|(own, _)| *own == name) {
+        return Some(vec![(*theirs).to_owned()]);
+    }
+    let double =
+        name.strip_prefix("double_blocks_").map(|rest| (rest, "transformer_blocks", &DOUBLE_BLOCK[..]));
+    let single = || {
+        name.strip_prefix("single_blocks_").map(|rest| (rest, "single_transformer_blocks", &SINGLE_BLOCK[..]))
+    };
+    let (rest, blocks, parts) = double.or_else(single)?;
+    let (block, part) = number(rest)?;
+    let (_, theirs) = parts.iter().find(|(own, _)| *own == part)?;
+    Some(theirs.iter().map(|module| format!("{blocks}_{block}_{module}")).collect())
+}
+
+fn in_unet(name: &str) -> Option<String> {
     if let Some((_, theirs)) = SINGLE.iter().find(|(own, _)| *own == name) {
         return Some((*theirs).to_owned());
     }
@@ -83,6 +137,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn original_names_of_flux_are_diffusers_modules_some_of_them_several() {
+        for (own, theirs) in [
+            ("double_blocks_18_img_attn_qkv", &["attn_to_q", "attn_to_k", "attn_to_v"][..]),
+            ("double_blocks_18_txt_attn_qkv", &["attn_add_q_proj", "attn_add_k_proj", "attn_add_v_proj"]),
+            ("double_blocks_18_txt_mlp_2", &["ff_context_net_2"]),
+        ] {
+            let theirs = theirs.iter().map(|part| format!("transformer_blocks_18_{part}")).collect();
+            assert_eq!(in_diffusers(own), Some(theirs));
+        }
+        let single = ["attn_to_q", "attn_to_k", "attn_to_v", "proj_mlp"];
+        let single = single.map(|part| format!("single_transformer_blocks_3_{part}")).to_vec();
+        assert_eq!(in_diffusers("single_blocks_3_linear1"), Some(single));
+        assert_eq!(in_diffusers("final_layer_linear"), Some(vec!["proj_out".to_owned()]));
+        for other in
+            ["double_blocks_0_img_attn_norm", "single_blocks_linear1", "final_layer_adaLN_modulation_1"]
+        {
+            assert_eq!(in_diffusers(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn original_names_of_sdxl_are_diffusers_modules() {
         for (own, theirs) in [
             (
@@ -105,7 +180,7 @@ mod tests {
             ("output_blocks_8_0_skip_connection", "up_blocks_2_resnets_2_conv_shortcut"),
             ("label_emb_0_2", "add_embedding_linear_2"),
         ] {
-            assert_eq!(in_diffusers(own).as_deref(), Some(theirs));
+            assert_eq!(in_diffusers(own), Some(vec![theirs.to_owned()]));
         }
         for other in [
             "down_blocks_0_resnets_0_conv1",

@@ -74,6 +74,7 @@ pub(super) fn open(path: &Path, base: &Checkpoint, config: &Value) -> Result<Ada
     check_settings(&file)?;
     let modules = modules(&file)?;
     let names = Underscored::new(base);
+    let mut targets = Targets::new(base, config, false);
     let mut components: IndexMap<&str, Vec<Factors>> = IndexMap::new();
     let mut alphas = HashMap::new();
     for (module, parts) in &modules {
@@ -85,13 +86,17 @@ pub(super) fn open(path: &Path, base: &Checkpoint, config: &Value) -> Result<Ada
             ));
         };
         let component = COMPONENTS.iter().find(|(prefix, _)| module.starts_with(prefix));
-        let name = match component {
-            Some((prefix, true)) => names.module(&module[prefix.len()..]),
-            Some((prefix, false)) => {
-                let rest = &module[prefix.len()..];
-                names.original(&rest.replace('.', "_")).unwrap_or_else(|| without_processor(rest))
+        let (rest, underscored) = component.map_or((module.as_str(), false), |(prefix, underscored)| {
+            (&module[prefix.len()..], *underscored)
+        });
+        let known = names.modules(&rest.replace('.', "_"), underscored);
+        let name = match known.as_deref() {
+            Some([one]) => one.clone(),
+            Some(stack) => {
+                targets.stack(rest, stack);
+                rest.to_owned()
             }
-            None => without_processor(module),
+            None => without_processor(rest),
         };
         if let Some(key) = alpha {
             alphas.insert(name.clone(), number(&file, key)?);
@@ -100,7 +105,6 @@ pub(super) fn open(path: &Path, base: &Checkpoint, config: &Value) -> Result<Ada
             Factors { module: name, kind: Kind::Linear, a: a.clone(), b: b.clone(), alpha: alpha.clone() };
         components.entry(component.map_or("", |(prefix, _)| prefix)).or_default().push(factors);
     }
-    let targets = Targets::new(base, config, false);
     // a file may hold factors of all models of a pipeline, of which the base is one
     let (own, others): (Vec<_>, Vec<_>) = components.into_values().partition(|all| targets.has_any(all));
     let own: Vec<Factors> = own.into_iter().flatten().collect();
@@ -208,14 +212,11 @@ impl<'a> Underscored<'a> {
         Underscored(found)
     }
 
-    /// The base's name of a module, or the name as it is.
-    fn module(&self, name: &str) -> String {
-        let known = self.0.get(name).copied().flatten().map(str::to_owned);
-        known.or_else(|| self.original(name)).unwrap_or_else(|| name.to_owned())
-    }
-
-    /// The base's name of a module that goes by the name of the original code, where the base has diffusers' names.
-    fn original(&self, name: &str) -> Option<String> {
-        self.0.get(&original::in_diffusers(name)?).copied().flatten().map(str::to_owned)
+    /// The base's name of a module, if the base has its own name (which only names with `_` throughout are looked up by), or
+    /// diffusers' names for the original code's: several, where that has as one what diffusers keeps apart.
+    fn modules(&self, name: &str, underscored: bool) -> Option<Vec<String>> {
+        let known = |name: &str| self.0.get(name).copied().flatten().map(str::to_owned);
+        let own = known(name).filter(|_| underscored).map(|module| vec![module]);
+        own.or_else(|| original::in_diffusers(name)?.iter().map(|name| known(name)).collect())
     }
 }

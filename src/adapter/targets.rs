@@ -44,6 +44,8 @@ pub(super) struct Targets<'a> {
     weights: HashMap<String, &'a str>,
     /// Experts that the base keeps apart and modules have as one, by module.
     mixtures: HashMap<String, Mixture>,
+    /// Modules that the base keeps apart and adapters have as one: the weights, one below the other.
+    stacks: HashMap<String, Vec<String>>,
     /// Names that need no prefix: modules, and tensors.
     known: HashSet<String>,
     /// Whether square weights are stored as `d_in x d_out`.
@@ -71,7 +73,14 @@ impl<'a> Targets<'a> {
         let known = modules.chain(parents).chain(base.names().map(str::to_owned)).collect();
         let model_type = config.get("model_type").and_then(Value::as_str);
         let transposed = stores_transposed(model_type, base) || (config.is_null() && fan_in_fan_out);
-        Targets { base, weights, mixtures, known, transposed }
+        Targets { base, weights, mixtures, stacks: HashMap::new(), known, transposed }
+    }
+
+    /// Takes a module for several of the base, whose weights one below the other are its weight.
+    pub fn stack(&mut self, module: &str, parts: &[String]) {
+        let weights = parts.iter().filter_map(|part| Some((*self.weights.get(part)?).to_owned())).collect();
+        self.stacks.insert(module.to_owned(), weights);
+        self.known.insert(module.to_owned());
     }
 
     /// The adapter with these factors and whole tensors (name, key).
@@ -111,6 +120,7 @@ impl<'a> Targets<'a> {
             path: path.to_path_buf(),
             low_rank,
             saved,
+            placed,
             left,
             elsewhere: Vec::new(),
             prefix,
@@ -172,6 +182,9 @@ impl Finder<'_> {
         if !parameters.is_empty() {
             return self.place_parameters(module, &name, &parameters, factors);
         }
+        if let (Some(tensors), [one]) = (self.targets.stacks.get(&name), factors) {
+            return self.place_stack(module, tensors, one);
+        }
         match (self.targets.weights.get(&name), factors) {
             (Some(&tensor), [one]) => {
                 let found = self.low_rank(module, (tensor, Window::default()), one)?;
@@ -182,6 +195,35 @@ impl Finder<'_> {
             }
             (None, _) => Err(self.no_module(module)),
         }
+    }
+
+    /// Each of the tensors holds its rows of the product, which together are all there are.
+    fn place_stack(
+        &self,
+        module: &str,
+        tensors: &[String],
+        factors: &Factors,
+    ) -> Result<Vec<(String, LowRank)>, Error> {
+        let rows = |tensor: &String| self.targets.base.get(tensor).map_or(0, |meta| flattened(meta).0);
+        let height = self.file.get(&factors.b).map_or(0, |meta| flattened(meta).0);
+        let all: usize = tensors.iter().map(rows).sum();
+        if height != all {
+            return Err(bad(
+                self.file.path(),
+                format!(
+                    "its factors of `{module}` make {height} rows, but {}, which are that module in the base, have {all}; is it an \
+                     adapter of another model?",
+                    tensors.join(", ")
+                ),
+            ));
+        }
+        let mut first = 0;
+        let part = |tensor: &String| {
+            let window = Window { rows: Some((first, rows(tensor))), ..Window::default() };
+            first += rows(tensor);
+            Ok((tensor.clone(), self.low_rank(module, (tensor, window), factors)?))
+        };
+        tensors.iter().map(part).collect()
     }
 
     fn no_module(&self, module: &str) -> Error {
@@ -201,12 +243,17 @@ impl Finder<'_> {
             |name: &str| self.parameters.iter().any(|p| name == p || name.ends_with(&format!(".{p}")));
         let of_mixture = self.targets.mixtures.get(module).into_iter().flat_map(Mixture::parameters);
         let of_mixture = of_mixture.map(|(parameter, tensors)| (format!("{module}.{parameter}"), tensors));
-        let own = self
-            .targets
-            .base
-            .names()
-            .filter(|tensor| tensor.rsplit_once('.').is_some_and(|(parent, _)| parent == module));
-        let own = own.map(|tensor| (tensor.to_owned(), vec![(tensor.to_owned(), Window::default())]));
+        let base = self.targets.base;
+        let own =
+            base.names().filter(|tensor| tensor.rsplit_once('.').is_some_and(|(parent, _)| parent == module));
+        let mut parameters: IndexMap<&str, Vec<(String, Window)>> = IndexMap::new();
+        for tensor in own {
+            let slice = base.slice(tensor).map(|(whole, e, count)| (whole, Some((e, count))));
+            let (parameter, expert) = slice.unwrap_or((tensor, None));
+            let window = Window { expert, ..Window::default() };
+            parameters.entry(parameter).or_default().push((tensor.to_owned(), window));
+        }
+        let own = parameters.into_iter().map(|(parameter, tensors)| (parameter.to_owned(), tensors));
         let mut found: Vec<_> = of_mixture.chain(own).filter(|(name, _)| targeted(name)).collect();
         // files sort by name; the experts of mixtures have the way in before the way out
         found.sort_by_key(|(name, _)| name.ends_with("down_proj"));
@@ -306,13 +353,8 @@ impl Finder<'_> {
     ) -> Option<LowRank> {
         let ((rows_of_a, d_in), (d_out, columns_of_b)) = (flattened(a), flattened(b));
         let is_convolution = a.shape.len() > 2;
-        let (experts, rows, columns) = match meta.shape[..] {
-            [experts, rows, columns] if !is_convolution => (experts, rows, columns),
-            _ => {
-                let (rows, columns) = flattened(meta);
-                (window.expert.map_or(1, |(_, of)| of), rows, columns)
-            }
-        };
+        let (rows, columns) = flattened(meta);
+        let experts = window.expert.map_or(1, |(_, of)| of);
         let holds = |height: usize| match window.rows {
             Some((first, count)) => count == rows && first + count <= height,
             None => height == rows,

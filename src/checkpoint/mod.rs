@@ -26,6 +26,7 @@ mod scan;
 pub(crate) mod settings;
 mod sidecar;
 mod sidecar_names;
+mod slices;
 mod sync;
 mod temporary;
 mod write;
@@ -54,6 +55,7 @@ pub use sidecar::{Sidecars, hub_repository};
 #[cfg(feature = "cli")]
 pub(crate) use sidecar_names::belongs;
 pub(crate) use sidecar_names::is_weights;
+pub use slices::{slice_name, slice_of};
 pub(crate) use sync::rename;
 #[cfg(feature = "cli")]
 pub(crate) use temporary::bytes_in;

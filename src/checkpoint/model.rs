@@ -4,7 +4,8 @@ use super::codes::Codes;
 use super::header::Unique;
 use super::quantised::as_floats;
 use super::rows::{Row, Rows, Table};
-use super::{Error, Extent, TensorFile, TensorMeta, gguf};
+use super::slices::{experts_apart, slice_name, slice_of};
+use super::{Error, Extent, Stored, TensorFile, TensorMeta, TensorSpec, gguf};
 use crate::backend::Dtype;
 use crate::files;
 use crate::host::PathExt;
@@ -36,11 +37,27 @@ struct Place {
     file: usize,
     /// Its name in that file, where it goes by another here.
     stored: Option<String>,
+    /// Which of the matrices it is that the file has under that name.
+    slice: Option<Slice>,
+}
+
+/// One of the matrices of a tensor.
+#[derive(Clone, Debug)]
+struct Slice {
+    index: usize,
+    meta: TensorMeta,
 }
 
 impl Place {
     fn of_file(file: usize) -> Place {
-        Place { file, stored: None }
+        Place { file, stored: None, slice: None }
+    }
+
+    /// The same tensor under another name here.
+    fn called(&self, name: &str, own: &str) -> Place {
+        let stored = self.stored.as_deref().unwrap_or(own);
+        let stored = (stored != name).then(|| stored.to_owned());
+        Place { stored, ..self.clone() }
     }
 }
 
@@ -72,7 +89,7 @@ impl Checkpoint {
         let folder = folder.map(Path::to_path_buf);
         let model =
             Checkpoint { path: path.to_path_buf(), folder, files: vec![file], tensors, notes: Vec::new() };
-        Ok(as_floats(model))
+        Ok(experts_apart(as_floats(model)))
     }
 
     /// The single file of a folder; its shards, where there are some beside it that hold more.
@@ -121,12 +138,12 @@ impl Checkpoint {
         }
         let notes = omitted_from_index(index, &omitted).into_iter().collect();
         let path = path.to_path_buf();
-        Ok(as_floats(Checkpoint { folder: Some(path.clone()), path, files, tensors, notes }))
+        Ok(experts_apart(as_floats(Checkpoint { folder: Some(path.clone()), path, files, tensors, notes })))
     }
 
     /// Sees a tensor as the floats that its codes stand for, by a name and in a shape of their own.
     pub(super) fn decode(&mut self, name: &str, seen_as: &str, shape: Vec<usize>, codes: Codes) {
-        let Some((at, _, Place { file, stored })) = self.tensors.get_full(name) else { return };
+        let Some((at, _, Place { file, stored, .. })) = self.tensors.get_full(name) else { return };
         let (place, stored) = (*file, stored.as_deref().unwrap_or(name).to_owned());
         if let Some(file) = self.files.get_mut(place) {
             file.decode(&stored, shape, codes);
@@ -134,8 +151,58 @@ impl Checkpoint {
         if seen_as != name {
             self.tensors.shift_remove(name);
             let stored = Some(stored);
-            self.tensors.shift_insert(at, seen_as.to_owned(), Place { file: place, stored });
+            self.tensors.shift_insert(at, seen_as.to_owned(), Place { file: place, stored, slice: None });
         }
+    }
+
+    /// Sees each matrix of a tensor of three dimensions as a tensor of its own.
+    pub(super) fn take_apart(&mut self, name: &str) {
+        let (Some(whole), Some((at, _, place))) = (self.get(name).cloned(), self.tensors.get_full(name))
+        else {
+            return;
+        };
+        let [count, rows, cols] = whole.shape[..] else { return };
+        let bytes = whole.bytes / count.max(1) as u64;
+        let slice = |index: usize| {
+            let offset = whole.offset + index as u64 * bytes;
+            let meta = TensorMeta { shape: vec![rows, cols], offset, bytes, ..whole };
+            let name_here = slice_name(name, index);
+            let place = Place { slice: Some(Slice { index, meta }), ..place.called(&name_here, name) };
+            (name_here, place)
+        };
+        let slices: Vec<(String, Place)> = (0..count).map(slice).collect();
+        if slices.iter().any(|(name, _)| self.tensors.contains_key(name)) {
+            return;
+        }
+        drop(self.tensors.splice(at..=at, slices));
+    }
+
+    /// Of a matrix of a tensor that a file has as one, the tensor's name here, and which it is of how many.
+    pub fn slice<'a>(&self, name: &'a str) -> Option<(&'a str, usize, usize)> {
+        let Place { file, stored, slice } = self.tensors.get(name)?;
+        let (Slice { index, .. }, (whole, _)) = (slice.as_ref()?, slice_of(name)?);
+        let stored = self.files.get(*file)?.tensors().get(stored.as_deref()?)?;
+        Some((whole, *index, stored.shape.first().copied()?))
+    }
+
+    /// The tensors of a file that is to hold some of these, in some types: the matrices of experts together, as they are stored.
+    pub fn specs<'n>(
+        &self,
+        names: impl IntoIterator<Item = &'n str>,
+        dtype: impl Fn(&str) -> Option<Stored>,
+    ) -> Vec<TensorSpec> {
+        let spec = |name: &str| {
+            let (shape, dtype) = (&self.get(name)?.shape, dtype(name)?);
+            match self.slice(name) {
+                None => Some(TensorSpec { name: name.to_owned(), dtype, shape: shape.clone() }),
+                Some((whole, 0, count)) => {
+                    let shape = std::iter::once(count).chain(shape.iter().copied()).collect();
+                    Some(TensorSpec { name: whole.to_owned(), dtype, shape })
+                }
+                Some(_) => None,
+            }
+        };
+        names.into_iter().filter_map(spec).collect()
     }
 
     /// Leaves tensors out of the model.
@@ -210,13 +277,16 @@ impl Checkpoint {
 
     /// A tensor's entry, if the model has it.
     pub fn get(&self, name: &str) -> Option<&TensorMeta> {
-        let Place { file, stored } = self.tensors.get(name)?;
-        self.files.get(*file)?.tensors().get(stored.as_deref().unwrap_or(name))
+        let Place { file, stored, slice } = self.tensors.get(name)?;
+        match slice {
+            Some(slice) => Some(&slice.meta),
+            None => self.files.get(*file)?.tensors().get(stored.as_deref().unwrap_or(name)),
+        }
     }
 
-    /// The file that holds a tensor, and the tensor's name there.
+    /// The file that holds a tensor, and the tensor's name there: for a matrix of a tensor the whole's.
     pub fn place<'a>(&'a self, name: &'a str) -> Option<(&'a TensorFile, &'a str)> {
-        let Place { file, stored } = self.tensors.get(name)?;
+        let Place { file, stored, .. } = self.tensors.get(name)?;
         Some((self.files.get(*file)?, stored.as_deref().unwrap_or(name)))
     }
 
@@ -231,12 +301,8 @@ impl Checkpoint {
     /// The same files seen through other names: `names` maps each name of the view to one of this model's. What it does not
     /// name is not in the view.
     pub fn view<'n>(&self, names: impl IntoIterator<Item = (&'n str, &'n str)>) -> Checkpoint {
-        let renamed = |(name, own): (&str, &str)| {
-            let file = self.tensors.get(own)?.file;
-            let (_, stored) = self.place(own)?;
-            let stored = (stored != name).then(|| stored.to_owned());
-            Some((name.to_owned(), Place { file, stored }))
-        };
+        let renamed =
+            |(name, own): (&str, &str)| Some((name.to_owned(), self.tensors.get(own)?.called(name, own)));
         Checkpoint { tensors: names.into_iter().filter_map(renamed).collect(), ..self.clone() }
     }
 
@@ -246,16 +312,15 @@ impl Checkpoint {
         let mut composed = Checkpoint { files: Vec::new(), tensors: IndexMap::new(), ..self.clone() };
         let mut first_files: Vec<(&Path, usize)> = Vec::new();
         for (name, model, own) in parts {
-            let Some(Place { file, stored }) = model.tensors.get(*own) else { continue };
+            let Some(place) = model.tensors.get(*own) else { continue };
             let known = first_files.iter().find(|(path, _)| *path == model.path()).map(|(_, first)| *first);
             let first = known.unwrap_or_else(|| {
                 first_files.push((model.path(), composed.files.len()));
                 composed.files.extend(model.files.iter().cloned());
                 composed.files.len() - model.files.len()
             });
-            let stored = stored.as_deref().unwrap_or(own);
-            let stored = (stored != name).then(|| stored.to_owned());
-            composed.tensors.insert(name.clone(), Place { file: first + file, stored });
+            let file = first + place.file;
+            composed.tensors.insert(name.clone(), Place { file, ..place.called(name, own) });
         }
         composed
     }
@@ -290,7 +355,9 @@ impl Checkpoint {
     /// Where these bytes lie.
     pub fn bytes(&self, name: &str, range: Range<u64>) -> Result<Extent, Error> {
         let (file, stored) = self.required_place(name)?;
-        file.bytes(stored, range)
+        let Some(Slice { index, meta }) = self.slice_at(name) else { return file.bytes(stored, range) };
+        let first = *index as u64 * meta.bytes;
+        file.bytes(stored, first + range.start..first + range.end.min(meta.bytes))
     }
 
     /// Raw bytes of the values `range` of a floating-point tensor, checked to be finite.
@@ -301,7 +368,12 @@ impl Checkpoint {
     /// Where these values lie.
     pub fn values(&self, name: &str, range: Range<usize>) -> Result<Extent, Error> {
         let (file, stored) = self.required_place(name)?;
-        file.values(stored, range)
+        let first = self.slice_at(name).map_or(0, |slice| slice.index * slice.meta.elements());
+        file.values(stored, first + range.start..first + range.end)
+    }
+
+    fn slice_at(&self, name: &str) -> Option<&Slice> {
+        self.tensors.get(name)?.slice.as_ref()
     }
 }
 

@@ -1,6 +1,6 @@
 //! The parts transformers are made of.
 
-use super::{Error, Mixture, Part, Result, Tap};
+use super::{Error, Gated, Mixture, Part, Result, Tap};
 use crate::backend::layers::{Activation, Attention, Layers};
 use crate::backend::{Backend, Op, Shape, Tensor};
 use std::rc::Rc;
@@ -119,7 +119,7 @@ impl<B: Layers> Qkv<B> {
 }
 
 /// `x` cut into parts of so many columns.
-fn columns<B: Layers, const N: usize>(
+pub(super) fn columns<B: Layers, const N: usize>(
     backend: &B,
     x: &B::Tensor,
     widths: [usize; N],
@@ -184,26 +184,8 @@ pub enum FeedForward<B: Backend> {
         /// Between the two.
         activation: Activation,
     },
-    /// `down(activation(gate(x)) * up(x))`
-    Gated {
-        /// The gate.
-        gate: Linear<B>,
-        /// What is gated.
-        up: Linear<B>,
-        /// Back.
-        down: Linear<B>,
-        /// Of the gate.
-        activation: Activation,
-    },
-    /// The same with gate and what is gated side by side in one layer.
-    FusedGated {
-        /// To the gate, then to what is gated.
-        gate_up: Linear<B>,
-        /// Back.
-        down: Linear<B>,
-        /// Of the gate.
-        activation: Activation,
-    },
+    /// With a gate.
+    Gated(Gated<B>),
     /// A mixture of experts.
     Mixture(Mixture<B>),
 }
@@ -216,31 +198,17 @@ impl<B: Layers> FeedForward<B> {
         part: &Part<B>,
         tap: &mut impl Tap<B>,
     ) -> Result<B::Tensor> {
-        let (wide, down) = match self {
+        match self {
             FeedForward::Plain { up, down, activation } => {
                 tap.input(&[&up.name], x, part).await?;
                 let mut wide = up.apply(backend, x, tap)?;
                 backend.activate(&mut wide, *activation)?;
-                (wide, down)
+                tap.input(&[&down.name], &wide, part).await?;
+                down.apply(backend, &wide, tap)
             }
-            FeedForward::Gated { gate, up, down, activation } => {
-                tap.input(&[&gate.name, &up.name], x, part).await?;
-                let mut wide = gate.apply(backend, x, tap)?;
-                backend.activate_gated(&mut wide, &up.apply(backend, x, tap)?, *activation)?;
-                (wide, down)
-            }
-            FeedForward::FusedGated { gate_up, down, activation } => {
-                tap.input(&[&gate_up.name], x, part).await?;
-                let both = gate_up.apply(backend, x, tap)?;
-                let half = both.shape().cols / 2;
-                let [mut wide, up] = columns(backend, &both, [half; 2])?;
-                backend.activate_gated(&mut wide, &up, *activation)?;
-                (wide, down)
-            }
-            FeedForward::Mixture(mixture) => return mixture.apply(backend, x, part, tap).await,
-        };
-        tap.input(&[&down.name], &wide, part).await?;
-        down.apply(backend, &wide, tap)
+            FeedForward::Gated(gated) => gated.apply(backend, x, part, tap).await,
+            FeedForward::Mixture(mixture) => mixture.apply(backend, x, part, tap).await,
+        }
     }
 }
 
@@ -304,8 +272,7 @@ impl<B: Layers> Block<B> {
         let mut layers = vec![qkv, &self.attention.out];
         match &self.feed_forward {
             FeedForward::Plain { up, down, .. } => layers.extend([up, down]),
-            FeedForward::Gated { gate, down, .. } => layers.extend([gate, down]),
-            FeedForward::FusedGated { gate_up, down, .. } => layers.extend([gate_up, down]),
+            FeedForward::Gated(gated) => layers.extend(gated.layers()),
             FeedForward::Mixture(mixture) => layers.extend(mixture.layers()),
         }
         layers.into_iter().map(|layer| (layer.name.as_str(), layer.inputs())).collect()

@@ -1,7 +1,7 @@
 //! Mixtures of experts: every token goes to the few experts that a router prefers for it.
 
-use super::{Linear, Part, Result, Tap};
-use crate::backend::layers::{Activation, Layers};
+use super::{Gated, Linear, Part, Result, Tap};
+use crate::backend::layers::Layers;
 use crate::backend::{Backend, Shape, Tensor};
 use std::rc::Rc;
 
@@ -14,19 +14,7 @@ pub struct Mixture<B: Backend> {
     /// Whether the weights of the experts of a token sum to 1, in place of being their probabilities among all.
     pub normalized: bool,
     /// The experts.
-    pub experts: Vec<Expert<B>>,
-    /// Of the gates.
-    pub activation: Activation,
-}
-
-/// A gated feed-forward layer.
-pub struct Expert<B: Backend> {
-    /// The gate.
-    pub gate: Linear<B>,
-    /// What is gated.
-    pub up: Linear<B>,
-    /// Back.
-    pub down: Linear<B>,
+    pub experts: Vec<Gated<B>>,
 }
 
 /// Where tokens go.
@@ -42,7 +30,7 @@ struct Routes {
 impl<B: Layers> Mixture<B> {
     /// One layer for each input, in the order the tap sees them.
     pub(super) fn layers(&self) -> Vec<&Linear<B>> {
-        let experts = self.experts.iter().flat_map(|e| [&e.gate, &e.down]);
+        let experts = self.experts.iter().flat_map(Gated::layers);
         std::iter::once(&self.router).chain(experts).collect()
     }
 
@@ -60,11 +48,7 @@ impl<B: Layers> Mixture<B> {
         for (expert, tokens) in self.experts.iter().zip(&routes.tokens).filter(|(_, t)| !t.is_empty()) {
             let own = backend.gather_rows(x, tokens)?;
             let part = seen_by(backend, part, tokens)?;
-            tap.input(&[&expert.gate.name, &expert.up.name], &own, &part).await?;
-            let mut wide = expert.gate.apply(backend, &own, tap)?;
-            backend.activate_gated(&mut wide, &expert.up.apply(backend, &own, tap)?, self.activation)?;
-            tap.input(&[&expert.down.name], &wide, &part).await?;
-            results.push(expert.down.apply(backend, &wide, tap)?);
+            results.push(expert.apply(backend, &own, &part, tap).await?);
         }
         let all = backend.stack_rows(&results.iter().collect::<Vec<_>>())?;
         drop(results);

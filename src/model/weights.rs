@@ -160,6 +160,18 @@ impl<'a, B: Layers> Loader<'a, B> {
         Ok(Linear { name: self.full(&weight), weight: matrix, bias: Some(bias), op: Op::None })
     }
 
+    /// Whether there is a tensor of this name that holds a matrix for each expert of a mixture.
+    pub fn has_of_all(&self, name: &str) -> bool {
+        self.has(&of_all(name, 0))
+    }
+
+    /// The linear layer of one expert of a mixture, whose tensor `name` holds those of all.
+    pub fn linear_of_all(&self, name: &str, expert: usize, d_in: usize, d_out: usize) -> Result<Linear<B>> {
+        let name = of_all(name, expert);
+        let weight = self.matrix(&name, d_out, d_in)?;
+        Ok(Linear { name: self.full(&name), weight, bias: None, op: Op::Transpose })
+    }
+
     /// The layer norm `name.weight`, `name.bias`.
     pub fn layer_norm(&self, name: &str, d: usize, epsilon: f32) -> Result<Norm<B>> {
         let (weight, bias) = (format!("{name}.weight"), format!("{name}.bias"));
@@ -186,6 +198,11 @@ impl<'a, B: Layers> Loader<'a, B> {
         self.backend.axpby(1.0, &self.vector(&format!("{name}.weight"), d)?, 1.0, &mut weight)?;
         Ok(Norm::Rms { weight, epsilon })
     }
+}
+
+/// What a source of weights calls the matrix of one expert in a tensor of all.
+fn of_all(name: &str, expert: usize) -> String {
+    format!("{name}[{expert}]")
 }
 
 /// The first of some prefixes under which a tensor is found.

@@ -9,7 +9,9 @@ use super::writer::Writer;
 use super::{Error, Progress, shares};
 use crate::backend::{Backend, Dtype, Shape};
 use crate::checkpoint::journal::Ledger;
-use crate::checkpoint::{self, Checkpoint, Shard, TensorSpec, TensorWriter, index, shards, stem, stored};
+use crate::checkpoint::{
+    self, Checkpoint, Shard, TensorSpec, TensorWriter, index, shards, slice_name, stem, stored,
+};
 use crate::method::assembly;
 use crate::plan::SUM_CHUNK;
 use indexmap::IndexMap;
@@ -158,9 +160,11 @@ impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
         writer.begin(TensorWriter::create(path, &shard.tensors, &metadata)?, progress)?;
         for tensor in &shard.tensors {
             progress.layer(&tensor.name);
-            let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
-            for range in self.chunks(tensor, step) {
-                self.chunk(&tensor.name, step, range, reader, writer, progress).await?;
+            for piece in self.pieces(tensor) {
+                let step = self.step(&piece);
+                for range in self.chunks(&piece, step) {
+                    self.chunk(&piece.name, step, range, reader, writer, progress).await?;
+                }
             }
         }
         Ok(())
@@ -171,17 +175,37 @@ impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
         &'s self,
         shards: impl Iterator<Item = &'s Shard> + 's,
     ) -> impl Iterator<Item = Request> + 's {
-        shards.flat_map(|shard| &shard.tensors).flat_map(move |tensor| {
-            let step = self.steps.get(&tensor.name).copied().unwrap_or(Step::Copy);
-            self.chunks(tensor, step).flat_map(move |range| match step {
-                Step::Merge { .. } => self.deltas.requests(&tensor.name, range),
-                Step::Keep { .. } => base_request(self.base, &tensor.name, range).into_iter().collect(),
+        let pieces = shards.flat_map(|shard| &shard.tensors).flat_map(|tensor| self.pieces(tensor));
+        pieces.flat_map(move |piece| {
+            let step = self.step(&piece);
+            self.chunks(&piece, step).flat_map(move |range| match step {
+                Step::Merge { .. } => self.deltas.requests(&piece.name, range),
+                Step::Keep { .. } => base_request(self.base, &piece.name, range).into_iter().collect(),
                 Step::Copy => {
-                    let bytes = self.base.bytes(&tensor.name, range.start as u64..range.end as u64);
+                    let bytes = self.base.bytes(&piece.name, range.start as u64..range.end as u64);
                     bytes.map(Request::other).into_iter().collect()
                 }
             })
         })
+    }
+
+    /// A tensor of the output by what the base calls it: whole, or the matrices that it has of experts.
+    fn pieces(&self, tensor: &TensorSpec) -> Vec<TensorSpec> {
+        match (self.base.get(&tensor.name), &tensor.shape[..]) {
+            (None, [count, shape @ ..]) => {
+                let piece = |e| TensorSpec {
+                    name: slice_name(&tensor.name, e),
+                    shape: shape.to_vec(),
+                    ..tensor.clone()
+                };
+                (0..*count).map(piece).collect()
+            }
+            _ => vec![tensor.clone()],
+        }
+    }
+
+    fn step(&self, piece: &TensorSpec) -> Step {
+        self.steps.get(&piece.name).copied().unwrap_or(Step::Copy)
     }
 
     /// The pieces in which a tensor is made: of its values, or of its bytes where it is copied.
@@ -224,14 +248,11 @@ impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
     }
 }
 
+/// The tensors of the output.
 fn specs(base: &Checkpoint, steps: &IndexMap<String, Step>) -> Vec<TensorSpec> {
-    let spec = |(name, step): (&String, &Step)| {
-        let meta = base.get(name)?;
-        let dtype = match step {
-            Step::Merge { dtype, .. } | Step::Keep { dtype } => stored(*dtype),
-            Step::Copy => meta.dtype,
-        };
-        Some(TensorSpec { name: name.clone(), dtype, shape: meta.shape.clone() })
+    let dtype = |name: &str| match steps.get(name) {
+        Some(Step::Merge { dtype, .. } | Step::Keep { dtype }) => Some(stored(*dtype)),
+        _ => base.get(name).map(|meta| meta.dtype),
     };
-    steps.iter().filter_map(spec).collect()
+    base.specs(steps.keys().map(String::as_str), dtype)
 }

@@ -11,7 +11,7 @@ use super::weights::{base_row, delta_row, member_deltas, member_requests, row_re
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
 use crate::checkpoint::{
-    self, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite, stores_transposed,
+    self, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite, slice_of, stores_transposed,
 };
 use crate::host::Instant;
 use crate::method::esm_plus::low_rank_experts;
@@ -119,8 +119,12 @@ async fn write<B: Backend>(
     Ok(report)
 }
 
-/// The linear weights of blocks: ESM's, and matrices of blocks that are not ESM's; those are taken as they are stored.
+/// The linear weights of blocks: ESM's, and matrices of blocks that are not ESM's; those are taken as they are stored. The matrices
+/// of experts in one tensor belong to no module of their own.
 fn is_linear<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
+    if slice_of(&layer.name).is_some() {
+        return false;
+    }
     let weight = || layer.block().is_some() && layer.name.ends_with("weight");
     let as_stored = || !stores_transposed(job.family.settings.model_type(), &job.family.base);
     layer.role == Role::Esm || (layer.role == Role::TsvM && weight() && as_stored())

@@ -1,6 +1,7 @@
 //! Whether the models fit each other.
 
 use super::names::is_recomputed;
+use super::roles::any_matches;
 use super::{Error, Expert, Family, Role};
 use crate::checkpoint::{Checkpoint, Kind, TensorMeta, kind};
 use crate::recipe::Recipe;
@@ -98,8 +99,8 @@ pub(super) fn patterns_match(
     base: &Checkpoint,
 ) -> Result<(), Error> {
     let matches = |pattern: &str| {
-        let wild = wildmatch::WildMatch::new(pattern);
-        base.names().any(|n| wild.matches(n) && base.get(n).is_some_and(|m| m.matrix().is_some()))
+        let wild = [wildmatch::WildMatch::new(pattern)];
+        base.names().any(|n| any_matches(&wild, n) && base.get(n).is_some_and(|m| m.matrix().is_some()))
     };
     match patterns.iter().position(|p| !matches(p)) {
         None => Ok(()),

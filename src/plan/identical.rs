@@ -32,7 +32,8 @@ fn cannot_be_merged(
         Kind::Unsupported => Ok(true),
         Kind::Float(dtype) => {
             let last = name.rsplit('.').next().unwrap_or(name);
-            if matches!(last, "weight" | "bias") || meta.bytes > LARGEST_BUFFER {
+            let is_weight = matches!(last, "weight" | "bias") || base.slice(name).is_some();
+            if is_weight || meta.bytes > LARGEST_BUFFER {
                 return Ok(false);
             }
             let bytes = base.read_bytes(name, 0..meta.bytes)?;

@@ -1,6 +1,7 @@
 //! From tensors to layers.
 
 use super::account::account;
+use super::across::Across;
 use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
 use super::identical::identical;
@@ -24,12 +25,7 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let rules = Rules::new(&recipe.method, &architecture, family, identical);
     tensors_fit(family, |name, meta| rules.of(name, meta).role)?;
     let mut warnings = notes_on_files(family);
-    let mut planner = Planner {
-        recipe,
-        family,
-        fuse: false,
-        transposed: stores_transposed(family.settings.model_type(), &family.base),
-    };
+    let mut planner = Planner { recipe, family, fuse: false, across: Across::new(family) };
     if let Method::Esm(esm) = &recipe.method {
         check_esm(recipe, family, esm)?;
         planner.fuse = esm.fuse_qkv.unwrap_or(matches!(architecture, Architecture::Vit { .. }));
@@ -132,8 +128,8 @@ pub(super) struct Planner<'a> {
     pub family: &'a Family,
     /// Whether q, k and v become one layer.
     fuse: bool,
-    /// Whether linear weights are stored as `d_in x d_out`.
-    transposed: bool,
+    /// Which linear weights are stored as `d_in x d_out`.
+    across: Across<'a>,
 }
 
 /// A tensor, or several that are one matrix, under the name of either.
@@ -195,7 +191,9 @@ impl Planner<'_> {
         let Ruling { role, reason, kept } = ruling;
         let tasks = self.family.experts.len();
         let elements: usize = parts.iter().map(Part::elements).sum();
-        let transposed = role == Role::Esm && self.transposed;
+        let looks_at_inputs =
+            role == Role::Esm || role == Role::Spectral && self.recipe.method.description().calibration;
+        let transposed = looks_at_inputs && parts.first().is_some_and(|part| self.across.has(&part.name));
         let (d_out, d_in) = match role {
             Role::Esm | Role::TsvM | Role::Spectral | Role::Experts => {
                 let rows: usize = parts.iter().map(|p| p.rows).sum();

@@ -4,6 +4,7 @@
 //! shapes and types is found here.
 
 mod account;
+mod across;
 mod check;
 mod cost;
 mod error;

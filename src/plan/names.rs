@@ -1,5 +1,7 @@
 //! What a tensor's name says: which block it is in, and what kind of weight it is.
 
+use crate::checkpoint::slice_of;
+
 /// The block a tensor belongs to: the name before its index, the index, and the name after it. The number of a layer in a
 /// head (`classifier.1.weight`) is no block's.
 pub(super) fn block(name: &str) -> Option<(&str, &str, &str)> {
@@ -34,6 +36,9 @@ pub(super) fn comes_first(name: &str) -> bool {
 /// same kind of layer.
 pub fn kind_of_layer(name: &str) -> String {
     let Some((before, _, after)) = block(name) else { return name.to_owned() };
+    if let Some((weight, _)) = slice_of(after) {
+        return format!("{before}.*.{weight}[*]");
+    }
     match expert(after) {
         Some((mixture, _, weight)) => format!("{before}.*.{mixture}.*.{weight}"),
         None => format!("{before}.*.{after}"),
@@ -52,7 +57,7 @@ fn expert(name: &str) -> Option<(&str, &str, &str)> {
 
 /// Whether a tensor belongs to one expert of a mixture, which sees only the tokens that are sent to it.
 pub fn is_of_expert(name: &str) -> bool {
-    expert(name).is_some()
+    expert(name).is_some() || slice_of(name).is_some()
 }
 
 /// The linear weights of a CLIP-like vision transformer's block.
@@ -242,7 +247,7 @@ pub(super) fn older_spelling(name: &str) -> Option<String> {
 
 /// Whether a matrix of a block is the weight of a layer; `A_log`, stacked biases and tables are not.
 pub(super) fn is_layer_weight(name: &str) -> bool {
-    name.ends_with("weight")
+    name.ends_with("weight") || slice_of(name).is_some()
 }
 
 /// The gate of a mixture of experts, by its name and by the experts that stand beside it (`has_experts` is asked for the
@@ -273,6 +278,10 @@ mod tests {
             Some(("vision_model.encoder.layers", "11", "mlp.fc1.weight"))
         );
         assert_eq!(kind_of_layer("model.layers.3.experts.5.w1.weight"), "model.layers.*.experts.*.w1.weight");
+        assert_eq!(
+            kind_of_layer("model.layers.3.mlp.experts.down_proj[5]"),
+            "model.layers.*.mlp.experts.down_proj[*]"
+        );
         assert_eq!(block("embeddings.word_embeddings.weight"), None);
         assert_eq!(block("0.weight"), None);
         assert_eq!(block("layer.0"), None);

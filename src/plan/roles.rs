@@ -7,7 +7,7 @@ use super::names::{
     vit_weight,
 };
 use super::rule::Rule;
-use crate::checkpoint::{self, TensorMeta, kind};
+use crate::checkpoint::{self, TensorMeta, kind, slice_of};
 use crate::method::esm_plus::ResidualBase;
 use crate::method::table::Kind;
 use crate::method::{Preset, tsv};
@@ -244,7 +244,7 @@ impl<'a> Rules<'a> {
             return false;
         }
         if let Some(patterns) = &self.routed_patterns {
-            return patterns.iter().any(|p| p.matches(name));
+            return any_matches(patterns, name);
         }
         // a prototype is the mean of what all tokens show
         if is_of_expert(name) {
@@ -258,7 +258,7 @@ impl<'a> Rules<'a> {
             return false;
         }
         if let Some(patterns) = &self.patterns {
-            return patterns.iter().any(|p| p.matches(name));
+            return any_matches(patterns, name);
         }
         match self.linear_of_block(name) {
             Some(BlockWeight::Vit(VitWeight::Fc2)) => esm.preset != Preset::EsmPaper,
@@ -279,6 +279,12 @@ impl<'a> Rules<'a> {
             Architecture::Blocks { .. } => (!is_vocabulary(name)).then_some(BlockWeight::Any),
         }
     }
+}
+
+/// Whether a pattern names a tensor, or the tensor that an expert's matrix is a slice of.
+pub(super) fn any_matches(patterns: &[WildMatch], name: &str) -> bool {
+    let names = [Some(name), slice_of(name).map(|(whole, _)| whole)];
+    names.into_iter().flatten().any(|name| patterns.iter().any(|p| p.matches(name)))
 }
 
 /// A linear weight of a block.

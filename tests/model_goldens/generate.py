@@ -59,9 +59,9 @@ def captured(model, names, mask, run):
     return result, inputs
 
 
-def save(folder, model, tensors):
+def save(folder, model, tensors, **options):
     folder = HERE / folder
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **options)
     for extra in folder.glob("generation_config.json"):
         extra.unlink()
     tensors = {k: v.contiguous() for k, v in tensors.items()}
@@ -150,8 +150,9 @@ def vit():
     save("vit", model, dict(pixel_values=pixels, features=out.last_hidden_state[:, 0]))
 
 
-def mixture(folder, model, experts, layers):
-    """A decoder whose experts' inputs are told from the routing: `experts` names the module, `layers` a block's weights."""
+def mixture(folder, model, experts, layers, apart=True):
+    """A decoder whose experts' inputs are told from the routing: `experts` names the module, `layers` a block's weights. The file has
+    the experts `apart`, or all of them in one tensor."""
     ids, mask = text_inputs(0)
     model = randomised(model)
     router = dict(model.named_modules())[experts].gate
@@ -164,10 +165,11 @@ def mixture(folder, model, experts, layers):
     inputs = {f"{name}.input": x[(chosen == e).any(-1)] for e, name in layers.items()}
     inputs[f"{experts}.gate.weight.input".replace("mlp.gate", ROUTERS[folder])] = x
     features = out.last_hidden_state[torch.arange(3), mask.sum(1) - 1]
-    save(folder, model, dict(inputs, input_ids=ids, attention_mask=mask, features=features))
+    tensors = dict(inputs, input_ids=ids, attention_mask=mask, features=features)
+    save(folder, model, tensors, save_original_format=apart)
 
 
-ROUTERS = {"mixtral": "block_sparse_moe.gate", "qwen3_moe": "mlp.gate"}
+ROUTERS = {"mixtral": "block_sparse_moe.gate", **dict.fromkeys(["qwen3_moe", "mixtral_in_one", "qwen3_moe_in_one"], "mlp.gate")}
 
 
 def t5(folder, config):
@@ -200,6 +202,9 @@ T5 = dict(d_model=16, d_kv=3, d_ff=24, num_layers=2, num_heads=4, vocab_size=40,
           relative_attention_max_distance=7)
 MODERN = dict(TEXT, num_hidden_layers=3, pad_token_id=0, global_attn_every_n_layers=2, local_attention=4,
               cls_token_id=1, sep_token_id=2, bos_token_id=1, eos_token_id=2)
+MIXTRAL = T.MixtralConfig(**GROUPED, num_local_experts=4)
+QWEN3_MOE = T.Qwen3MoeConfig(**GROUPED, head_dim=4, num_experts=5, num_experts_per_tok=2, moe_intermediate_size=12,
+                             decoder_sparse_step=2)
 
 MODELS = {
     "clip": clip,  # and open_clip
@@ -235,12 +240,14 @@ MODELS = {
                             ("h.1.attn.c_attn", "h.1.mlp.c_proj")),
     "gpt_neox": lambda: decoder("gpt_neox", T.GPTNeoXModel(T.GPTNeoXConfig(**TEXT, rotary_pct=0.5, bos_token_id=1, eos_token_id=2)),
                                 ("layers.1.attention.query_key_value", "layers.1.mlp.dense_4h_to_h")),
-    "mixtral": lambda: mixture("mixtral", T.MixtralModel(T.MixtralConfig(**GROUPED, num_local_experts=4)), "layers.1.mlp",
+    "mixtral": lambda: mixture("mixtral", T.MixtralModel(MIXTRAL), "layers.1.mlp",
                                {2: "layers.1.block_sparse_moe.experts.2.w1.weight"}),
-    "qwen3_moe": lambda: mixture(
-        "qwen3_moe", T.Qwen3MoeModel(T.Qwen3MoeConfig(**GROUPED, head_dim=4, num_experts=5, num_experts_per_tok=2,
-                                                      moe_intermediate_size=12, decoder_sparse_step=2)),
-        "layers.1.mlp", {3: "layers.1.mlp.experts.3.gate_proj.weight"}),
+    "mixtral_in_one": lambda: mixture("mixtral_in_one", T.MixtralModel(MIXTRAL), "layers.1.mlp",
+                                      {2: "layers.1.mlp.experts.gate_up_proj[2]"}, apart=False),
+    "qwen3_moe": lambda: mixture("qwen3_moe", T.Qwen3MoeModel(QWEN3_MOE), "layers.1.mlp",
+                                 {3: "layers.1.mlp.experts.3.gate_proj.weight"}),
+    "qwen3_moe_in_one": lambda: mixture("qwen3_moe_in_one", T.Qwen3MoeModel(QWEN3_MOE), "layers.1.mlp",
+                                        {3: "layers.1.mlp.experts.gate_up_proj[3]"}, apart=False),
     "siglip": lambda: tower(
         "siglip", T.SiglipVisionModel(T.SiglipVisionConfig(**SIZES, image_size=12, patch_size=4)),
         {n: f"{n}.weight" for n in ["encoder.layers.1.self_attn.q_proj", "encoder.layers.1.mlp.fc2"]},

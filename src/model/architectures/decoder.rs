@@ -2,8 +2,8 @@
 //! [`Decoder`] with a few fields of its own.
 
 use super::super::{
-    After, Block, Config, Error, Expert, FeedForward, InputKind, Linear, Loader, Mixture, Norm, Order, Part,
-    Pooling, Qkv, Result, Samples, SelfAttention, Weights, prefix_of,
+    After, Block, Config, Error, FeedForward, Gated, InputKind, Linear, Loader, Mixture, Norm, Order, Part,
+    Pooling, Qkv, Result, Samples, SelfAttention, WayIn, Weights, prefix_of,
 };
 use super::rope::{self, Rope};
 use super::text::Packed;
@@ -42,6 +42,11 @@ pub struct Decoder {
     pub fused: bool,
     pub mixture: Option<MixtureKind>,
 }
+
+/// Where transformers 5 has the matrices of all experts together (`save_original_format=False`), and what they are called: gate and
+/// what is gated, and back.
+const TOGETHER: &str = "mlp.experts";
+const WAYS: [&str; 2] = ["gate_up_proj", "down_proj"];
 
 /// A kind of block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,29 +187,44 @@ impl<B: Layers> Of<'_, B> {
         }
         let down = self.linear("mlp.down_proj", wide, d)?;
         if self.decoder.fused {
-            let gate_up = self.linear("mlp.gate_up_proj", d, 2 * wide)?;
-            return Ok(FeedForward::FusedGated { gate_up, down, activation });
+            let way_in = WayIn::Fused(self.linear("mlp.gate_up_proj", d, 2 * wide)?);
+            return Ok(FeedForward::Gated(Gated { way_in, down, activation }));
         }
-        let gate = self.linear("mlp.gate_proj", d, wide)?;
-        Ok(FeedForward::Gated { gate, up: self.linear("mlp.up_proj", d, wide)?, down, activation })
+        let (gate, up) = (self.linear("mlp.gate_proj", d, wide)?, self.linear("mlp.up_proj", d, wide)?);
+        Ok(FeedForward::Gated(Gated { way_in: WayIn::Separate { gate, up }, down, activation }))
     }
 
     fn mixture(&self, kind: &MixtureKind) -> Result<Mixture<B>> {
-        let (d, wide) = (self.decoder.hidden, kind.wide);
-        let expert = |index: usize| -> Result<Expert<B>> {
-            let layer = |name: &str, d_in, d_out| {
-                self.linear(&format!("{}.{index}.{name}", kind.expert), d_in, d_out)
-            };
-            let [gate, up, down] = kind.layers;
-            Ok(Expert { gate: layer(gate, d, wide)?, up: layer(up, d, wide)?, down: layer(down, wide, d)? })
+        let together = self.load.has_of_all(&format!("{}.{TOGETHER}.{}", self.at, WAYS[0]));
+        let (expert, router) = match together {
+            true => (Self::expert_of_all as fn(&Self, &MixtureKind, usize) -> _, "mlp.gate"),
+            false => (Self::expert_apart as fn(&Self, &MixtureKind, usize) -> _, kind.router),
         };
         Ok(Mixture {
-            router: self.linear(kind.router, d, kind.experts)?,
+            router: self.linear(router, self.decoder.hidden, kind.experts)?,
             chosen: kind.chosen,
             normalized: kind.normalized,
-            experts: (0..kind.experts).map(expert).collect::<Result<_>>()?,
-            activation: self.decoder.activation,
+            experts: (0..kind.experts).map(|e| expert(self, kind, e)).collect::<Result<_>>()?,
         })
+    }
+
+    /// An expert with tensors of its own.
+    fn expert_apart(&self, kind: &MixtureKind, index: usize) -> Result<Gated<B>> {
+        let layer =
+            |name: &str, d_in, d_out| self.linear(&format!("{}.{index}.{name}", kind.expert), d_in, d_out);
+        let (d, wide, [gate, up, down]) = (self.decoder.hidden, kind.wide, kind.layers);
+        let way_in = WayIn::Separate { gate: layer(gate, d, wide)?, up: layer(up, d, wide)? };
+        Ok(Gated { way_in, down: layer(down, wide, d)?, activation: self.decoder.activation })
+    }
+
+    /// An expert whose matrices are parts of tensors of all experts.
+    fn expert_of_all(&self, kind: &MixtureKind, index: usize) -> Result<Gated<B>> {
+        let layer = |name: &str, d_in, d_out| {
+            self.load.linear_of_all(&format!("{}.{TOGETHER}.{name}", self.at), index, d_in, d_out)
+        };
+        let (d, wide, [way_in, down]) = (self.decoder.hidden, kind.wide, WAYS);
+        let way_in = WayIn::Fused(layer(way_in, d, 2 * wide)?);
+        Ok(Gated { way_in, down: layer(down, wide, d)?, activation: self.decoder.activation })
     }
 }
 

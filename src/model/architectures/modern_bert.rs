@@ -1,8 +1,8 @@
 //! ModernBERT: an encoder with rotary positions and norms before the halves, of whose blocks most see a neighbourhood only.
 
 use super::super::{
-    After, Block, Config, Error, FeedForward, InputKind, Loader, Norm, Order, Part, Pooling, Qkv, Result,
-    Samples, SelfAttention, Weights, prefix_of,
+    After, Block, Config, Error, FeedForward, Gated, InputKind, Loader, Norm, Order, Part, Pooling, Qkv,
+    Result, Samples, SelfAttention, WayIn, Weights, prefix_of,
 };
 use super::rope::{self, Rope};
 use super::text::{Packed, encoder_attention};
@@ -92,11 +92,11 @@ impl<B: Layers> Architecture<B> for ModernBert {
             // the embedding's norm stands right before the first block
             attention_norm: if index == 0 { Norm::Identity } else { norm("attn_norm")? },
             after_attention: After::Nothing,
-            feed_forward: FeedForward::FusedGated {
-                gate_up: linear("mlp.Wi", d, 2 * wide)?,
+            feed_forward: FeedForward::Gated(Gated {
+                way_in: WayIn::Fused(linear("mlp.Wi", d, 2 * wide)?),
                 down: linear("mlp.Wo", wide, d)?,
                 activation: self.activation,
-            },
+            }),
             feed_forward_norm: norm("mlp_norm")?,
             after_feed_forward: After::Nothing,
         })

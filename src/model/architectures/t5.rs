@@ -1,8 +1,8 @@
 //! The encoder of T5: RMS norms, no positions but what scores get for how far a key is from the query.
 
 use super::super::{
-    After, Block, Config, Error, FeedForward, InputKind, Loader, Order, Part, Pooling, Qkv, Result, Samples,
-    SelfAttention, Weights, prefix_of,
+    After, Block, Config, Error, FeedForward, Gated, InputKind, Loader, Order, Part, Pooling, Qkv, Result,
+    Samples, SelfAttention, WayIn, Weights, prefix_of,
 };
 use super::text::Packed;
 use super::{Architecture, Sizes, pool_normed};
@@ -155,8 +155,10 @@ impl<B: Layers> Architecture<B> for T5 {
             attention_norm: norm("0.layer_norm")?,
             after_attention: After::Nothing,
             feed_forward: if self.gated {
-                let gate = linear("1.DenseReluDense.wi_0", d, wide)?;
-                FeedForward::Gated { gate, up: linear("1.DenseReluDense.wi_1", d, wide)?, down, activation }
+                let [gate, up] =
+                    ["wi_0", "wi_1"].map(|name| linear(&format!("1.DenseReluDense.{name}"), d, wide));
+                let way_in = WayIn::Separate { gate: gate?, up: up? };
+                FeedForward::Gated(Gated { way_in, down, activation })
             } else {
                 FeedForward::Plain { up: linear("1.DenseReluDense.wi", d, wide)?, down, activation }
             },

@@ -1,8 +1,8 @@
 //! Vision transformers: patches to tokens, norms before the halves of a block. A family is a [`Tower`] with its names.
 
 use super::super::{
-    After, Block, FeedForward, InputKind, Linear, Loader, Order, Part, Pooling, Qkv, Result, Samples,
-    SelfAttention, Weights,
+    After, Block, FeedForward, Gated, InputKind, Linear, Loader, Order, Part, Pooling, Qkv, Result, Samples,
+    SelfAttention, WayIn, Weights,
 };
 use super::text::encoder_attention;
 use super::vision::{Grid, ImageEmbedding, embed};
@@ -134,11 +134,11 @@ impl<B: Layers> Architecture<B> for Tower {
         };
         let activation = self.activation;
         let feed_forward = match names.fused_gated.filter(|_| self.gated) {
-            Some([both, down]) => FeedForward::FusedGated {
-                gate_up: linear(both, d, 2 * wide)?,
+            Some([both, down]) => FeedForward::Gated(Gated {
+                way_in: WayIn::Fused(linear(both, d, 2 * wide)?),
                 down: linear(down, wide, d)?,
                 activation: Activation::Silu,
-            },
+            }),
             None => FeedForward::Plain {
                 up: linear(names.up, d, wide)?,
                 down: linear(names.down, wide, d)?,
