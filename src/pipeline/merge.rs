@@ -19,6 +19,7 @@ use crate::checkpoint::journal::{Journal, Ledger};
 use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::host::Instant;
 use crate::method::assembly;
+use crate::method::table::Calibration;
 use crate::method::ties::OfModel;
 use crate::plan::{Family, Plan, Role};
 use crate::recipe::Recipe;
@@ -130,7 +131,7 @@ async fn begin<B: Layers>(
     if let Some(reused) = journal::reused(&ledger, units.len()) {
         progress.note(&reused);
     }
-    progress.start(work(job, keep || job.plan.search.is_some()));
+    progress.start(work(job, job.plan.puts_all_aside(keep)));
     let limits = Limits::new(options.max_memory, job.backend.batch_bytes(), largest_read(job));
     let mut flow = Flow::new(limits, job.family.experts.len());
     let mut reader = Reader::ahead(&flow, std::iter::empty());
@@ -270,6 +271,20 @@ pub struct ShareDone {
     pub files: usize,
 }
 
+/// Whether a merge can be shared out.
+pub fn check_share(recipe: &Recipe) -> Result<(), Error> {
+    let refused = |reason| Err(Error::Share { reason });
+    if recipe.adapter.is_some() {
+        return refused("an adapter (`out: lora`) is merged by one run; leave --shard out");
+    }
+    if recipe.method.description().calibration == Calibration::OfMerged {
+        return refused(
+            "this method merges every block by what those before it have become, in one run; leave --shard out",
+        );
+    }
+    Ok(())
+}
+
 /// Does a share of a merge, which stays in the journal until [`merge`] with [`Options::join`] puts all together. Where nothing has
 /// to be known of all layers before the first is written, the share is of the output's files too.
 pub async fn merge_share<B: Layers>(
@@ -297,11 +312,7 @@ async fn write_share<B: Layers>(
 ) -> Result<ShareDone, Error> {
     let Job { backend, recipe, family, plan, .. } = job;
     let folder = output.folder();
-    if recipe.adapter.is_some() {
-        return Err(Error::Share {
-            reason: "an adapter (`out: lora`) is merged by one run; leave --shard out",
-        });
-    }
+    check_share(recipe)?;
     let keep = options.keep_delta.is_some();
     let Begun { ledger, units, mut flow, of_model } = begin(&job, output, keep, options, progress).await?;
     let job = Job { of_model: of_model.as_ref(), ..job };

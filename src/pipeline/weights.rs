@@ -178,9 +178,12 @@ pub(super) fn layer_weights<B: Backend>(
     let mut weights = backend.zeros(Shape::matrix(layer.d_out, layer.d_in)).map_err(device())?;
     let mut row = 0;
     for part in &layer.parts {
-        let matrix = Shape::matrix(part.rows, layer.d_in);
-        let values = base_values(backend, reader, model, &part.name, 0..part.elements(), matrix)?.values;
-        let extent = [1, part.rows, layer.d_in];
+        let matrix = Shape::matrix(part.rows, part.elements() / part.rows.max(1));
+        let mut values = base_values(backend, reader, model, &part.name, 0..part.elements(), matrix)?.values;
+        if layer.transposed {
+            values = backend.transpose(&values).map_err(device())?;
+        }
+        let extent = [1, values.shape().rows, layer.d_in];
         backend.copy_block(&values, [0, 0, 0], &mut weights, [0, row, 0], extent).map_err(device())?;
         row += part.rows;
     }

@@ -11,6 +11,7 @@ use super::settings::used_otherwise;
 use super::{Error, Expert, Family, Layer, Part, Plan, Role, place};
 use crate::calibration::Statistic;
 use crate::checkpoint::{TensorMeta, stores_transposed};
+use crate::method::table::Calibration;
 use crate::method::{AlphaScope, linear, tsv};
 use crate::recipe::{Alpha, Esm, Method, Recipe};
 use indexmap::IndexMap;
@@ -38,6 +39,8 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
                 "{unknown}: every matrix of a block (`.N.` in its name) is merged by ESM; name others with `layers`"
             ));
         }
+    }
+    if recipe.method.description().is_calibrated() {
         warnings.extend(unverified_calibrations(family));
     }
     let layers = planner.layers(&rules)?;
@@ -56,6 +59,7 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
         blocks,
         alpha,
         search,
+        by_blocks: recipe.method.description().calibration == Calibration::OfMerged,
         account,
         warnings,
     })
@@ -195,7 +199,9 @@ impl Planner<'_> {
         let Ruling { role, reason, kept } = ruling;
         let tasks = self.family.experts.len();
         let elements: usize = parts.iter().map(Part::elements).sum();
-        let transposed = role == Role::Esm && self.transposed;
+        let calibrated =
+            role == Role::Esm || role == Role::Spectral && self.recipe.method.description().is_calibrated();
+        let transposed = calibrated && self.transposed;
         let (d_out, d_in) = match role {
             Role::Esm | Role::TsvM | Role::Spectral | Role::Experts => {
                 let rows: usize = parts.iter().map(|p| p.rows).sum();
@@ -219,8 +225,9 @@ impl Planner<'_> {
         match role {
             // what no expert changes is compared with other layers, and not decomposed
             Role::Esm | Role::Spectral if !self.is_changed(&parts) => {}
-            Role::Esm | Role::Spectral => self.check_calibration(&parts, d_in, "layers")?,
-            Role::Experts => self.check_calibration(&parts, d_in, "routed_layers")?,
+            Role::Esm => self.check_calibration(&parts, d_in, Some("layers"))?,
+            Role::Spectral => self.check_calibration(&parts, d_in, None)?,
+            Role::Experts => self.check_calibration(&parts, d_in, Some("routed_layers"))?,
             _ => {}
         }
         let compared = esm.is_some_and(|e| e.options.inter_layer.is_some());
@@ -247,8 +254,8 @@ impl Planner<'_> {
         self.family.experts.iter().any(|expert| parts.iter().any(|part| expert.changes(&part.name)))
     }
 
-    /// Every expert that is calibrated at all must have inputs of this layer; `key` of the recipe can leave it out.
-    fn check_calibration(&self, parts: &[Part], d_in: usize, key: &'static str) -> Result<(), Error> {
+    /// Every expert that is calibrated at all must have inputs of this layer; `key` of the recipe can leave it out, if there is one.
+    fn check_calibration(&self, parts: &[Part], d_in: usize, key: Option<&'static str>) -> Result<(), Error> {
         for expert in &self.family.experts {
             let Some(calibration) = &expert.calibration else { continue };
             // an expert of a mixture may have seen no token
@@ -279,7 +286,8 @@ impl Planner<'_> {
                 bytes: 12 * elements.min(super::SUM_CHUNK) as u64,
             },
             Role::Esm | Role::TsvM | Role::Spectral => {
-                self.decomposed(parts, (d_out, d_in), rank, role == Role::Esm).cost(self.recipe.accuracy)
+                let calibrated = role != Role::TsvM && self.recipe.method.description().is_calibrated();
+                self.decomposed(parts, (d_out, d_in), rank, calibrated).cost(self.recipe.accuracy)
             }
             Role::Experts => {
                 self.decomposed(parts, (d_out, d_in), rank, true).without_fusion(self.recipe.accuracy)

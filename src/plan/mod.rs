@@ -59,6 +59,9 @@ pub struct Plan {
     pub alpha: f64,
     /// The search for it.
     pub search: Option<AlphaSearch>,
+    /// Whether layers are merged by what those before them have become: in the order of blocks, and all of them before the first is
+    /// written.
+    pub by_blocks: bool,
     /// What becomes of every tensor that is read.
     pub account: Account,
     /// What the user should know before the merge starts.
@@ -120,6 +123,11 @@ impl Plan {
 }
 
 impl Plan {
+    /// Whether every merged delta is put aside before the first weight is written; `kept` if the user keeps them.
+    pub fn puts_all_aside(&self, kept: bool) -> bool {
+        kept || self.search.is_some() || self.by_blocks
+    }
+
     /// Which layer a tensor is of.
     pub fn place(&self, tensor: &str) -> Place {
         place(tensor, self.blocks)

@@ -207,6 +207,13 @@ impl<'a> Rules<'a> {
                 Kind::Spectral if tabled.description == &tsv::METHOD && tabled.calibrate.is_none() => {
                     self.average(name, meta).unwrap_or(Ruling::plain(Role::TsvM))
                 }
+                _ if tabled.description.is_calibrated() && !self.has_known_inputs(name) => {
+                    let why = self.average(name, meta);
+                    why.unwrap_or(Ruling::because(
+                        Role::Sum,
+                        "not a linear layer of a block, whose inputs are known",
+                    ))
+                }
                 _ => self.average(name, meta).unwrap_or(Ruling::plain(Role::Spectral)),
             },
             Method::Esm(esm) if self.is_esm(name, meta, esm) => Ruling::plain(Role::Esm),
@@ -264,6 +271,14 @@ impl<'a> Rules<'a> {
             Some(BlockWeight::Vit(VitWeight::Fc2)) => esm.preset != Preset::EsmPaper,
             found => found.is_some(),
         }
+    }
+
+    /// Whether a matrix is the weight of a layer whose inputs a calibration holds: of a block, and of the tower that runs.
+    fn has_known_inputs(&self, name: &str) -> bool {
+        let part = match self.architecture {
+            Architecture::Vit { tower: part } | Architecture::Blocks { part } => part,
+        };
+        block(name).is_some() && is_layer_weight(name) && part.is_none_or(|part| has_part(name, part))
     }
 
     /// The linear weight of a block that the architecture's rule sees in a name.

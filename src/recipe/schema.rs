@@ -10,7 +10,7 @@ use super::{Alpha, Error, Method, Overrides, Recipe, adapter, heads, parameters,
 use crate::backend::Dtype;
 use crate::hub::{Gap, Missing};
 use crate::linalg::Accuracy;
-use crate::method::table::{self, Base, Default, Parameter};
+use crate::method::table::{self, Base, Calibration, Default, Parameter};
 use crate::method::{Description, methods};
 use serde_saphyr::NonFiniteFloatPolicy;
 use std::cell::RefCell;
@@ -79,11 +79,11 @@ fn read(
     let (list, base_model, slices, models, mut notes) = match either_list(&top)? {
         (Some(_), Some(slices)) => return Err(slices.error("either `models` or `slices` is given, not both")),
         (None, Some(list)) => {
-            let Method::Tabled(_) = &method else {
+            if !matches!(method, Method::Tabled(_)) || description.is_calibrated() {
                 return Err(
                     list.error(format!("merge_method {} takes whole models, under `models`", method.name()))
                 );
-            };
+            }
             let base =
                 top.get("base_model").map(|base| base.text().map(|base| paths.find(base))).transpose()?;
             let (slices, models) = Slices { paths, method: description, base: base.clone() }.read(&list)?;
@@ -110,6 +110,12 @@ fn read(
         return Err(list.error(
             "alpha cannot be searched where a tokenizer is asked for; give a number, or leave `tokenizer_source` and `tokenizer` out",
         ));
+    }
+    if let (Some(_), Calibration::OfMerged) = (&tokenizer, description.calibration) {
+        return Err(list.error(format!(
+            "merge_method {} runs the model that is being made with the base's tokens; leave `tokenizer_source` and `tokenizer` out",
+            description.name
+        )));
     }
     notes.extend(top.ignored(&TOP));
     notes.extend(parameters.iter().flat_map(|p| p.ignored(&description.keys())));
