@@ -275,7 +275,7 @@ parameters:
     .unwrap();
     let tabled = recipe.method.elementwise().unwrap();
     let values =
-        |tensor: &str, layer| recipe.values(tabled, tensor, Place { layer, layers: 5, before: false });
+        |tensor: &str, layer| recipe.values(tabled, tensor, Place { layer, layers: 5, ..Place::default() });
     let attention = values("layers.3.self_attn.q", Some(3));
     assert_eq!(attention.of_models("density"), [0.25, 0.2 + 0.75 * (0.4 - 0.2)]);
     assert_eq!(

@@ -240,7 +240,7 @@ async fn searched<B: Layers>(
 ) -> Result<(Plan, Option<AlphaSearch>), Error> {
     Ok(match search::alpha(job, &spilled.deltas, betas, ledger, progress).await? {
         None => (job.plan.clone(), None),
-        Some((alpha, search)) => (Plan { alpha, ..job.plan.clone() }, Some(search)),
+        Some((alpha, search)) => (job.plan.with_alpha(alpha), Some(search)),
     })
 }
 

@@ -4,11 +4,11 @@ use super::account::account;
 use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
 use super::identical::identical;
-use super::names::{block_index, is_of_expert, kind_of_layer, projection};
+use super::names::{is_of_expert, kind_of_layer, projection};
 use super::roles::{Architecture, Rules, Ruling};
 use super::samples::{alpha_search, check_proxies};
 use super::settings::used_otherwise;
-use super::{Error, Expert, Family, Layer, Part, Plan, Role, place};
+use super::{Error, Expert, Family, Layer, Part, Places, Plan, Role};
 use crate::calibration::Statistic;
 use crate::checkpoint::{TensorMeta, stores_transposed};
 use crate::method::table::Calibration;
@@ -22,7 +22,8 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let alpha = alpha(recipe);
     let (architecture, unknown) = Architecture::of(family.settings.model_type(), family.base.names());
     let identical = identical(family, recipe.out_dtype)?;
-    let rules = Rules::new(&recipe.method, &architecture, family, identical);
+    let places = Places::new(recipe, family)?;
+    let rules = Rules::new(recipe, &architecture, family, (identical, &places));
     tensors_fit(family, |name, meta| rules.of(name, meta).role)?;
     let mut warnings = notes_on_files(family);
     let mut planner = Planner {
@@ -49,14 +50,13 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let search = alpha_search(recipe)?;
     warnings.extend(recipe.notes.iter().cloned());
     let account = account(family, &layers)?;
-    let blocks = family.base.names().filter_map(block_index).max().map_or(0, |last| last + 1);
-    check_values(recipe, &layers, blocks)?;
+    check_values(recipe, &layers, &places)?;
     Ok(Plan {
         layers,
         experts,
         sum: sum(recipe),
         spectral: recipe.method.name(),
-        blocks,
+        places,
         alpha,
         search,
         by_blocks: recipe.method.description().calibration == Calibration::OfMerged,
@@ -101,10 +101,10 @@ fn sum(recipe: &Recipe) -> &'static str {
 }
 
 /// The parameters of every tensor that is merged element by element go together.
-fn check_values(recipe: &Recipe, layers: &[Layer], blocks: usize) -> Result<(), Error> {
+fn check_values(recipe: &Recipe, layers: &[Layer], places: &Places) -> Result<(), Error> {
     let Some(tabled) = recipe.method.elementwise() else { return Ok(()) };
     for part in layers.iter().filter(|layer| layer.role == Role::Sum).flat_map(|layer| &layer.parts) {
-        let values = recipe.values(tabled, &part.name, place(&part.name, blocks));
+        let values = recipe.values(tabled, &part.name, places.of(&part.name));
         recipe.streamed(Some(&values)).map_err(|why| {
             let why = format!("{why} (for the tensor `{}`)", part.name);
             crate::recipe::Error::new(&recipe.path, None, "parameters", why)

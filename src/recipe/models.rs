@@ -67,6 +67,12 @@ impl Models<'_> {
         path == self.base || weights_file(path).is_some_and(|file| Some(file) == weights_file(self.base))
     }
 
+    /// The same of an entry of the list.
+    pub fn is_base_at(&self, c: &Cursor) -> bool {
+        let path = c.entry("model").and_then(|model| without_adapter(&model, self.paths));
+        c.entry("lora").is_none() && path.is_some_and(|path| self.is_base(&path))
+    }
+
     fn model(&mut self, c: &Cursor, method: &Method) -> Result<Model, Error> {
         if let Ok(path) = c.text() {
             return Err(c.error(format!("a mapping is expected: write `- model: {path}`")));
