@@ -7,15 +7,16 @@ mod synthetic;
 
 use esmerge::backend::Dtype;
 use esmerge::calibration::{Calibration, Statistic};
-use esmerge::checkpoint::Stored;
+use esmerge::checkpoint::{Stored, TensorFile};
 use place::{IDS, Place, golden, ids};
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use synthetic::{Tensor, Tensors, read_tensors, write_tensors};
 
 #[test]
 fn a_merge_that_captures_gives_the_bytes_of_one_from_captured_files() {
-    for architecture in ["bert", "llama", "clip"] {
+    let of_method = |method: &str, architecture: &str| {
         let place = Place::new();
         place.model("base", architecture, 0);
         place.model("a", architecture, 1);
@@ -27,7 +28,7 @@ fn a_merge_that_captures_gives_the_bytes_of_one_from_captured_files() {
         }
         let recipe = |a: &str, b: &str| {
             format!(
-                "merge_method: esm\nbase_model: base\nmodels:\n  - {{model: a, calibration: {a}}}\n  \
+                "merge_method: {method}\nbase_model: base\nmodels:\n  - {{model: a, calibration: {a}}}\n  \
                  - {{model: b, calibration: {b}}}\nparameters: {{alpha: 0.7}}\n"
             )
         };
@@ -40,9 +41,159 @@ fn a_merge_that_captures_gives_the_bytes_of_one_from_captured_files() {
             fs::read(place.path(name).join("model.safetensors")).unwrap()
         };
         let from_files = merged("file");
-        assert!(from_files == merged("inside"), "{architecture}: captured inside");
-        assert!(from_files == merged("mixed"), "{architecture}: one of each");
+        assert!(from_files == merged("inside"), "{method}, {architecture}: captured inside");
+        assert!(from_files == merged("mixed"), "{method}, {architecture}: one of each");
+    };
+    for architecture in ["bert", "llama", "clip"] {
+        of_method("esm", architecture);
+        of_method("regmean", architecture);
     }
+    of_method("regmean", "gpt2"); // stores its weights transposed
+}
+
+/// What `regmean_plus` sees of a block are the inputs of the expert's own block behind the merged embeddings and blocks: those of a
+/// model that has them, from which `regmean` makes the same of that block.
+#[test]
+fn regmean_plus_sees_each_block_behind_the_merged_ones() {
+    for architecture in ["bert", "llama", "clip", "gpt2"] {
+        let place = Place::new();
+        for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
+            place.model(name, architecture, seed);
+        }
+        let data = golden(&format!("{architecture}.safetensors")).display().to_string();
+        let inside = format!("{{data: {data}, samples: 2}}");
+        let merge = |out: &str, method: &str, calibration: [&str; 2], alpha: f64| {
+            place.write("recipe.yaml", regression(method, calibration, alpha));
+            place.succeeds(&["merge", "recipe.yaml", out, "-q"]);
+            read_tensors(&place.path(out))
+        };
+        let plus = merge("plus", "regmean_plus", [&inside; 2], 1.0);
+        for expert in ["a", "b"] {
+            let (half, own) = (format!("half_{expert}"), read_tensors(&place.path(expert)));
+            place.model(&half, architecture, 0);
+            let behind: Tensors = plus
+                .iter()
+                .map(|(name, merged)| (name.clone(), if is_of_block(name, 1) { &own[name] } else { merged }))
+                .map(|(name, tensor)| {
+                    (name, Tensor { shape: tensor.shape.clone(), bytes: tensor.bytes.clone(), ..*tensor })
+                })
+                .collect();
+            write_tensors(&place.path(&half).join("model.safetensors"), &behind, &BTreeMap::new());
+            let out = format!("{expert}.calib");
+            place.succeeds(&["capture", &half, "--data", &data, "--samples", "2", "-o", &out, "-q"]);
+            without_fingerprint(&place.path(&out));
+        }
+        let want = merge("want", "regmean", ["a.calib", "b.calib"], 1.0);
+        let usual = merge("usual", "regmean", [&inside; 2], 1.0);
+        let matrices = || want.iter().filter(|(name, t)| is_of_block(name, 1) && t.shape.len() == 2);
+        assert!(matrices().count() >= 4, "{architecture}");
+        for (name, want) in matrices() {
+            let error = distance(&plus[name], want);
+            assert!(error < 1e-6, "{architecture}: {name}: {error:e}");
+        }
+        let differ = matrices().filter(|(name, want)| distance(&usual[*name], want) > 1e-4).count();
+        assert!(differ > 0, "{architecture}: the merged block before changes nothing");
+        // alpha is a factor of what was merged, and nothing that layers see
+        let (half, base) =
+            (merge("half", "regmean_plus", [&inside; 2], 0.5), read_tensors(&place.path("base")));
+        for (name, whole) in plus.iter().filter(|(_, t)| t.dtype == Stored::F32) {
+            let middle = whole
+                .values()
+                .iter()
+                .zip(base[name].values())
+                .map(|(w, b)| (w + b) / 2.0)
+                .collect::<Vec<_>>();
+            let error = distance(&half[name], &Tensor::float(Dtype::F32, &whole.shape, &middle));
+            assert!(error < 1e-6, "{architecture}: {name}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn regmean_plus_of_one_block_is_regmean() {
+    let place = Place::new();
+    let base = read_tensors(&golden("bert"));
+    for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
+        place.model(name, "bert", seed);
+        let mut tensors: Tensors = read_tensors(&place.path(name)).into_iter().collect();
+        tensors.retain(|name, _| !is_of_block(name, 1));
+        for (key, tensor) in tensors.iter_mut().filter(|(key, _)| key.contains("embeddings")) {
+            tensor.bytes.clone_from(&base[key].bytes);
+        }
+        write_tensors(&place.path(name).join("model.safetensors"), &tensors, &BTreeMap::new());
+        let config = fs::read_to_string(place.path(name).join("config.json")).unwrap();
+        place.write(
+            &format!("{name}/config.json"),
+            config.replace("\"num_hidden_layers\": 2", "\"num_hidden_layers\": 1"),
+        );
+    }
+    let inside = format!("{{data: {}, samples: 2}}", golden("bert.safetensors").display());
+    let merged = |method: &str| {
+        place.write("recipe.yaml", regression(method, [&inside; 2], 1.0));
+        place.succeeds(&["merge", "recipe.yaml", method, "-q"]);
+        fs::read(place.path(method).join("model.safetensors")).unwrap()
+    };
+    assert!(merged("regmean_plus") == merged("regmean"));
+}
+
+#[test]
+fn regmean_plus_is_refused_where_models_cannot_run() {
+    let place = Place::new();
+    for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
+        place.model(name, "bert", seed);
+    }
+    place.ids("ids.safetensors", &IDS);
+    let refuses = |text: String, words: &[&str]| {
+        place.write("recipe.yaml", text);
+        place.refuses(&["merge", "recipe.yaml", "out", "-q"], words);
+    };
+    let inside = "{data: ids.safetensors}";
+    refuses(
+        regression("regmean_plus", ["a.calib", inside], 1.0),
+        &["models[0]", "regmean_plus", "no file can hold", "data: PATH"],
+    );
+    refuses(regression("regmean_plus", ["none", "none"], 1.0), &["models[0]", "data: PATH"]);
+    let union = regression("regmean_plus", [inside; 2], 1.0) + "tokenizer_source: base\n";
+    refuses(union, &["regmean_plus", "base's tokens"]);
+    let slices = "merge_method: regmean\nslices: [{sources: [{model: a, layer_range: [0, 1]}]}]\n";
+    refuses(slices.to_owned(), &["slices", "regmean takes whole models"]);
+
+    place.write("recipe.yaml", regression("regmean_plus", [inside; 2], 1.0));
+    place.refuses(&["merge", "recipe.yaml", "out", "-q", "--shard", "1/2"], &["in one run", "--shard"]);
+    let config = fs::read_to_string(place.path("base/config.json")).unwrap();
+    for name in ["base", "a", "b"] {
+        place.write(&format!("{name}/config.json"), config.replace("\"bert\"", "\"mamba\""));
+    }
+    place.refuses(&["merge", "recipe.yaml", "out", "-q", "--dry-run"], &["mamba"]);
+}
+
+fn regression(method: &str, [a, b]: [&str; 2], alpha: f64) -> String {
+    format!(
+        "merge_method: {method}\nbase_model: base\nmodels:\n  - {{model: a, calibration: {a}}}\n  - {{model: b, calibration: {b}}}\n\
+         parameters: {{alpha: {alpha}}}\nout_dtype: float32\n"
+    )
+}
+
+fn is_of_block(name: &str, index: usize) -> bool {
+    let index = index.to_string();
+    name.split('.').any(|part| part == index)
+}
+
+/// Relative, of all values.
+fn distance(got: &Tensor, want: &Tensor) -> f64 {
+    let square = |v: f64| v * v;
+    let pairs = || got.values().into_iter().zip(want.values()).map(|(g, w)| (f64::from(g), f64::from(w)));
+    let (error, size): (f64, f64) =
+        pairs().fold((0.0, 0.0), |(e, s), (g, w)| (e + square(g - w), s + square(w)));
+    (error / size.max(f64::MIN_POSITIVE)).sqrt()
+}
+
+/// Takes out of a calibration whose inputs they are.
+fn without_fingerprint(path: &Path) {
+    let mut metadata = TensorFile::open(path).unwrap().metadata().clone();
+    metadata.remove("fingerprint");
+    let tensors: Tensors = read_tensors(path).into_iter().collect();
+    write_tensors(path, &tensors, &metadata.into_iter().collect());
 }
 
 #[test]

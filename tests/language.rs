@@ -306,3 +306,57 @@ fn one_module_is_the_whole_model() {
         merged(&place, "merge_method: linear\nmodules: {default: {models: [{model: a}, {model: b}]}}\n");
     assert!(plain == module);
 }
+
+#[test]
+fn modules_have_parameters_of_their_own_or_are_the_bases() {
+    let place = Place::new();
+    for (name, seed) in [("base", 0), ("a", 1), ("b", 2)] {
+        place.model(name, "t5", seed);
+    }
+    let plain = |a: &str, b: &str| {
+        let recipe = "merge_method: task_arithmetic\nbase_model: base\nmodels:\n";
+        format!(
+            "{recipe}  - {{model: a, parameters: {{weight: {a}}}}}\n  - {{model: b, parameters: {{weight: {b}}}}}\n"
+        )
+    };
+    let (encoder, decoder) =
+        (merged(&place, &plain("0.5", "[0, 1]")), merged(&place, &plain("0.25", "0.75")));
+    let base = read_tensors(&place.path("base"));
+    let got = merged(
+        &place,
+        "merge_method: task_arithmetic\nbase_model: base\nparameters: {weight: 9}\nmodules:\n  encoder:\n    models:\n      \
+         - {model: a, parameters: {weight: 0.5}}\n      - {model: b, parameters: {weight: [0, 1]}}\n  decoder:\n    parameters: {weight: \
+         0.25}\n    models: [{model: b, parameters: {weight: 0.75}}, {model: a}]\n  shared: {models: [{model: base}]}\n",
+    );
+    for (name, tensor) in &got {
+        let want = match name.split('.').next() {
+            Some("encoder") => &encoder,
+            Some("decoder") => &decoder,
+            _ => &base,
+        };
+        assert!(*tensor == want[name], "{name}");
+    }
+    let report = fs::read_to_string(place.path("out/esmerge-report.json")).unwrap();
+    assert!(report.contains("a module of the base alone"));
+
+    let refuses = |modules: &str, words: &[&str]| {
+        place.write("recipe.yaml", format!("merge_method: ties\nbase_model: base\nmodules:\n{modules}"));
+        place.refuses(&["merge", "recipe.yaml", "other", "-q"], words);
+    };
+    let (both, shared) = ("models: [{model: a}, {model: b}]", "  shared: {models: [{model: base}]}\n");
+    refuses(&format!("  encoder: {{{both}}}\n{shared}"), &["module `decoder`", "decoder, encoder, shared"]);
+    refuses(
+        &format!("  encoder: {{{both}}}\n  tower: {{{both}}}\n"),
+        &["no module `tower`", "decoder, encoder, shared"],
+    );
+    refuses(
+        &format!("  encoder: {{{both}}}\n  decoder: {{models: [{{model: a}}]}}\n{shared}"),
+        &["modules.decoder.models", "other models", "weight: 0"],
+    );
+    refuses(
+        &format!("  encoder: {{{both}}}\n  decoder: {{slices: []}}\n{shared}"),
+        &["modules.decoder.slices", "whole models"],
+    );
+    refuses(shared, &["modules", "beside the base"]);
+    refuses(&format!("  default: {{{both}}}\n{shared}"), &["no module `default`"]);
+}

@@ -1,4 +1,4 @@
-//! mergekit 0.1.5 merges tiny Llama and BERT families as esmerge does, by recipes of the kinds that people publish
+//! mergekit 0.1.5 merges tiny Llama, BERT and T5 families as esmerge does, by recipes of the kinds that people publish
 //! (`tests/mergekit/recipes`): every shared deterministic method within 1e-5 of it at float32, and one rounding at bfloat16; methods
 //! that draw, to the same L1 norm; and transformers loads every output (`tests/mergekit/compare.py`).
 //!

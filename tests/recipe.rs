@@ -2,7 +2,7 @@
 
 use esmerge::backend::{Dtype, Polarity};
 use esmerge::linalg::Accuracy;
-use esmerge::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm};
+use esmerge::method::{AlphaScope, Decomposition, Fusion, Preset, Scale, TaskNorm, table};
 use esmerge::recipe::{
     Alpha, Calibration, Error, Esm, Method, Overrides, Place, Proxies, Rank, Recipe, Search, Source,
 };
@@ -275,7 +275,7 @@ parameters:
     .unwrap();
     let tabled = recipe.method.elementwise().unwrap();
     let values =
-        |tensor: &str, layer| recipe.values(tabled, tensor, Place { layer, layers: 5, before: false });
+        |tensor: &str, layer| recipe.values(tabled, tensor, Place { layer, layers: 5, ..Place::default() });
     let attention = values("layers.3.self_attn.q", Some(3));
     assert_eq!(attention.of_models("density"), [0.25, 0.2 + 0.75 * (0.4 - 0.2)]);
     assert_eq!(
@@ -294,7 +294,12 @@ fn every_method_of_the_table_is_read_with_its_example() {
     for method in esmerge::method::methods() {
         let (least, most) = method.models;
         let models = least.max(2).min(most);
-        let list: String = (0..models).map(|i| format!("  - model: m{i}\n    calibration: c\n")).collect();
+        let calibration = match method.calibration {
+            table::Calibration::OfMerged => "{data: d}",
+            _ => "c",
+        };
+        let list: String =
+            (0..models).map(|i| format!("  - model: m{i}\n    calibration: {calibration}\n")).collect();
         let lines: String = method.example.lines().map(|line| format!("  {line}\n")).collect();
         let text =
             format!("merge_method: {}\nbase_model: base\nmodels:\n{list}parameters:\n{lines}", method.name);

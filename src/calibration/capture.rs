@@ -3,7 +3,7 @@
 use super::Entry;
 use crate::backend::layers::Layers;
 use crate::backend::{Backend, Shape, Tensor};
-use crate::model::{Error, Hidden, Model, Part, Result, Samples, Tap, not_finite};
+use crate::model::{Error, Hidden, Model, NoTap, Part, Result, Samples, Tap, not_finite};
 
 /// An expert on its way through its samples. Each call of [`next_block`](Capture::next_block) gives the inputs of one
 /// more block; no more than one block's inputs are in memory.
@@ -52,6 +52,20 @@ impl<'a, B: Layers> Capture<'a, B> {
         Ok(Capture { backend, model, hidden, next: 0, tokens, max_size })
     }
 
+    /// The same, of samples that pass another model's embedding and blocks ([`pass`](Capture::pass)) before they come to a block of
+    /// this one ([`inputs_here`](Capture::inputs_here)).
+    pub fn behind(
+        before: &Model<'_, B>,
+        backend: &'a B,
+        model: Model<'a, B>,
+        samples: &Samples,
+        max_size: u64,
+    ) -> Result<Self> {
+        let tokens = model.tokens(samples)?.iter().sum();
+        let hidden = before.embed(samples)?;
+        Ok(Capture { backend, model, hidden, next: 0, tokens, max_size })
+    }
+
     /// How many blocks there are.
     pub fn blocks(&self) -> usize {
         self.model.blocks()
@@ -65,25 +79,44 @@ impl<'a, B: Layers> Capture<'a, B> {
     /// Runs the next block and gives the inputs of its layers for which `wanted` says so, in the order in which they
     /// take them. Which of them are Gram matrices does not depend on `wanted`.
     pub async fn next_block(&mut self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Captured>> {
+        let captured = self.through_next(&wanted).await?;
+        self.next += 1;
+        Ok(captured)
+    }
+
+    /// The inputs of the next block's layers as [`next_block`](Capture::next_block) gives them, without going on.
+    pub async fn inputs_here(&mut self, wanted: impl Fn(&str) -> bool) -> Result<Vec<Captured>> {
+        let before = self.model.copy(&self.hidden)?;
+        let captured = self.through_next(&wanted).await;
+        self.hidden = before;
+        captured
+    }
+
+    /// Goes on through the next block of another model.
+    pub async fn pass(&mut self, other: &Model<'_, B>) -> Result<()> {
+        other.block(self.next, &mut self.hidden, &mut NoTap).await?;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Runs the next block and looks at nothing.
+    pub async fn skip_block(&mut self) -> Result<()> {
+        self.model.block(self.next, &mut self.hidden, &mut NoTap).await?;
+        self.next += 1;
+        Ok(())
+    }
+
+    async fn through_next(&mut self, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Captured>> {
         let block = self.model.load_block(self.next)?;
         let as_gram = self.grams(&block.inputs());
-        let mut tap =
-            Collector { backend: self.backend, wanted: &wanted, as_gram: &as_gram, layers: Vec::new() };
+        let mut tap = Collector { backend: self.backend, wanted, as_gram: &as_gram, layers: Vec::new() };
         self.model.apply_block(&block, &mut self.hidden, &mut tap).await?;
         drop(block);
-        self.next += 1;
         let mut captured = Vec::new();
         for layer in tap.layers {
             captured.push(layer.finish(self.backend).await?);
         }
         Ok(captured)
-    }
-
-    /// Runs the next block and looks at nothing.
-    pub async fn skip_block(&mut self) -> Result<()> {
-        self.model.block(self.next, &mut self.hidden, &mut crate::model::NoTap).await?;
-        self.next += 1;
-        Ok(())
     }
 
     /// Which weights' inputs become Grams: those that save most, until a block's share of `max_size` is kept.

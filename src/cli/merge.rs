@@ -118,6 +118,9 @@ fn plan_all(args: &args::Merge, documents: &[Document], overrides: &mut Override
 
 /// One merge.
 pub(super) fn carry_out(args: &args::Merge, recipe: &Recipe) -> Result<(), Failure> {
+    if args.shard.is_some() {
+        pipeline::check_share(recipe)?;
+    }
     let journal = journal(args)?; // a wrong path is told before any work
     carry_out_in(args, recipe, journal, false)
 }

@@ -1,6 +1,6 @@
 use super::failure::Failure;
 use super::{args, output, terminal};
-use crate::method::table::{Base, Description, Kind, Strength};
+use crate::method::table::{Base, Calibration, Description, Kind, Strength};
 use crate::method::{methods, table};
 use crate::report::{Column, Grid, wrapped};
 
@@ -71,7 +71,13 @@ fn needs(method: &Description) -> String {
         Base::Optional => "a base if differences to it are to be merged",
         Base::Member => "no base",
     };
-    let calibration = if method.calibration { ", and the inputs of layers (`calibration`)" } else { "" };
+    let calibration = match method.calibration {
+        Calibration::Unused => "",
+        Calibration::OfExperts => ", and the inputs of layers (`calibration`)",
+        Calibration::OfMerged => {
+            ", and samples that models are run on meanwhile (`calibration: {data: PATH}`), of an architecture that `capture` knows"
+        }
+    };
     let strength = match method.strength {
         Strength::Required => "`alpha` is required, and can be searched",
         Strength::Alpha => {
@@ -106,8 +112,10 @@ fn example(method: &Description) -> String {
     text += "models:\n";
     for name in ["cars", "mnist"].into_iter().take(method.models.1) {
         text += &format!("  - model: models/{name}\n");
-        if method.calibration {
-            text += &format!("    calibration: calib/{name}.safetensors\n");
+        match method.calibration {
+            Calibration::Unused => {}
+            Calibration::OfExperts => text += &format!("    calibration: calib/{name}.safetensors\n"),
+            Calibration::OfMerged => text += &format!("    calibration: {{data: photos/{name}}}\n"),
         }
     }
     text += "parameters:\n";

@@ -2,7 +2,7 @@
 
 use super::elementwise::{Elementwise, Slab, Slabs};
 use super::ranks::{self, Ranked};
-use super::table::{Base, Description, Kind, Strength};
+use super::table::{Base, Calibration, Description, Kind, Strength};
 use super::values::Values;
 use crate::backend::{Backend, Cut, Result, Shape, Tensor};
 
@@ -16,7 +16,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 2 },
     models: (1, 1),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[],
     example: "alpha: 1",

@@ -3,7 +3,7 @@
 use super::election::Election;
 use super::elementwise::{Elementwise, Slab, Slabs};
 use super::linear::SUM;
-use super::table::{Base, Description, Kind, NORMALIZE, Strength, WEIGHT};
+use super::table::{Base, Calibration, Description, Kind, NORMALIZE, Strength, WEIGHT};
 use super::values::Values;
 use crate::backend::{Backend, Result};
 
@@ -16,7 +16,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 0 },
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[WEIGHT, NORMALIZE],
     example: "lambda: 0.4",

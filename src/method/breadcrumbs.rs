@@ -3,7 +3,9 @@
 use super::election::Election;
 use super::elementwise::{Elementwise, Slab, Slabs};
 use super::ranks::{self, Deltas};
-use super::table::{Base, DENSITY, Description, Kind, NORMALIZE, Range, Strength, WEIGHT, of_models};
+use super::table::{
+    Base, Calibration, DENSITY, Description, Kind, NORMALIZE, Range, Strength, WEIGHT, of_models,
+};
 use super::values::Values;
 use crate::backend::{Backend, Cut, Result};
 
@@ -17,7 +19,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 2 },
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[
         WEIGHT,

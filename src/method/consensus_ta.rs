@@ -1,7 +1,9 @@
 //! Consensus task arithmetic: what matters to several tasks.
 
 use super::elementwise::{Elementwise, Slab, Slabs, narrow, scaled};
-use super::table::{Base, Default, Description, Form, Kind, Parameter, Range, Strength, of_models};
+use super::table::{
+    Base, Calibration, Default, Description, Form, Kind, Parameter, Range, Strength, of_models,
+};
 use super::values::{Value, Values};
 use crate::backend::{Across, Backend, Result};
 
@@ -15,7 +17,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 0 },
     models: (2, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[
         of_models(

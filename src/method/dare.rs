@@ -2,7 +2,9 @@
 
 use super::election::Election;
 use super::elementwise::{Elementwise, Slab, Slabs, scale_each};
-use super::table::{Base, DENSITY, Default, Description, Form, Kind, NORMALIZE, Parameter, Strength, WEIGHT};
+use super::table::{
+    Base, Calibration, DENSITY, Default, Description, Form, Kind, NORMALIZE, Parameter, Strength, WEIGHT,
+};
 use super::values::{Value, Values};
 use crate::backend::{Backend, Chance, MagnitudeSum, Result};
 
@@ -17,7 +19,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 1 },
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[WEIGHT, DENSITY, RESCALE, NORMALIZE],
     example: "density: 0.5\nrescale: l1",

@@ -4,7 +4,7 @@ use super::Solver;
 use super::held::Held;
 use super::ranks::{self, Deltas};
 use super::spectral::{Matrices, Spectral, batched, polar_of, scaled_rows, stacked, triples};
-use super::table::{Base, Description, Kind, Range, Strength, number, word};
+use super::table::{Base, Calibration, Description, Kind, Range, Strength, number, word};
 use super::values::Values;
 use crate::backend::{Across, Backend, Cut, Divide, Op, Result, Shape, Tensor};
 
@@ -19,7 +19,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Spectral,
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[
         word(

@@ -4,8 +4,8 @@ use super::dare::l1_factors;
 use super::election::Election;
 use super::elementwise::{Elementwise, Slab, Slabs, scale_each};
 use super::table::{
-    Base, DENSITY, Default, Description, Kind, NORMALIZE, Parameter, Range, Strength, WEIGHT, of_models,
-    switch,
+    Base, Calibration, DENSITY, Default, Description, Kind, NORMALIZE, Parameter, Range, Strength, WEIGHT,
+    of_models, switch,
 };
 use super::values::{Value, Values};
 use crate::backend::{Backend, Chance, Result, Tensor};
@@ -21,7 +21,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 1 },
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[WEIGHT, DENSITY_GIVEN, EPSILON, RESCALE, NORMALIZED],
     example: "density: 0.5\nepsilon: 0.15",

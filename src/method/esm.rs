@@ -2,7 +2,7 @@
 
 use super::esd::{Inputs, code_padded_norm, pending_subspace};
 use super::fusion::Concatenations;
-use super::table::{Base, Description, Kind, Parameter, Strength, special, word};
+use super::table::{Base, Calibration, Description, Kind, Parameter, Strength, special, word};
 use super::{
     Decomposition, EsmOptions, Fusion, MergedFactors, MergedLayer, MergedLayers, Scale, Solver, TaskNorm,
     join_batches,
@@ -21,7 +21,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Esm,
     models: (1, usize::MAX),
     base: Base::Origin { listed: false },
-    calibration: true,
+    calibration: Calibration::OfExperts,
     strength: Strength::Required,
     parameters: PARAMETERS,
     example: "alpha: 0.8",

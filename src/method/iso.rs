@@ -2,7 +2,7 @@
 
 use super::Solver;
 use super::spectral::{Matrices, Spectral, polar_of, stacked, sum, triples};
-use super::table::{Base, Description, Kind, Range, Strength, number};
+use super::table::{Base, Calibration, Description, Kind, Range, Strength, number};
 use super::values::Values;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 
@@ -15,7 +15,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Spectral,
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[],
     example: "alpha: 1.0",

@@ -5,7 +5,7 @@ use super::dare::{self, Dare};
 use super::elementwise::Elementwise;
 use super::held::Held;
 use super::spectral::{Matrices, Spectral, batched, common_columns};
-use super::table::{Base, Description, Kind, Parameter, Strength};
+use super::table::{Base, Calibration, Description, Kind, Parameter, Strength};
 use super::ties::{self, Ties};
 use super::values::Values;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
@@ -19,7 +19,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Spectral,
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: TIES,
     example: "density: 0.3",

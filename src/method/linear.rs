@@ -1,7 +1,7 @@
 //! The weighted mean of models.
 
 use super::elementwise::{Combination, Elementwise, Slab, Slabs};
-use super::table::{Base, Description, Kind, NORMALIZE, Parameter, Strength, WEIGHT};
+use super::table::{Base, Calibration, Description, Kind, NORMALIZE, Parameter, Strength, WEIGHT};
 use super::values::{Value, Values};
 use super::{arithmetic, table};
 use crate::backend::{Backend, Result};
@@ -15,7 +15,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 0 },
     models: (1, usize::MAX),
     base: Base::Member,
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[WEIGHT, Parameter { default: table::Default::Is(Value::Switch(true)), ..NORMALIZE }],
     example: "normalize: true",

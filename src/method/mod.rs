@@ -234,6 +234,7 @@ spectral! {
     KnotsTies: knots::KnotsTies = knots::METHOD;
     KnotsDareTies: knots::KnotsDareTies = knots::DROPPED;
     RegMean: regmean::RegMean = regmean::METHOD;
+    RegMeanPlus: regmean::RegMean = regmean::PLUS;
 }
 
 /// All methods.

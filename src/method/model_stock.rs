@@ -2,7 +2,7 @@
 
 use super::elementwise::{Combination, Elementwise, Slab, Slabs, combine_lines};
 use super::gram::{self, Along, Gram};
-use super::table::{Base, Description, Kind, Strength, switch};
+use super::table::{Base, Calibration, Description, Kind, Strength, switch};
 use super::values::Values;
 use crate::backend::{Backend, Result};
 
@@ -16,7 +16,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 1 },
     models: (2, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[switch("filter_wise", false, "an angle for every row instead of every tensor")],
     example: "filter_wise: false",

@@ -2,7 +2,7 @@
 
 use super::elementwise::{Combination, Elementwise, Slab, Slabs};
 use super::gram::{self, Gram};
-use super::table::{Base, Description, Kind, Range, Strength, WEIGHT, number, switch};
+use super::table::{Base, Calibration, Description, Kind, Range, Strength, WEIGHT, number, switch};
 use super::values::Values;
 use crate::backend::{Backend, Result};
 
@@ -17,7 +17,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 1 },
     models: (2, usize::MAX),
     base: Base::Optional,
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[
         WEIGHT,

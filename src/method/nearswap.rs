@@ -1,7 +1,7 @@
 //! NearSwap: the other model where it is near the base.
 
 use super::elementwise::{Elementwise, Slab, Slabs};
-use super::table::{Base, Default, Description, Kind, Parameter, Range, Strength, number};
+use super::table::{Base, Calibration, Default, Description, Kind, Parameter, Range, Strength, number};
 use super::values::Values;
 use crate::backend::{Across, Backend, Result};
 
@@ -14,7 +14,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 0 },
     models: (1, 1),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[Parameter {
         default: Default::Required,

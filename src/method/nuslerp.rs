@@ -2,7 +2,7 @@
 
 use super::elementwise::{Combination, Elementwise, Slab, Slabs, combine_lines};
 use super::gram::{self, Along, Gram};
-use super::table::{Base, Description, Kind, Strength, WEIGHT, switch};
+use super::table::{Base, Calibration, Description, Kind, Strength, WEIGHT, switch};
 use super::values::Values;
 use crate::backend::{Backend, Result, Tensor};
 
@@ -17,7 +17,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 1 },
     models: (2, 2),
     base: Base::Optional,
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[
         WEIGHT,

@@ -1,7 +1,7 @@
 //! One model as it is, or scaled.
 
 use super::elementwise::{Combination, Elementwise, Slab, Slabs};
-use super::table::{Base, Description, Kind, Range, Strength, of_models};
+use super::table::{Base, Calibration, Description, Kind, Range, Strength, of_models};
 use super::values::Values;
 use crate::backend::{Backend, Result};
 
@@ -14,7 +14,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 0 },
     models: (1, 1),
     base: Base::Member,
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[of_models("scale", Range::ANY, 1.0, "factor of the weights")],
     example: "scale:\n  - {filter: down_proj, value: 0.5}\n  - {value: 1.0}",

@@ -1,7 +1,7 @@
 //! RAM: what one model alone has changed stays whole, what several have changed is averaged.
 
 use super::elementwise::{Elementwise, Slab, Slabs, narrow, scaled};
-use super::table::{Base, Description, Kind, Parameter, Range, Strength, number};
+use super::table::{Base, Calibration, Description, Kind, Parameter, Range, Strength, number};
 use super::values::Values;
 use crate::backend::{Across, Backend, Result};
 
@@ -14,7 +14,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 0 },
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[EPSILON],
     example: "epsilon: 1e-5",

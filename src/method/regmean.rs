@@ -3,7 +3,7 @@
 use super::Solver;
 use super::esd::Inputs;
 use super::spectral::{Matrices, Spectral};
-use super::table::{Base, Description, Kind, Range, Strength, number, word};
+use super::table::{Base, Calibration, Description, Kind, Range, Strength, number, word};
 use super::values::Values;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 
@@ -17,7 +17,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Spectral,
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: true,
+    calibration: Calibration::OfExperts,
     strength: Strength::Alpha,
     parameters: &[
         number("off_diagonal", Range::SHARE, 0.95, "factor of the off-diagonals of every G"),
@@ -25,6 +25,17 @@ pub const METHOD: Description = Description {
         word("ridge_to", &["mean", "zero"], "what unseen directions are pulled to"),
     ],
     example: "off_diagonal: 0.9",
+};
+
+/// `regmean_plus`
+pub const PLUS: Description = Description {
+    name: "regmean_plus",
+    line: "the same with the inputs of each block taken behind the blocks that are merged already",
+    formula: "regmean, with X_t of block l from expert t's samples through its block l behind the merged embeddings and blocks 1..l-1\n\
+              (merged with alpha 1, whatever alpha multiplies in the end): block by block",
+    source: "RegMean++, 2025 (arXiv 2508.03121)",
+    calibration: Calibration::OfMerged,
+    ..METHOD
 };
 
 /// RegMean.

@@ -2,7 +2,7 @@
 
 use super::elementwise::{Elementwise, Slab, Slabs, narrow};
 use super::ranks::{self, Ranked};
-use super::table::{Base, Description, Kind, Range, Strength, number};
+use super::table::{Base, Calibration, Description, Kind, Range, Strength, number};
 use super::values::Values;
 use crate::backend::{Across, Backend, Cut, Divide, Result};
 
@@ -17,7 +17,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 4 },
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[number(
         "select_topk",

@@ -2,7 +2,7 @@
 
 use super::elementwise::{Combination, Elementwise, Slab, Slabs};
 use super::gram;
-use super::table::{Base, Default, Description, Kind, Parameter, Range, Strength, number};
+use super::table::{Base, Calibration, Default, Description, Kind, Parameter, Range, Strength, number};
 use super::values::Values;
 use crate::backend::{Backend, Result};
 
@@ -16,7 +16,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 1 },
     models: (1, 1),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[Parameter {
         default: Default::Required,

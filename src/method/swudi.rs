@@ -2,7 +2,7 @@
 
 use super::Solver;
 use super::spectral::{Matrices, Spectral, polar_of, scaled_rows, stacked, sum};
-use super::table::{Base, Description, Kind, Range, Strength, number, word};
+use super::table::{Base, Calibration, Description, Kind, Range, Strength, number, word};
 use super::values::Values;
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{SymmetricProduct, leading_eigenpairs};
@@ -18,7 +18,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Spectral,
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[
         word("filter", &["adaptive", "flow"], "which directions are filtered"),

@@ -20,8 +20,8 @@ pub struct Description {
     pub models: (usize, usize),
     /// What the base is to it.
     pub base: Base,
-    /// Whether it looks at the inputs of layers.
-    pub calibration: bool,
+    /// Which inputs of layers it looks at.
+    pub calibration: Calibration,
     /// What the strength of the merge is called.
     pub strength: Strength,
     /// Its parameters.
@@ -56,6 +56,18 @@ pub enum Base {
     Optional,
     /// None: it is a model like the others if it is one of them.
     Member,
+}
+
+/// Which inputs of layers a method looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calibration {
+    /// None.
+    Unused,
+    /// Those in every expert.
+    OfExperts,
+    /// Those in every expert's block behind the blocks that are merged already: everything is merged in the order of blocks, and
+    /// the experts' samples pass the merged ones.
+    OfMerged,
 }
 
 /// How the merged delta is multiplied, and whether that can be searched.
@@ -234,6 +246,11 @@ impl PartialEq for Description {
 }
 
 impl Description {
+    /// Whether it looks at the inputs of layers.
+    pub fn is_calibrated(&self) -> bool {
+        self.calibration != Calibration::Unused
+    }
+
     /// The parameter of a name.
     pub fn parameter(&self, name: &str) -> Option<&'static Parameter> {
         self.parameters.iter().find(|parameter| parameter.name == name)

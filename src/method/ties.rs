@@ -3,7 +3,9 @@
 use super::election::Election;
 use super::elementwise::{Elementwise, Slab, Slabs, scaled};
 use super::ranks::{self, Deltas};
-use super::table::{Base, DENSITY, Description, Kind, NORMALIZE, Parameter, Strength, WEIGHT, word};
+use super::table::{
+    Base, Calibration, DENSITY, Description, Kind, NORMALIZE, Parameter, Strength, WEIGHT, word,
+};
 use super::values::{Value, Values};
 use crate::backend::{Across, Backend, Cut, Divide, Error, Result};
 use serde::{Deserialize, Serialize};
@@ -21,7 +23,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Elementwise { passes: 2 },
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Lambda,
     parameters: &[
         WEIGHT,

@@ -2,7 +2,7 @@
 
 use super::fusion::Concatenations;
 use super::spectral::{Matrices, Spectral, batched};
-use super::table::{Base, Description, Kind, Strength};
+use super::table::{Base, Calibration, Description, Kind, Strength};
 use super::values::Values;
 use super::{Fusion, MergedFactors, MergedLayer, MergedLayers, Solver, join_batches};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
@@ -18,7 +18,7 @@ pub const METHOD: Description = Description {
     kind: Kind::Spectral,
     models: (1, usize::MAX),
     base: Base::Origin { listed: true },
-    calibration: false,
+    calibration: Calibration::Unused,
     strength: Strength::Alpha,
     parameters: &[],
     example: "alpha: 1.0",

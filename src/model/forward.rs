@@ -166,7 +166,8 @@ impl<'a, B: Layers> Model<'a, B> {
         }
     }
 
-    fn copy(&self, embedded: &Hidden<B>) -> Result<Hidden<B>> {
+    /// Samples on their way, once more.
+    pub fn copy(&self, embedded: &Hidden<B>) -> Result<Hidden<B>> {
         let copy = |part: &Part<B>| -> Result<Part<B>> {
             Ok(Part {
                 lengths: part.lengths.clone(),

@@ -39,7 +39,9 @@ pub(super) fn order<B>(job: &Job<'_, B>, keep: bool) -> Vec<usize> {
     }
     let within_blocks = experts_run(job);
     let place = |i: usize| first.get(&Kind::of(&layers[i])).copied();
-    order.sort_by_key(|&i| (layers[i].block().filter(|_| within_blocks), place(i)));
+    // what has no inputs comes first, so that a model merged so far has all that stands before its layers
+    let sees = |i: usize| Kind::of(&layers[i]).is_some();
+    order.sort_by_key(|&i| (layers[i].block().filter(|_| within_blocks), within_blocks && sees(i), place(i)));
     order
 }
 

@@ -103,7 +103,7 @@ pub(super) fn saw_too_few<B>(job: &Job<'_, B>, layer: &Layer, captured: &[Vec<Ca
         let calibrated = expert.calibration.is_some() || expert.proxies.is_some();
         calibrated && statistic(expert, captured, layer).is_none_or(|(_, tokens)| tokens < FEWEST_TOKENS)
     };
-    layer.role == Role::Esm && layer.is_of_expert() && job.family.experts.iter().zip(captured).any(few)
+    is_calibrated(job, layer.role) && layer.is_of_expert() && job.family.experts.iter().zip(captured).any(few)
 }
 
 /// What [`merge_layers`] will read, as far as it is known before experts have run.
@@ -142,8 +142,8 @@ pub(super) fn is_untouched<B>(job: &Job<'_, B>, layer: &Layer) -> bool {
 }
 
 /// Whether the layers of a role are merged with a look at their inputs.
-fn is_calibrated<B>(job: &Job<'_, B>, role: Role) -> bool {
-    role == Role::Esm || role == Role::Spectral && job.recipe.method.description().calibration
+pub(super) fn is_calibrated<B>(job: &Job<'_, B>, role: Role) -> bool {
+    role == Role::Esm || role == Role::Spectral && job.recipe.method.description().is_calibrated()
 }
 
 /// Merged layers on the device, and `||dW_t||_F` of the experts, `LT x 1 x 1`.

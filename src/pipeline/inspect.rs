@@ -1,7 +1,7 @@
 //! What experts are like before they are merged: how much of a layer's change a few directions hold, and how far experts share
 //! them. Nothing is written.
 
-use super::capture::{Captures, sources};
+use super::capture::{Captures, Sources};
 use super::decompose::is_untouched;
 use super::faults::{Faults, try_again};
 use super::flow::{Flow, Limits};
@@ -9,6 +9,7 @@ use super::inputs::{input_requests, member_inputs};
 use super::members::{cut, members};
 use super::reader::{Reader, Request};
 use super::spill::layer_bytes;
+use super::store::Store;
 use super::weights::{layer_requests, layer_weights, member_deltas, member_requests};
 use super::{Error, Job, Progress};
 use crate::backend::layers::Layers;
@@ -42,14 +43,15 @@ pub async fn inspect<B: Layers>(
     }
     progress.start(layers.iter().map(|layer| layer_bytes(&job, layer)).sum());
     let mut flow = Flow::new(Limits::new(max_memory, backend.batch_bytes(), 0), family.experts.len());
-    let experts = sources(&job)?;
-    let mut captures = Captures::new(&job, &experts)?;
+    let experts = Sources::alone(&job)?;
+    let mut merged = Store::nothing();
+    let mut captures = Captures::new(&job, &experts, &mut merged)?;
     let mut reader = Reader::ahead(&flow, requests(&job, &layers));
     let mut inspected = Vec::with_capacity(layers.len());
     for (done, layer) in layers.iter().enumerate() {
         progress.layer(&layer.name);
         let found = loop {
-            let tried = match captures.reach(&job, &[layer]).await {
+            let tried = match captures.reach(&job, &[layer], &mut merged).await {
                 Ok(()) => look(&job, &mut reader, layer, captures.current()).await,
                 Err(error) => Err(error),
             };
@@ -58,7 +60,7 @@ pub async fn inspect<B: Layers>(
                 Err(error) => try_again(&job, error, progress).await?,
             }
             reader.restart(requests(&job, &layers[done..]));
-            captures = Captures::new(&job, &experts)?;
+            captures = Captures::new(&job, &experts, &mut merged)?;
         };
         inspected.push(found);
         progress.advance(layer_bytes(&job, layer));

@@ -21,6 +21,7 @@ use crate::checkpoint::journal::{Journal, Ledger};
 use crate::checkpoint::{Checkpoint, DeltaWriter, OutputDir, Sidecars, TensorMeta, fingerprint};
 use crate::host::Instant;
 use crate::method::assembly;
+use crate::method::table::Calibration;
 use crate::method::ties::OfModel;
 use crate::plan::{Family, Plan, Role};
 use crate::recipe::Recipe;
@@ -189,7 +190,7 @@ async fn begin<B: Layers>(
     if let Some(reused) = journal::reused(&ledger, units.len()) {
         progress.note(&reused);
     }
-    progress.start(work(job, keep || job.plan.search.is_some()));
+    progress.start(work(job, job.plan.puts_all_aside(keep)));
     let limits = Limits::new(options.max_memory, job.backend.batch_bytes(), largest_read(job));
     let mut flow = Flow::new(limits, job.family.experts.len());
     let mut reader = Reader::ahead(&flow, std::iter::empty());
@@ -294,7 +295,7 @@ async fn searched<B: Layers>(
 ) -> Result<(Plan, Option<AlphaSearch>), Error> {
     Ok(match search::alpha(job, &spilled.deltas, betas, ledger, progress).await? {
         None => (job.plan.clone(), None),
-        Some((alpha, search)) => (Plan { alpha, ..job.plan.clone() }, Some(search)),
+        Some((alpha, search)) => (job.plan.with_alpha(alpha), Some(search)),
     })
 }
 
@@ -336,6 +337,20 @@ pub struct ShareDone {
     pub of_batches: usize,
     /// Files of the output of this share.
     pub files: usize,
+}
+
+/// Whether a merge can be shared out.
+pub fn check_share(recipe: &Recipe) -> Result<(), Error> {
+    let refused = |reason| Err(Error::Share { reason });
+    if recipe.adapter.is_some() {
+        return refused("an adapter (`out: lora`) is merged by one run; leave --shard out");
+    }
+    if recipe.method.description().calibration == Calibration::OfMerged {
+        return refused(
+            "this method merges every block by what those before it have become, in one run; leave --shard out",
+        );
+    }
+    Ok(())
 }
 
 /// Does a share of a merge, which stays in the journal until [`merge`] with [`Options::join`] puts all together. Where nothing has
@@ -387,14 +402,10 @@ async fn write_share<B: Layers>(
     share: Share,
     progress: &mut dyn Progress,
 ) -> Result<ShareDone, Error> {
-    let Job { backend, recipe, family, plan, .. } = job;
+    let Job { recipe, plan, .. } = job;
     let &Asked { output, options, .. } = asked;
     let folder = output.folder();
-    if recipe.adapter.is_some() {
-        return Err(Error::Share {
-            reason: "an adapter (`out: lora`) is merged by one run; leave --shard out",
-        });
-    }
+    check_share(recipe)?;
     let keep = options.keep_delta.is_some();
     let Begun { ledger, units, mut flow, of_model } = begin(&job, asked, keep, progress).await?;
     let job = Job { of_model: of_model.as_ref(), ..job };

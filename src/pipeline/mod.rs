@@ -8,6 +8,7 @@
 mod adapters;
 mod assemble;
 mod batches;
+mod candidate;
 mod capture;
 mod decompose;
 mod error;
@@ -45,7 +46,7 @@ pub use flow::room_for_deltas;
 pub use heads::check_heads;
 pub use inspect::inspect;
 pub use journal::{Output, Space, identity, space};
-pub use merge::{Options, Share, ShareDone, check_files_beside, merge, merge_share};
+pub use merge::{Options, Share, ShareDone, check_files_beside, check_share, merge, merge_share};
 pub use outputs::check_keep_delta;
 pub use progress::{Progress, Silent};
 pub use rescale::{Rescale, rescale};

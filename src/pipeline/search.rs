@@ -1,14 +1,14 @@
 //! Alpha found by running the merged model: on labelled samples by its accuracy, or without labels by how far its
 //! features have moved the way the experts' did.
 
-use super::store::{Found, Store};
+use super::candidate::Candidate;
+use super::store::Store;
 use super::{Error, Job, Progress};
-use crate::backend::Dtype;
 use crate::backend::layers::Layers;
 use crate::checkpoint::journal::Ledger;
 use crate::data::{self, Classifier, ModelSource, Split, Task};
 use crate::eval::{Evaluator, PROBES, linear_cka, peak, predict};
-use crate::model::{self, Config, Hidden, Model, NoTap, Pooling, Samples, Stored, Weights, WeightsError};
+use crate::model::{self, Hidden, NoTap, Pooling, Samples};
 use crate::plan::{SearchSamples, expert_source, read_proxies};
 use crate::recipe::Proxies;
 use crate::report;
@@ -138,36 +138,6 @@ fn factors<'a, B>(job: &Job<'a, B>, betas: &[f64]) -> HashMap<&'a str, (f64, boo
     layers.flat_map(|(l, &beta)| l.parts.iter().map(move |p| (p.name.as_str(), (beta, l.scaled)))).collect()
 }
 
-/// The merged model at one alpha, before it is written.
-struct Candidate<'a> {
-    base: &'a ModelSource,
-    deltas: &'a Store,
-    factors: HashMap<&'a str, (f64, bool)>,
-    alpha: f64,
-}
-
-impl Weights for Candidate<'_> {
-    fn shape(&self, name: &str) -> Option<Vec<usize>> {
-        self.base.shape(name)
-    }
-
-    fn read(&self, name: &str, range: Range<usize>) -> Result<Stored, WeightsError> {
-        let stored = self.base.read(name, range.clone())?;
-        let (Some(&(beta, scaled)), Some(deltas)) = (self.factors.get(name), self.deltas.find(name, range))
-        else {
-            return Ok(stored);
-        };
-        let factor = (beta * if scaled { self.alpha } else { 1.0 }) as f32;
-        let mut sum = stored.to_f32();
-        let deltas = match deltas? {
-            Found::InMemory(values) => values,
-            Found::OnDisk(extent) => Cow::Owned(bytemuck::pod_collect_to_vec(&extent.read()?)),
-        };
-        sum.iter_mut().zip(&*deltas).for_each(|(w, d)| *w += factor * d);
-        Ok(Stored { dtype: Dtype::F32, bytes: bytemuck::cast_slice(&sum).to_vec() })
-    }
-}
-
 /// Hidden states kept for all alphas may take this much, in bytes.
 const EMBEDDED_BYTES: usize = 512 << 20;
 
@@ -182,7 +152,7 @@ fn embed_once<B: Layers>(
     if job.plan.layers.iter().any(|l| l.scaled && l.block().is_none()) {
         return Ok(());
     }
-    let model = model(job, candidate)?;
+    let model = candidate.model(job.backend)?;
     let failed = data::Error::model(&job.recipe.base_model);
     let mut bytes = 0;
     for exercise in exercises {
@@ -201,12 +171,6 @@ fn embed_once<B: Layers>(
     Ok(())
 }
 
-fn model<'c, B: Layers>(job: &Job<'c, B>, candidate: &'c Candidate<'_>) -> Result<Model<'c, B>, Error> {
-    let config = Config::new(candidate.base.config());
-    let model = Model::new(job.backend, config, candidate);
-    Ok(model.map_err(data::Error::model(&job.recipe.base_model))?)
-}
-
 /// The mean over the tasks.
 async fn value<B: Layers>(
     job: &Job<'_, B>,
@@ -214,7 +178,7 @@ async fn value<B: Layers>(
     evaluator: &Evaluator<'_, B>,
     exercises: &[Exercise<B>],
 ) -> Result<f64, Error> {
-    let model = model(job, candidate)?;
+    let model = candidate.model(job.backend)?;
     let failed = data::Error::model(&job.recipe.base_model);
     let lost = |exercise: &Exercise<B>, reason: String| Error::Search {
         alpha: candidate.alpha,

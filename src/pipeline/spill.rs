@@ -1,6 +1,6 @@
 //! First half of a merge: decomposed layers, whose deltas are compared before the first can be written.
 
-use super::capture::{self, Captures};
+use super::capture::{Captures, Sources};
 use super::decompose::{OnHost, Outcome, merge_layers};
 use super::faults::try_again;
 use super::flow::Flow;
@@ -39,7 +39,7 @@ struct Said {
 
 /// The units of work of the first half: decomposed layers, and with `--keep-delta` every other merged layer too.
 pub(super) fn units<B: Backend>(job: &Job<'_, B>, keep: bool) -> Vec<Vec<usize>> {
-    batches::units(job, &batches::order(job, keep || job.plan.search.is_some()))
+    batches::units(job, &batches::order(job, job.plan.puts_all_aside(keep)))
 }
 
 /// The name of a unit in the ledger.
@@ -60,8 +60,8 @@ pub(super) async fn spill<B: Layers>(
     progress: &mut dyn Progress,
 ) -> Result<Spilled, Error> {
     let mut store = store(job, ledger, keep, flow)?;
-    let sources = capture::sources(job)?;
-    let mut captures = Captures::new(job, &sources)?;
+    let sources = Sources::open(job)?;
+    let mut captures = None;
     let mut outcomes = vec![Outcome::default(); job.plan.layers.len()];
     let mut seconds = vec![0.0; job.plan.layers.len()];
     let before: Vec<Option<(Said, Option<Extent>)>> =
@@ -97,11 +97,7 @@ pub(super) async fn spill<B: Layers>(
                 let merged = loop {
                     let layers: Vec<&Layer> = batch.iter().map(|&i| &job.plan.layers[i]).collect();
                     let counted = reader.rounding.clone();
-                    let tried = match captures.reach(job, &layers).await {
-                        Ok(()) => merge_layers(job, &layers, captures.current(), &mut reader).await,
-                        Err(error) => Err(error),
-                    };
-                    match tried {
+                    match merge_seen(job, &layers, (&mut captures, &sources), &mut store, &mut reader).await {
                         Ok(merged) => break merged,
                         Err(error) => try_again(job, error, progress).await?,
                     }
@@ -111,7 +107,7 @@ pub(super) async fn spill<B: Layers>(
                     // hidden states with it
                     reader.rounding = counted;
                     reader.restart(requests(job, std::iter::once(rest).chain(ahead(index + 1))));
-                    captures = Captures::new(job, &sources)?;
+                    captures = None;
                 };
                 let OnHost { values, outcomes: of_batch } = merged;
                 store.put(values, &deltas(job, batch))?;
@@ -136,9 +132,25 @@ pub(super) async fn spill<B: Layers>(
     Ok(Spilled { deltas: store, outcomes, seconds })
 }
 
+/// Merges layers with what is seen of their inputs. Experts that run are embedded before the first layer that looks at inputs.
+async fn merge_seen<'a, B: Layers>(
+    job: &Job<'a, B>,
+    layers: &[&Layer],
+    (captures, sources): (&mut Option<Captures<'a, B>>, &'a Sources),
+    store: &mut Store,
+    reader: &mut Reader<'_>,
+) -> Result<OnHost, Error> {
+    let captures = match captures {
+        Some(captures) => captures,
+        None => captures.insert(Captures::new(job, sources, store)?),
+    };
+    captures.reach(job, layers, store).await?;
+    merge_layers(job, layers, captures.current(), reader).await
+}
+
 /// Where the deltas go.
 fn store<B>(job: &Job<'_, B>, ledger: &Ledger, keep: Option<&Keep>, flow: &Flow) -> Result<Store, Error> {
-    let all = keep.is_some() || job.plan.search.is_some();
+    let all = job.plan.puts_all_aside(keep.is_some());
     let tensors = job.plan.layers.iter().filter(|l| is_spilled(l, all)).flat_map(|l| &l.parts);
     let tensors: Vec<_> = tensors.map(|part| (part.name.clone(), part.shape.clone())).collect();
     let store = Store::new(ledger.clone(), &tensors, flow.limits.deltas, flow.limits.behind);
@@ -224,7 +236,7 @@ async fn spill_sum<B: Backend>(
 
 /// Bytes of the deltas that the first half leaves to the second; if they are kept, of all.
 pub fn delta_bytes(plan: &Plan, kept: bool) -> u64 {
-    let all = kept || plan.search.is_some();
+    let all = plan.puts_all_aside(kept);
     plan.layers.iter().filter(|layer| is_spilled(layer, all)).map(|layer| 4 * layer.elements() as u64).sum()
 }
 

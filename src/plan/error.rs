@@ -54,8 +54,9 @@ pub enum Error {
     /// An expert lacks calibration for a layer.
     #[error(
         "the calibration file {} of expert `{expert}` has no inputs of `{weight}`, which merge_method {method} needs: \
-         capture the layer (key `{weight}.input` or `.gram`, or an entry in `alias`), or take it out with `{key}`",
-        path.display()
+         capture the layer (key `{weight}.input` or `.gram`, or an entry in `alias`){}",
+        path.display(),
+        key.map_or_else(String::new, |key| format!(", or take it out with `{key}`"))
     )]
     NotCalibrated {
         /// The expert's name.
@@ -66,8 +67,8 @@ pub enum Error {
         weight: String,
         /// The merge method.
         method: &'static str,
-        /// The key of the recipe that names the layers.
-        key: &'static str,
+        /// The key of the recipe that names the layers, if there is one.
+        key: Option<&'static str>,
     },
     /// An expert's calibration has no mean input for a routed layer.
     #[error(

@@ -212,7 +212,7 @@ fn left_out(adapter: &Adapter) -> Result<Vec<(String, Rule)>, Error> {
 
 /// The expert with what is known of the inputs of its layers.
 fn with_inputs(recipe: &Recipe, model: &recipe::Model, mut expert: Expert) -> Result<Expert, Error> {
-    if recipe.method.description().calibration {
+    if recipe.method.description().is_calibrated() {
         let names = expert.names_of_base().into_iter().map(|(own, name)| (name, own)).collect();
         match &model.calibration {
             recipe::Calibration::File(path) => {

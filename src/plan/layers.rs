@@ -5,13 +5,14 @@ use super::across::Across;
 use super::check::{patterns_match, tensors_fit, unverified_calibrations};
 use super::cost::{Cost, Decomposed};
 use super::identical::identical;
-use super::names::{block_index, is_of_expert, kind_of_layer, projection};
+use super::names::{is_of_expert, kind_of_layer, projection};
 use super::roles::{Architecture, Rules, Ruling};
 use super::samples::{alpha_search, check_proxies};
 use super::settings::used_otherwise;
-use super::{Error, Expert, Family, Layer, Part, Plan, Role, place};
+use super::{Error, Expert, Family, Layer, Part, Places, Plan, Role};
 use crate::calibration::Statistic;
 use crate::checkpoint::{TensorMeta, stores_transposed};
+use crate::method::table::Calibration;
 use crate::method::{AlphaScope, linear, tsv};
 use crate::recipe::{Alpha, Esm, Method, Recipe};
 use indexmap::IndexMap;
@@ -22,7 +23,8 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let alpha = alpha(recipe);
     let (architecture, unknown) = Architecture::of(family.settings.model_type(), family.base.names());
     let identical = identical(family, recipe.out_dtype)?;
-    let rules = Rules::new(&recipe.method, &architecture, family, identical);
+    let places = Places::new(recipe, family)?;
+    let rules = Rules::new(recipe, &architecture, family, (identical, &places));
     tensors_fit(family, |name, meta| rules.of(name, meta).role)?;
     let mut warnings = notes_on_files(family);
     let mut planner = Planner { recipe, family, fuse: false, across: Across::new(family) };
@@ -34,6 +36,8 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
                 "{unknown}: every matrix of a block (`.N.` in its name) is merged by ESM; name others with `layers`"
             ));
         }
+    }
+    if recipe.method.description().is_calibrated() {
         warnings.extend(unverified_calibrations(family));
     }
     let layers = planner.layers(&rules)?;
@@ -42,16 +46,16 @@ pub fn plan(recipe: &Recipe, family: &Family) -> Result<Plan, Error> {
     let search = alpha_search(recipe)?;
     warnings.extend(recipe.notes.iter().cloned());
     let account = account(family, &layers)?;
-    let blocks = family.base.names().filter_map(block_index).max().map_or(0, |last| last + 1);
-    check_values(recipe, &layers, blocks)?;
+    check_values(recipe, &layers, &places)?;
     Ok(Plan {
         layers,
         experts,
         sum: sum(recipe),
         spectral: recipe.method.name(),
-        blocks,
+        places,
         alpha,
         search,
+        by_blocks: recipe.method.description().calibration == Calibration::OfMerged,
         account,
         warnings,
     })
@@ -93,10 +97,10 @@ fn sum(recipe: &Recipe) -> &'static str {
 }
 
 /// The parameters of every tensor that is merged element by element go together.
-fn check_values(recipe: &Recipe, layers: &[Layer], blocks: usize) -> Result<(), Error> {
+fn check_values(recipe: &Recipe, layers: &[Layer], places: &Places) -> Result<(), Error> {
     let Some(tabled) = recipe.method.elementwise() else { return Ok(()) };
     for part in layers.iter().filter(|layer| layer.role == Role::Sum).flat_map(|layer| &layer.parts) {
-        let values = recipe.values(tabled, &part.name, place(&part.name, blocks));
+        let values = recipe.values(tabled, &part.name, places.of(&part.name));
         recipe.streamed(Some(&values)).map_err(|why| {
             let why = format!("{why} (for the tensor `{}`)", part.name);
             crate::recipe::Error::new(&recipe.path, None, "parameters", why)
@@ -192,7 +196,7 @@ impl Planner<'_> {
         let tasks = self.family.experts.len();
         let elements: usize = parts.iter().map(Part::elements).sum();
         let looks_at_inputs =
-            role == Role::Esm || role == Role::Spectral && self.recipe.method.description().calibration;
+            role == Role::Esm || role == Role::Spectral && self.recipe.method.description().is_calibrated();
         let transposed = looks_at_inputs && parts.first().is_some_and(|part| self.across.has(&part.name));
         let (d_out, d_in) = match role {
             Role::Esm | Role::TsvM | Role::Spectral | Role::Experts => {
@@ -217,8 +221,9 @@ impl Planner<'_> {
         match role {
             // what no expert changes is compared with other layers, and not decomposed
             Role::Esm | Role::Spectral if !self.is_changed(&parts) => {}
-            Role::Esm | Role::Spectral => self.check_calibration(&parts, d_in, "layers")?,
-            Role::Experts => self.check_calibration(&parts, d_in, "routed_layers")?,
+            Role::Esm => self.check_calibration(&parts, d_in, Some("layers"))?,
+            Role::Spectral => self.check_calibration(&parts, d_in, None)?,
+            Role::Experts => self.check_calibration(&parts, d_in, Some("routed_layers"))?,
             _ => {}
         }
         let compared = esm.is_some_and(|e| e.options.inter_layer.is_some());
@@ -245,8 +250,8 @@ impl Planner<'_> {
         self.family.experts.iter().any(|expert| parts.iter().any(|part| expert.changes(&part.name)))
     }
 
-    /// Every expert that is calibrated at all must have inputs of this layer; `key` of the recipe can leave it out.
-    fn check_calibration(&self, parts: &[Part], d_in: usize, key: &'static str) -> Result<(), Error> {
+    /// Every expert that is calibrated at all must have inputs of this layer; `key` of the recipe can leave it out, if there is one.
+    fn check_calibration(&self, parts: &[Part], d_in: usize, key: Option<&'static str>) -> Result<(), Error> {
         for expert in &self.family.experts {
             let Some(calibration) = &expert.calibration else { continue };
             // an expert of a mixture may have seen no token
@@ -277,7 +282,8 @@ impl Planner<'_> {
                 bytes: 12 * elements.min(super::SUM_CHUNK) as u64,
             },
             Role::Esm | Role::TsvM | Role::Spectral => {
-                self.decomposed(parts, (d_out, d_in), rank, role == Role::Esm).cost(self.recipe.accuracy)
+                let calibrated = role != Role::TsvM && self.recipe.method.description().is_calibrated();
+                self.decomposed(parts, (d_out, d_in), rank, calibrated).cost(self.recipe.accuracy)
             }
             Role::Experts => {
                 self.decomposed(parts, (d_out, d_in), rank, true).without_fusion(self.recipe.accuracy)

@@ -12,6 +12,7 @@ mod family;
 mod identical;
 mod layers;
 mod matching;
+mod modules;
 mod names;
 mod quantised;
 mod roles;
@@ -37,8 +38,10 @@ pub use samples::{AlphaSearch, SearchSamples, expert_source, head_data, read_pro
 pub use settings::Settings;
 pub use vocabulary::Tokens;
 
-use crate::recipe::Place;
+use crate::recipe::{Place, Recipe};
+use names::block_index;
 use serde::Serialize;
+use std::collections::HashMap;
 
 /// Values of a tensor that are summed at a time: the memory of an embedding of any size stays at this.
 pub const SUM_CHUNK: usize = 4 << 20;
@@ -54,12 +57,15 @@ pub struct Plan {
     pub sum: &'static str,
     /// What the method for matrices of layers is called, for [`Role::Spectral`].
     pub spectral: &'static str,
-    /// How many layers the base has: parameters may differ from one to the next.
-    pub blocks: usize,
+    /// Where the base's layers are: parameters may differ from one to the next.
+    places: Places,
     /// Factor of the merged deltas where `scaled` says so; 1 until a search has found another.
     pub alpha: f64,
     /// The search for it.
     pub search: Option<AlphaSearch>,
+    /// Whether layers are merged by what those before them have become: in the order of blocks, and all of them before the first is
+    /// written.
+    pub by_blocks: bool,
     /// What becomes of every tensor that is read.
     pub account: Account,
     /// What the user should know before the merge starts.
@@ -121,14 +127,51 @@ impl Plan {
 }
 
 impl Plan {
+    /// The same with another factor of the merged deltas.
+    pub fn with_alpha(&self, alpha: f64) -> Plan {
+        Plan { alpha, ..self.clone() }
+    }
+
+    /// Whether every merged delta is put aside before the first weight is written; `kept` if the user keeps them.
+    pub fn puts_all_aside(&self, kept: bool) -> bool {
+        kept || self.search.is_some() || self.by_blocks
+    }
+
     /// Which layer a tensor is of.
     pub fn place(&self, tensor: &str) -> Place {
-        place(tensor, self.blocks)
+        self.places.of(tensor)
     }
 }
 
-fn place(tensor: &str, layers: usize) -> Place {
-    Place { layer: names::block_index(tensor), layers, before: names::comes_first(tensor) }
+/// Where the layers of a model are.
+#[derive(Clone, Debug, PartialEq)]
+struct Places {
+    /// How many follow each other, by what comes before their number in the names.
+    stacks: HashMap<String, usize>,
+    modules: Option<modules::Modules>,
+}
+
+impl Places {
+    fn new(recipe: &Recipe, family: &Family) -> Result<Places, Error> {
+        let mut stacks = HashMap::new();
+        for name in family.base.names() {
+            if let (Some((before, ..)), Some(index)) = (names::block(name), block_index(name)) {
+                let layers = stacks.entry(before.to_owned()).or_insert(0);
+                *layers = (index + 1).max(*layers);
+            }
+        }
+        Ok(Places { stacks, modules: modules::Modules::of(recipe, family)? })
+    }
+
+    fn of(&self, tensor: &str) -> Place {
+        let layers = names::block(tensor).and_then(|(before, ..)| self.stacks.get(before).copied());
+        Place {
+            layer: block_index(tensor),
+            layers: layers.unwrap_or(0),
+            before: names::comes_first(tensor),
+            module: self.modules.as_ref().and_then(|modules| modules.place(tensor)),
+        }
+    }
 }
 
 impl Part {

@@ -1,17 +1,17 @@
 //! Which rule a tensor falls under. Roles follow from the architecture, the preset and the recipe's `layers`, never from
 //! which calibration happens to exist.
 
-use super::Family;
 use super::names::{
     VitWeight, block, is_head, is_layer_weight, is_of_expert, is_recomputed, is_router_gate, is_vocabulary,
     vit_weight,
 };
 use super::rule::Rule;
+use super::{Family, Places};
 use crate::checkpoint::{self, TensorMeta, kind, slice_of};
 use crate::method::esm_plus::ResidualBase;
 use crate::method::table::Kind;
 use crate::method::{Preset, tsv};
-use crate::recipe::{Esm, Method};
+use crate::recipe::{Esm, Method, Module, Recipe};
 use indexmap::IndexMap;
 use std::collections::HashSet;
 use wildmatch::WildMatch;
@@ -129,6 +129,8 @@ pub(super) struct Rules<'a> {
     lacking: IndexMap<&'a str, Rule>,
     /// Tensors that are copied because they are the same everywhere.
     identical: HashSet<String>,
+    modules: &'a [Module],
+    places: &'a Places,
 }
 
 /// A role, why it is not the method's main one, and by which rule the base's values are kept.
@@ -155,11 +157,12 @@ impl Ruling {
 
 impl<'a> Rules<'a> {
     pub(super) fn new(
-        method: &'a Method,
+        recipe: &'a Recipe,
         architecture: &'a Architecture,
         family: &'a Family,
-        identical: HashSet<String>,
+        (identical, places): (HashSet<String>, &'a Places),
     ) -> Rules<'a> {
+        let method = &recipe.method;
         let patterns = match method {
             Method::Esm(esm) => esm.layers.as_ref(),
             _ => None,
@@ -175,6 +178,8 @@ impl<'a> Rules<'a> {
             gates: gates(family),
             lacking: lacking_everywhere(family),
             identical,
+            modules: &recipe.modules,
+            places,
         }
     }
 
@@ -188,6 +193,10 @@ impl<'a> Rules<'a> {
         }
         if is_recomputed(name) {
             return Ruling::kept(Role::Base, Rule::Recomputed);
+        }
+        let module = self.places.of(name).module.and_then(|module| self.modules.get(module));
+        if module.is_some_and(|module| module.models.is_none()) {
+            return Ruling::kept(Role::Pretrained, Rule::Module);
         }
         if let Some(rule) = self.lacking.get(name) {
             return Ruling::kept(Role::Pretrained, *rule);
@@ -206,6 +215,13 @@ impl<'a> Rules<'a> {
                 }
                 Kind::Spectral if tabled.description == &tsv::METHOD && tabled.calibrate.is_none() => {
                     self.average(name, meta).unwrap_or(Ruling::plain(Role::TsvM))
+                }
+                _ if tabled.description.is_calibrated() && !self.has_known_inputs(name) => {
+                    let why = self.average(name, meta);
+                    why.unwrap_or(Ruling::because(
+                        Role::Sum,
+                        "not a linear layer of a block, whose inputs are known",
+                    ))
                 }
                 _ => self.average(name, meta).unwrap_or(Ruling::plain(Role::Spectral)),
             },
@@ -264,6 +280,14 @@ impl<'a> Rules<'a> {
             Some(BlockWeight::Vit(VitWeight::Fc2)) => esm.preset != Preset::EsmPaper,
             found => found.is_some(),
         }
+    }
+
+    /// Whether a matrix is the weight of a layer whose inputs a calibration holds: of a block, and of the tower that runs.
+    fn has_known_inputs(&self, name: &str) -> bool {
+        let part = match self.architecture {
+            Architecture::Vit { tower: part } | Architecture::Blocks { part } => part,
+        };
+        block(name).is_some() && is_layer_weight(name) && part.is_none_or(|part| has_part(name, part))
     }
 
     /// The linear weight of a block that the architecture's rule sees in a name.

@@ -29,6 +29,8 @@ pub enum Rule {
     NoDifference,
     /// An adapter leaves the tensors that it has no factors of alone.
     NoFactors,
+    /// A module that the recipe leaves to the base.
+    Module,
     /// A layer whose low-rank experts hold all that fine-tuning changed.
     Routed,
 }
@@ -49,6 +51,7 @@ impl Rule {
             Rule::Integer => "not floating-point",
             Rule::NoDifference => "not in the task vector",
             Rule::NoFactors => "not in the adapter",
+            Rule::Module => "a module of the base alone",
             Rule::Routed => "a routed layer, which keeps the pretrained weight",
         }
     }

@@ -103,13 +103,6 @@ impl<'a> Cursor<'a> {
         Ok(entries.iter().map(at).collect())
     }
 
-    /// The only entry of a mapping.
-    pub fn only(&self) -> Option<Cursor<'a>> {
-        let Value::Map(entries) = &self.node.value else { return None };
-        let [(key, _, node)] = &entries[..] else { return None };
-        Some(Cursor { recipe: self.recipe, path: format!("{}.{key}", self.path), node })
-    }
-
     pub fn is_map(&self) -> bool {
         matches!(self.node.value, Value::Map(_))
     }

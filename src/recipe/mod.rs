@@ -10,6 +10,7 @@ mod error;
 mod heads;
 mod mergekit;
 mod models;
+mod modules;
 mod parameters;
 mod paths;
 mod schema;
@@ -21,6 +22,7 @@ mod yaml;
 
 pub use documents::Document;
 pub use error::Error;
+pub use modules::Module;
 pub use settings::{Setting, Settings};
 pub use slices::{Place, Slice, SliceSource};
 pub use tokenizer::{Token, TokenRow, Tokenizer, TokenizerSource};
@@ -54,6 +56,8 @@ pub struct Recipe {
     pub models: Vec<Model>,
     /// The layers of the output, where it is put together of ranges of layers; else none.
     pub slices: Vec<Slice>,
+    /// The parts of the model with parameters of their own; none if all are merged alike.
+    pub modules: Vec<Module>,
     /// Accuracy against time.
     pub accuracy: Accuracy,
     /// Seed of random numbers.
@@ -381,13 +385,19 @@ impl Recipe {
             true => (None, place.share()),
             false => place.within(&self.slices),
         };
-        for (name, setting) in tabled.settings.iter().chain(slice.iter().flat_map(|slice| &slice.settings)) {
+        let module = place.module.and_then(|module| self.modules.get(module));
+        let of_module = module.iter().flat_map(|module| &module.settings);
+        let of_slice = slice.iter().flat_map(|slice| &slice.settings);
+        for (name, setting) in tabled.settings.iter().chain(of_module).chain(of_slice) {
             setting.at(tensor, share).into_iter().for_each(|value| values.set(name, value));
         }
         for (i, model) in self.models.iter().enumerate() {
             let of_source =
                 slice.iter().filter_map(|slice| slice.sources.get(i)).flat_map(|source| &source.settings);
-            for (name, setting) in model.settings.iter().chain(of_source) {
+            let in_module = module.and_then(|module| module.models.as_ref()?.get(i));
+            for (name, setting) in
+                model.settings.iter().chain(in_module.into_iter().flatten()).chain(of_source)
+            {
                 setting.at(tensor, share).into_iter().for_each(|value| values.set_of(i, name, value));
             }
         }

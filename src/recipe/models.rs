@@ -6,7 +6,7 @@ use super::{Calibration, Error, Method, Model, Proxies, Setting, Settings, Sourc
 use crate::adapter::Adapter;
 use crate::checkpoint::{hub_repository, names_adapter, weights_file};
 use crate::host::PathExt;
-use crate::method::table::Base;
+use crate::method::table::{self, Base};
 use std::path::{Path, PathBuf};
 
 /// The keys of an expert.
@@ -65,6 +65,12 @@ impl Models<'_> {
     /// Whether a path leads to the base's weights, however it is spelled.
     fn is_base(&self, path: &Path) -> bool {
         path == self.base || weights_file(path).is_some_and(|file| Some(file) == weights_file(self.base))
+    }
+
+    /// The same of an entry of the list.
+    pub fn is_base_at(&self, c: &Cursor) -> bool {
+        let path = c.entry("model").and_then(|model| without_adapter(&model, self.paths));
+        c.entry("lora").is_none() && path.is_some_and(|path| self.is_base(&path))
     }
 
     fn model(&mut self, c: &Cursor, method: &Method) -> Result<Model, Error> {
@@ -256,7 +262,16 @@ pub(super) fn default_name(path: &Path) -> String {
 }
 
 fn check_model(c: &Cursor, model: &Model, method: &Method) -> Result<(), Error> {
-    if method.description().calibration && model.calibration == Calibration::Unset {
+    let wanted = method.description().calibration;
+    let given = &model.calibration;
+    if wanted == table::Calibration::OfMerged && !matches!(given, Calibration::Data(_)) {
+        return Err(c.error(format!(
+            "merge_method {} runs models that are made on the way, whose inputs no file can hold; give samples to run: \
+             `calibration: {{data: PATH}}`",
+            method.name()
+        )));
+    }
+    if wanted != table::Calibration::Unused && *given == Calibration::Unset {
         return Err(c.error(format!(
             "merge_method {} needs `calibration`, a file of the expert's layer inputs; for esm `calibration: none` on \
              every model asks for the data-free form",
@@ -296,7 +311,7 @@ fn check_expert(c: &Cursor, model: &Model) -> Result<(), Error> {
 }
 
 fn check_models(c: &Cursor, models: &[Model], method: &Method) -> Result<(), Error> {
-    if method.description().calibration {
+    if method.description().is_calibrated() {
         let none = |m: &Model| m.calibration == Calibration::None;
         if let (Some(without), Some(with)) =
             (models.iter().find(|m| none(m)), models.iter().find(|m| !none(m)))

@@ -4,13 +4,16 @@ use super::cursor::{Cursor, Mapping};
 use super::mergekit::{Foreign, foreign};
 use super::models::{self, Models};
 use super::paths::Paths;
+use super::settings::Settings;
 use super::slices::{Place, Slice, SliceSource, Slices};
 use super::yaml::Node;
-use super::{Alpha, Error, Method, Overrides, Recipe, adapter, heads, parameters, tokenizer};
+use super::{
+    Alpha, Error, Method, Module, Overrides, Recipe, adapter, heads, modules, parameters, tokenizer,
+};
 use crate::backend::Dtype;
 use crate::hub::{Gap, Missing};
 use crate::linalg::Accuracy;
-use crate::method::table::{self, Base, Default, Parameter};
+use crate::method::table::{self, Base, Calibration, Default, Parameter};
 use crate::method::{Description, methods};
 use serde_saphyr::NonFiniteFloatPolicy;
 use std::cell::RefCell;
@@ -72,29 +75,36 @@ fn read(
         Error::new(path, line, key, format!("missing: {why}"))
     };
     let has_base = top.get("base_model").is_some();
-    let method = parameters::method(description, has_base, parameters.as_ref(), overrides, missing)?;
+    let mut method = parameters::method(description, has_base, parameters.as_ref(), overrides, missing)?;
 
     let folder = path.parent().unwrap_or(Path::new(""));
     let paths = Paths { folder, made: &overrides.made, missing: absent };
-    let (list, base_model, slices, models, mut notes) = match either_list(&top)? {
-        (Some(_), Some(slices)) => return Err(slices.error("either `models` or `slices` is given, not both")),
-        (None, Some(list)) => {
-            let Method::Tabled(_) = &method else {
+    let mut modules = Vec::new();
+    let (list, base_model, slices, models, mut notes) = match given(&top)? {
+        Given::Modules(list, first) => {
+            let base_model = base_model(&top, description, paths, &first)?;
+            let mut reader = Models { paths, base: &base_model, notes: Vec::new() };
+            let models;
+            (modules, models) = modules::read(&list, &method, &mut reader)?;
+            let notes = reader.notes;
+            (list, base_model, Vec::new(), models, notes)
+        }
+        Given::Slices(list, module) => {
+            if let (Some(map), Method::Tabled(tabled)) = (&module, &mut method) {
+                tabled.settings.extend(modules::of_module(map, &Method::Tabled(tabled.clone()))?);
+            }
+            if !matches!(method, Method::Tabled(_)) || description.is_calibrated() {
                 return Err(
                     list.error(format!("merge_method {} takes whole models, under `models`", method.name()))
                 );
-            };
+            }
             let base =
                 top.get("base_model").map(|base| base.text().map(|base| paths.find(base))).transpose()?;
             let (slices, models) = Slices { paths, method: description, base: base.clone() }.read(&list)?;
             let first = slices.first().map(|slice| slice.base.0.clone()).unwrap_or_default();
             (list, base.unwrap_or(first), slices, models, Vec::new())
         }
-        (models, None) => {
-            let list = match models {
-                Some(list) => list,
-                None => top.require("models", "the list of experts to merge")?,
-            };
+        Given::Models(list) => {
             let base_model = base_model(&top, description, paths, &list)?;
             let mut reader = Models { paths, base: &base_model, notes: Vec::new() };
             let models = reader.read(&list, &method)?;
@@ -111,12 +121,19 @@ fn read(
             "alpha cannot be searched where a tokenizer is asked for; give a number, or leave `tokenizer_source` and `tokenizer` out",
         ));
     }
+    if let (Some(_), Calibration::OfMerged) = (&tokenizer, description.calibration) {
+        return Err(list.error(format!(
+            "merge_method {} runs the model that is being made with the base's tokens; leave `tokenizer_source` and `tokenizer` out",
+            description.name
+        )));
+    }
     notes.extend(top.ignored(&TOP));
     notes.extend(parameters.iter().flat_map(|p| p.ignored(&description.keys())));
     for parameter in description.parameters.iter().filter(|p| p.default == Default::Required) {
         let given = parameters.as_ref().is_some_and(|p| p.get(parameter.name).is_some())
             || parameter.of_models && models.iter().all(|model| model.settings.contains_key(parameter.name))
-            || !slices.is_empty() && slices.iter().all(|slice| has(slice, parameter));
+            || !slices.is_empty() && slices.iter().all(|slice| has(slice, parameter))
+            || !modules.is_empty() && modules.iter().all(|module| module_has(module, parameter));
         if !given {
             let why = format!(
                 "{} ({}); see `esmerge methods {}`",
@@ -145,6 +162,7 @@ fn read(
         base_model,
         models,
         slices,
+        modules,
         accuracy: overrides.accuracy.or(accuracy).unwrap_or_default(),
         seed: overrides.seed.or(seed).unwrap_or(0),
         out_dtype,
@@ -164,6 +182,13 @@ fn has(slice: &Slice, parameter: &Parameter) -> bool {
     slice.settings.contains_key(parameter.name) || parameter.of_models && slice.sources.iter().all(own)
 }
 
+/// Whether a module gives a parameter, for all models or for each, or merges nothing.
+fn module_has(module: &Module, parameter: &Parameter) -> bool {
+    let of_models = |models: &Vec<Settings>| models.iter().all(|own| own.contains_key(parameter.name));
+    module.settings.contains_key(parameter.name)
+        || module.models.as_ref().is_none_or(|models| parameter.of_models && of_models(models))
+}
+
 impl Recipe {
     /// Parameters that do not go together, as far as they are the same for all tensors.
     fn check(&self, models: &Cursor) -> Result<(), Error> {
@@ -178,20 +203,41 @@ impl Recipe {
         self.streamed(Some(&values)).map(drop).map_err(|why| models.error(why))
     }
 }
+/// What is to be merged.
+enum Given<'a> {
+    /// A list of models.
+    Models(Cursor<'a>),
+    /// Ranges of layers, and the module that has them, if the recipe names it.
+    Slices(Cursor<'a>, Option<Mapping<'a>>),
+    /// Modules, and the models of the first.
+    Modules(Cursor<'a>, Cursor<'a>),
+}
 
-/// `models` and `slices`, at the top or in the only one of `modules`.
-fn either_list<'a>(top: &Mapping<'a>) -> Result<(Option<Cursor<'a>>, Option<Cursor<'a>>), Error> {
-    let Some(modules) = top.get("modules") else { return Ok((top.get("models"), top.get("slices"))) };
+fn given<'a>(top: &Mapping<'a>) -> Result<Given<'a>, Error> {
+    let Some(modules) = top.get("modules") else {
+        return match (top.get("models"), top.get("slices")) {
+            (Some(_), Some(slices)) => Err(slices.error("either `models` or `slices` is given, not both")),
+            (None, Some(slices)) => Ok(Given::Slices(slices, None)),
+            _ => top.require("models", "the list of experts to merge").map(Given::Models),
+        };
+    };
     if let Some(other) = top.get("models").or(top.get("slices")) {
         return Err(other.error("either `models`, `slices` or `modules` is given, not several"));
     }
-    let Some(module) = modules.only() else {
-        let why = "one module is expected, such as {default: {models: [...]}}: models of several modules are merged module by module \
-                   with a recipe each in this version";
-        return Err(modules.error(why));
+    let entries = modules.entries()?;
+    let Some((_, first)) = entries.first() else {
+        return Err(modules.error("at least one module is expected, such as {default: {models: [...]}}"));
     };
-    let map = module.map(&["models", "slices"])?;
-    Ok((map.get("models"), map.get("slices")))
+    let map = modules::keys(first)?;
+    match (map.get("models"), map.get("slices")) {
+        (Some(_), Some(slices)) => Err(slices.error("either `models` or `slices` is given, not both")),
+        (None, Some(slices)) if entries.len() == 1 => Ok(Given::Slices(slices, Some(map))),
+        (models, slices) => {
+            let first =
+                models.or(slices).map_or_else(|| map.require("models", "the models of the module"), Ok)?;
+            Ok(Given::Modules(modules, first))
+        }
+    }
 }
 
 fn not_yaml(error: &serde_saphyr::Error, path: &Path) -> Error {

@@ -45,6 +45,8 @@ pub struct Place {
     pub layers: usize,
     /// Whether a tensor outside of layers comes before them.
     pub before: bool,
+    /// Which of the recipe's modules the tensor is of, if it has several.
+    pub module: Option<usize>,
 }
 
 impl Place {

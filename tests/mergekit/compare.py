@@ -13,7 +13,7 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from tokenizers import Tokenizer, models as vocabularies, pre_tokenizers
 from transformers import (AutoModel, AutoModelForCausalLM, AutoTokenizer, BertConfig, BertModel, LlamaConfig, LlamaForCausalLM,
-                          PreTrainedTokenizerFast)
+                          PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration)
 
 from mergekit.config import MergeConfiguration
 from mergekit.io.tasks import LoaderCache
@@ -57,6 +57,12 @@ def bert(vocabulary=VOCABULARY):
     return BertModel(BertConfig(
         vocab_size=vocabulary, hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
         max_position_embeddings=64))
+
+
+def t5(vocabulary=VOCABULARY):
+    return T5ForConditionalGeneration(T5Config(
+        vocab_size=vocabulary, d_model=32, d_kv=8, d_ff=64, num_layers=3, num_decoder_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu", decoder_start_token_id=0))
 
 
 def tokenizer(more=()):
@@ -204,18 +210,21 @@ def does_not_load(names):
     wanted = json.loads(pathlib.Path("theirs/config.json").read_text())["vocab_size"]
     if not rows == model.config.vocab_size == wanted:
         return f"{rows} embeddings, vocab_size {model.config.vocab_size}, not {wanted}"
-    output = model(torch.arange(min(rows, 48))[None])[0]
+    tokens = torch.arange(min(rows, 48))[None]
+    output = model(tokens, **({"decoder_input_ids": tokens} if model.config.is_encoder_decoder else {}))[0]
     return None if output.isfinite().all() else "the output's outputs are not finite"
 
 
 def fits(file, kind):
-    """Whether a recipe is one for a kind of model: ranges of layers, adapters and tokens are Llama's."""
-    return kind == "llama" or not any(word in file.read_text() for word in ("slices:", "lora_", "chat"))
+    """Whether a recipe is one for a kind of model: ranges of layers, adapters and tokens are Llama's, modules T5's."""
+    if (kind == "t5") != ("encoder:" in file.read_text()):
+        return False
+    return kind in ("llama", "t5") or not any(word in file.read_text() for word in ("slices:", "lora_", "chat"))
 
 
 def main():
     failed = total = 0
-    for kind, make in [("llama", llama), ("bert", bert)]:
+    for kind, make in [("llama", llama), ("bert", bert), ("t5", t5)]:
         for dtype, torch_dtype in [("float32", torch.float32), ("bfloat16", torch.bfloat16)]:
             folder = FOLDER / f"{kind}-{dtype}"
             folder.mkdir(parents=True, exist_ok=True)
