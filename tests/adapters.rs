@@ -999,8 +999,11 @@ fn adapters_in_one_file_are_read_by_the_spellings_of_kohya_and_diffusers() {
 /// Width of the tiny Flux below, and of its MLPs.
 const FLUX: [usize; 2] = [6, 10];
 
-/// Linear layers of a block of each kind by the original's names: rows, columns, and diffusers' modules with the rows of each.
-fn flux_layers() -> Vec<(&'static str, usize, usize, Vec<(&'static str, usize)>)> {
+/// A linear layer by the original's name: rows, columns, and diffusers' modules with the rows of each.
+type FluxLayer = (&'static str, usize, usize, Vec<(&'static str, usize)>);
+
+/// Linear layers of a block of each kind.
+fn flux_layers() -> Vec<FluxLayer> {
     let [d, wide] = FLUX;
     vec![
         (
