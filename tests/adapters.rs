@@ -855,6 +855,11 @@ fn what_cannot_be_one_adapter_is_refused() {
             "scope: model",
         ),
         (
+            recipe_of("merge_method: regmean_plus", &["cars"], "out: lora\nrank: 4\n")
+                .replace("calibration: calibration/cars.safetensors", "calibration: {data: images}"),
+            "behind the model merged so far",
+        ),
+        (
             recipe_of(
                 "merge_method: ties\nparameters: {density: 0.5}",
                 &["cars"],

@@ -119,7 +119,7 @@ fn way<B>(job: &Job<'_, B>, stack: &Stack<'_>) -> Result<Way, Error> {
         return Ok(Way::Whole);
     }
     Ok(match layer.role {
-        Role::Spectral => match decomposed(job, stack)? {
+        Role::Spectral if !saw_too_few(job, layer, &nothing_captured(job)) => match decomposed(job, stack)? {
             Some(method) if method.turns_with_outputs() => Way::Shared,
             _ => Way::Whole,
         },
@@ -135,7 +135,9 @@ pub(super) fn wants_base<B>(job: &Job<'_, B>, stack: &Stack<'_>) -> bool {
     };
     match (way(job, stack), stack.layer.role) {
         (Ok(Way::Whole), Role::Sum) => true,
-        (Ok(Way::Whole), Role::Spectral) => spectral(),
+        (Ok(Way::Whole), Role::Spectral) => {
+            !saw_too_few(job, stack.layer, &nothing_captured(job)) && spectral()
+        }
         _ => false,
     }
 }
@@ -168,7 +170,7 @@ async fn merged_cores<B: Backend>(
             let budget = compressed.map_or(layer.rank, |r| esm.rank.of(r, tasks));
             cores.esm(backend, &inputs, budget, &esm.options, solver).await
         }
-        (Role::TsvM | Role::Esm, _) => {
+        (Role::TsvM | Role::Esm | Role::Spectral, _) => {
             let (rows, columns) = compressed.map_or((stack.d_out, stack.d_in), |r| (r, r));
             cores.tsv_m(backend, tsv::rank_budget(rows, columns, tasks), mean_sigma(job, stack), solver).await
         }
@@ -215,7 +217,7 @@ async fn merged_whole<B: Backend>(
                 esm::merge_factors(backend, factors, tasks, &esm.options, solver).await.map_err(device())?;
             (merged.deltas, merged.layers.into_iter().next())
         }
-        (Role::Esm | Role::TsvM, _) => {
+        (role, _) if few || matches!(role, Role::Esm | Role::TsvM) => {
             let budget = tsv::rank_budget(stack.d_out, stack.d_in, tasks);
             let triples = tsv::task_triples(backend, deltas, budget, solver).await.map_err(device())?;
             let merged = tsv::merge_triples(backend, vec![triples], tasks, mean_sigma(job, stack), solver)

@@ -2,7 +2,7 @@
 
 use super::cursor::Mapping;
 use super::{AdapterOut, Alpha, Calibration, Compress, Error, Method, Model, Setting, Source};
-use crate::method::{Fusion, TaskNorm, Value};
+use crate::method::{Fusion, TaskNorm, Value, table};
 
 /// The methods that merge adapters that were compressed, beside ESM: sums, and what decomposes differences task by task.
 const OF_COMPRESSED: [&str; 3] = ["linear", "task_arithmetic", "tsv_m"];
@@ -33,6 +33,13 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
             model.name
         )));
     }
+    let refuse = |what: &str| Err(out.error(format!("`out: lora` does not go with {what}")));
+    if method.description().calibration == table::Calibration::OfMerged {
+        return refuse(&format!(
+            "merge_method {}, which runs the experts behind the model merged so far",
+            method.name()
+        ));
+    }
     if let Some(model) = models.iter().find(|m| matches!(m.calibration, Calibration::Data(_))) {
         return Err(out.error(format!(
             "`out: lora` takes calibration from files; write one for `{}` with `esmerge capture MODEL+{} --data ... -o FILE`",
@@ -40,7 +47,6 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
             model.source.path().display()
         )));
     }
-    let refuse = |what: &str| Err(out.error(format!("`out: lora` does not go with {what}")));
     let compress = top.get("compress").map(|c| c.choice(&Compress::NAMES)).transpose()?.unwrap_or_default();
     let compressed = compress == Compress::Ctm;
     match method {
