@@ -549,10 +549,31 @@ const METHODS: [&str; 7] = [
     "merge_method: esm\nparameters: {alpha: 0.5, decomposition: svd, fusion: concat}",
 ];
 
+/// The other methods: those that see all differences in one basis of outputs, and those that see them whole.
+const OTHERS: [&str; 17] = [
+    "merge_method: knots_ties\nparameters: {density: 0.6}",
+    "merge_method: swudi",
+    "merge_method: swudi\nparameters: {filter: flow, start: mean}",
+    "merge_method: regmean\nparameters: {ridge: 0.1}",
+    "merge_method: regmean\nparameters: {ridge: 0.1, ridge_to: zero}",
+    "merge_method: iso_c",
+    "merge_method: iso_cts",
+    "merge_method: dc_merge\nparameters: {density: 0.5}",
+    "merge_method: ties\nparameters: {density: 0.5}",
+    "merge_method: breadcrumbs",
+    "merge_method: consensus_ta",
+    "merge_method: model_stock",
+    "merge_method: sce",
+    "merge_method: ram",
+    "merge_method: tsv_m\nparameters: {alpha: 0.9, calibrate: svc}",
+    "merge_method: task_arithmetic\nparameters: {calibrate: svc}",
+    "merge_method: esm\nparameters: {alpha: 0.5, calibrate: svc}",
+];
+
 /// A recipe of adapters in some order.
 fn recipe_of(method: &str, names: &[&str], more: &str) -> String {
     let model = |name: &&str| {
-        let calibration = if method.contains("esm") {
+        let calibration = if method.contains("esm") || method.contains("regmean") {
             format!(", calibration: calibration/{name}.safetensors")
         } else {
             String::new()
@@ -645,6 +666,97 @@ fn adapters_are_merged_into_one_alike_on_every_device() {
     }
 }
 
+/// What `out: lora` gives for a recipe, added to the base.
+fn by_adapter(family: &Family, recipe: &str) -> BTreeMap<String, Tensor> {
+    family.write("recipe.yaml", recipe);
+    let _ = fs::remove_dir_all(family.path("out"));
+    let output = family.merge(&["--accuracy", "exact"]);
+    assert!(output.status.success(), "{recipe}: {}", String::from_utf8_lossy(&output.stderr));
+    let _ = fs::remove_dir_all(family.path("adapter"));
+    fs::rename(family.path("out"), family.path("adapter")).unwrap();
+    one(family, "adapter")
+}
+
+#[test]
+fn every_other_method_gives_the_adapter_of_what_it_makes_of_full_differences() {
+    let family = Family::new();
+    three(&family);
+    let names = ["cars", "birds", "flowers"];
+    for method in OTHERS {
+        family.write("recipe.yaml", recipe_of(method, &names, ""));
+        let full = family.merged(&["--accuracy", "exact"]);
+        let got = by_adapter(&family, &recipe_of(method, &names, "out: lora\nrank: 24\n"));
+        for (tensor, want) in full.iter().filter(|(_, t)| t.dtype == esmerge::checkpoint::Stored::F32) {
+            let want: Vec<f64> = want.values().into_iter().map(f64::from).collect();
+            let error = relative(&got[tensor].values(), &want);
+            assert!(error < 1e-5, "{method}: {tensor}: {error:e}");
+        }
+    }
+}
+
+#[test]
+fn embeddings_and_weights_that_are_stored_across_are_merged_into_one_adapter_too() {
+    let family = Family::new();
+    let shapes = [
+        ("wte.weight", [11, 6]),
+        ("h.0.attn.c_attn.weight", [6, 18]),
+        ("h.0.attn.c_proj.weight", [6, 6]),
+        ("h.0.mlp.c_fc.weight", [6, 24]),
+    ];
+    let mut numbers = Numbers::new(3);
+    let mut tensor = |(name, shape): &(&str, [usize; 2])| {
+        ((*name).to_owned(), Tensor::float(Dtype::F32, shape, &numbers.take(shape[0] * shape[1], 1.0)))
+    };
+    let base: Tensors = shapes.iter().map(&mut tensor).collect();
+    let _ = fs::remove_dir_all(family.path("base"));
+    family.write_model("base", &base);
+    family.write("base/config.json", r#"{"model_type": "gpt2", "architectures": ["GPT2Model"]}"#);
+    for (name, seed, r) in [("cars", 1, 2), ("birds", 2, 1)] {
+        Lora::new(seed, r, 2.0 * r as f64)
+            .set("fan_in_fan_out", json!(true))
+            .tensor("wte.lora_embedding_A", &[r, 11])
+            .tensor("wte.lora_embedding_B", &[6, r])
+            .linear("h.0.attn.c_attn", 18, 6, r)
+            .linear("h.0.attn.c_proj", 6, 6, r)
+            .linear("h.0.mlp.c_fc", 24, 6, r)
+            .write(&family.path(&format!("adapters/{name}")));
+        let path = family.path(&format!("calibration/{name}.safetensors"));
+        fs::remove_file(&path).unwrap();
+        let mut writer = esmerge::calibration::Writer::create(&path, false).unwrap();
+        for (weight, _) in &shapes[1..] {
+            let input = Some(Numbers::new(seed + 7).take(9 * 6, 1.0));
+            let entry = esmerge::calibration::Entry { tokens: 9, d_in: 6, input, gram: None, mean: None };
+            writer.add(weight, &entry, &[]).unwrap();
+        }
+        writer.finish(4, None).unwrap();
+    }
+    let names = ["cars", "birds"];
+    for method in [
+        "merge_method: task_arithmetic",
+        "merge_method: tsv_m\nparameters: {alpha: 0.9}",
+        "merge_method: esm\nparameters: {alpha: 0.5}",
+        "merge_method: regmean\nparameters: {ridge: 0.1}",
+        "merge_method: knots_ties\nparameters: {density: 0.6}",
+        "merge_method: ties\nparameters: {density: 0.5}",
+    ] {
+        family.write("recipe.yaml", recipe_of(method, &names, ""));
+        let full = family.merged(&["--accuracy", "exact"]);
+        let got = by_adapter(&family, &recipe_of(method, &names, "out: lora\nrank: 11\n"));
+        for (tensor, want) in &full {
+            let want: Vec<f64> = want.values().into_iter().map(f64::from).collect();
+            let error = relative(&got[tensor].values(), &want);
+            assert!(error < 1e-5, "{method}: {tensor}: {error:e}");
+            assert!(full[tensor].values() != base[tensor].values(), "{method}: {tensor}");
+        }
+    }
+    let keys = read_tensors(&family.path("adapter/adapter_model.safetensors"));
+    assert_eq!(keys["base_model.model.wte.lora_embedding_A"].shape, [6, 11]);
+    assert_eq!(keys["base_model.model.h.0.attn.c_attn.lora_B.weight"].shape, [18, 6]);
+    let settings = fs::read(family.path("adapter/adapter_config.json")).unwrap();
+    let settings: Value = serde_json::from_slice(&settings).unwrap();
+    assert_eq!(settings["fan_in_fan_out"], true);
+}
+
 #[test]
 fn an_adapter_of_small_rank_holds_what_the_report_says() {
     let family = Family::new();
@@ -729,6 +841,31 @@ fn what_cannot_be_one_adapter_is_refused() {
                 "out: lora\nrank: 4\n",
             ),
             "normalize",
+        ),
+        (
+            recipe_of("merge_method: slerp\nparameters: {t: 0.5}", &["cars"], "out: lora\nrank: 4\n"),
+            "weights of weights",
+        ),
+        (
+            recipe_of(
+                "merge_method: ties\nparameters: {density: 0.5, scope: model}",
+                &["cars"],
+                "out: lora\nrank: 4\n",
+            ),
+            "scope: model",
+        ),
+        (
+            recipe_of("merge_method: regmean_plus", &["cars"], "out: lora\nrank: 4\n")
+                .replace("calibration: calibration/cars.safetensors", "calibration: {data: images}"),
+            "behind the model merged so far",
+        ),
+        (
+            recipe_of(
+                "merge_method: ties\nparameters: {density: 0.5}",
+                &["cars"],
+                "out: lora\nrank: 4\ncompress: ctm\n",
+            ),
+            "compress: truncate",
         ),
     ];
     for (recipe, word) in cases {
@@ -867,8 +1004,11 @@ fn adapters_in_one_file_are_read_by_the_spellings_of_kohya_and_diffusers() {
 /// Width of the tiny Flux below, and of its MLPs.
 const FLUX: [usize; 2] = [6, 10];
 
-/// Linear layers of a block of each kind by the original's names: rows, columns, and diffusers' modules with the rows of each.
-fn flux_layers() -> Vec<(&'static str, usize, usize, Vec<(&'static str, usize)>)> {
+/// A linear layer by the original's name: rows, columns, and diffusers' modules with the rows of each.
+type FluxLayer = (&'static str, usize, usize, Vec<(&'static str, usize)>);
+
+/// Linear layers of a block of each kind.
+fn flux_layers() -> Vec<FluxLayer> {
     let [d, wide] = FLUX;
     vec![
         (

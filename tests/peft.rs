@@ -40,9 +40,14 @@ fn main() {
         println!("ignored: {} is not here", family.display());
     }
     type Claim = fn(&str);
-    let claims: [(&str, bool, Claim); 8] = [
+    let claims: [(&str, bool, Claim); 9] = [
         ("base_and_adapter_are_what_peft_merges", true, base_and_adapter_are_what_peft_merges),
         ("peft_loads_what_extract_and_out_lora_write", true, peft_loads_what_extract_and_out_lora_write),
+        (
+            "peft_loads_embeddings_and_conv1d_of_one_adapter",
+            true,
+            peft_loads_embeddings_and_conv1d_of_one_adapter,
+        ),
         ("peft_loads_the_adapters_of_a_bare_vit", true, |python| VIT.adapters_apply(python)),
         ("peft_loads_the_adapters_of_an_image_classifier", true, |python| {
             CLASSIFIER_OF_IMAGES.adapters_apply(python)
@@ -67,7 +72,7 @@ fn main() {
         };
         Trial::test(name, check).with_ignored_flag(ignored)
     });
-    claims::run(trials.into(), Stated { cpu: 0, adapter: 0, besides: 8 });
+    claims::run(trials.into(), Stated { cpu: 0, adapter: 0, besides: 9 });
 }
 
 /// A Python that can run the script.
@@ -160,7 +165,7 @@ fn base_and_adapter_are_what_peft_merges(python: &str) {
     let output = Command::new(python).arg(script).arg(folder.path()).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let cases: Vec<PathBuf> = fs::read_dir(folder.path()).unwrap().map(|case| case.unwrap().path()).collect();
-    assert_eq!(cases.len(), 15);
+    assert_eq!(cases.len(), 16);
     for case in cases {
         let recipe = "merge_method: task_arithmetic\nbase_model: base\nmodels: [{model: adapter}]\n";
         fs::write(case.join("recipe.yaml"), recipe).unwrap();
@@ -212,6 +217,47 @@ fn peft_loads_what_extract_and_out_lora_write(python: &str) {
         let merged = format!("{method}-{compress}");
         place.succeeds(&["merge", "recipe.yaml", &merged, "-q"]);
         is_the_applied(&merged);
+    }
+}
+
+/// Two adapters of GPT-2, one with the embedding, merged into one.
+fn peft_loads_embeddings_and_conv1d_of_one_adapter(python: &str) {
+    let place = place::Place::new();
+    let script = |name: &str| repository("tests/python").join(name).display().to_string();
+    let inputs = Command::new(python)
+        .arg(script("peft_inputs.py"))
+        .arg(place.path("cases"))
+        .args(["conv1d", "conv1d_embeddings"])
+        .output()
+        .unwrap();
+    assert!(inputs.status.success(), "{}", String::from_utf8_lossy(&inputs.stderr));
+    let base = place.path("cases/conv1d_embeddings/base").display().to_string();
+    for method in ["task_arithmetic", "tsv_m", "knots_ties"] {
+        place.write(
+            "recipe.yaml",
+            format!(
+                "merge_method: {method}\nbase_model: {base}\nmodels:\n  - {{name: a, model: cases/conv1d_embeddings/adapter}}\n  \
+                 - {{name: b, model: cases/conv1d/adapter}}\nout: lora\nrank: 8\n"
+            ),
+        );
+        let insist = ["--allow-mismatch", "base_model_name_or_path"];
+        place.succeeds(&[&["merge", "recipe.yaml", method, "-q"][..], &insist].concat());
+        let applied = format!("{method}-applied");
+        place.succeeds(
+            &[&["apply", &base, method, "-o", &applied, "--out-dtype", "float32", "-q"][..], &insist]
+                .concat(),
+        );
+        let output = Command::new(python)
+            .arg(script("peft_outputs.py"))
+            .args([
+                &base,
+                &place.path(method).display().to_string(),
+                &place.path(&applied).display().to_string(),
+            ])
+            .output()
+            .unwrap();
+        print!("{method}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(output.status.success(), "{method}: {}", String::from_utf8_lossy(&output.stderr));
     }
 }
 

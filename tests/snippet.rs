@@ -13,6 +13,7 @@ mod synthetic;
 
 use claims::Stated;
 use esmerge::calibration::Calibration;
+use esmerge::checkpoint::TensorFile;
 use libtest_mimic::Trial;
 use place::{IDS, Place};
 use std::fs;
@@ -27,19 +28,29 @@ fn main() {
         Err(reason) => format!(" [{reason}]"),
     };
     let ignored = python.is_err();
+    let of_python = python.clone();
     let run = move || {
         python.as_deref().iter().for_each(|python| the_hooks_write_what_capture_writes(python));
+        Ok(())
+    };
+    let run_on_others = move || {
+        of_python.as_deref().iter().for_each(|python| the_hooks_find_the_names_of_files(python));
         Ok(())
     };
     let trials = vec![
         Trial::test(format!("the_hooks_write_what_capture_writes_and_it_merges{note}"), run)
             .with_ignored_flag(ignored),
+        Trial::test(
+            format!("the_hooks_find_mixtures_and_renamed_modules_by_the_names_of_files{note}"),
+            run_on_others,
+        )
+        .with_ignored_flag(ignored),
         Trial::test("the_hooks_need_nothing_but_torch", || {
             the_hooks_need_nothing_but_torch();
             Ok(())
         }),
     ];
-    claims::run(trials, Stated { cpu: 0, adapter: 0, besides: 2 });
+    claims::run(trials, Stated { cpu: 0, adapter: 0, besides: 3 });
 }
 
 /// A Python that can run the hooks on a model of transformers, or why there is none.
@@ -61,7 +72,7 @@ fn snippet() -> String {
 fn the_hooks_need_nothing_but_torch() {
     let snippet = snippet();
     let imports: Vec<&str> = snippet.lines().filter(|line| line.contains("import ")).collect();
-    assert_eq!(imports, ["import json, struct, torch"]);
+    assert_eq!(imports, ["import json, struct, torch, pathlib"]);
 }
 
 fn the_hooks_write_what_capture_writes(python: &str) {
@@ -98,6 +109,54 @@ fn same_inputs(place: &Place) {
         };
         close(&read(&ours), &read(&theirs), 2e-5, &weight);
     }
+}
+
+/// Models whose modules are named or cut otherwise than their files, and mixtures, whose experts are no modules at all.
+fn the_hooks_find_the_names_of_files(python: &str) {
+    for (golden, class) in [
+        ("vit", "ViTModel"),
+        ("dinov2", "AutoModel"),
+        ("gpt2", "GPT2Model"),
+        ("mixtral", "AutoModel"),
+        ("mixtral_in_one", "AutoModel"),
+        ("qwen3_moe_in_one", "AutoModel"),
+    ] {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/model_goldens").join(golden);
+        let (folder, place) = (folder.display().to_string(), Place::new());
+        let script = format!(
+            "import torch, transformers\nfrom safetensors.torch import load_file\n\
+             expert = transformers.{class}.from_pretrained('{folder}', dtype=torch.float32).eval()\n\
+             data = load_file('{folder}.safetensors')\n\
+             if 'pixel_values' in data: samples = [dict(pixel_values=x[None]) for x in data['pixel_values']]\n\
+             else: samples = [dict(input_ids=x[m.bool()][None]) for x, m in zip(data['input_ids'], data['attention_mask'])]\n{}",
+            snippet()
+        );
+        place.write("script.py", script);
+        let ran = Command::new(python).arg("script.py").current_dir(place.0.path()).output().unwrap();
+        assert!(ran.status.success(), "{golden}: {}", String::from_utf8_lossy(&ran.stderr));
+        let data = format!("{folder}.safetensors");
+        place.succeeds(&["capture", &folder, "--data", &data, "-o", "ours.safetensors", "-q"]);
+        let [ours, theirs] = ["ours", "cars"]
+            .map(|file| Calibration::open(&place.path(&format!("{file}.safetensors"))).unwrap());
+        let file = TensorFile::open(&place.path("ours.safetensors")).unwrap();
+        let weights: Vec<&str> = file.tensors().keys().filter_map(|key| key.strip_suffix(".input")).collect();
+        assert!(weights.len() > 4, "{golden}");
+        for weight in weights {
+            let [a, b] = [&ours, &theirs].map(|file| gram(file, weight));
+            close(&b, &a, 1e-5, &format!("{golden} {weight}"));
+        }
+    }
+}
+
+/// `X^T X`, which does not tell in which order an expert saw its tokens.
+fn gram(file: &Calibration, weight: &str) -> Vec<f32> {
+    let (source, statistic) = file.source_of(weight).unwrap_or_else(|| panic!("no inputs of {weight}"));
+    let values = file.read(source, statistic).unwrap();
+    let x: Vec<f32> = bytemuck::pod_collect_to_vec(&values.bytes);
+    let d = values.cols;
+    let entry =
+        |i: usize, j: usize| x.chunks(d).map(|t| f64::from(t[i]) * f64::from(t[j])).sum::<f64>() as f32;
+    (0..d * d).map(|at| entry(at / d, at % d)).collect()
 }
 
 /// Tokens that differ by rounding alone give models that do, too.

@@ -1,8 +1,9 @@
 //! One pair of factors, and the difference they make.
 
+use super::targets::Kind;
 use super::{Factor, Linear};
 use crate::backend::{self, Backend, Op, Shape, Tensor};
-use crate::checkpoint::{Checkpoint, Error, Extent, widen};
+use crate::checkpoint::{Checkpoint, Error, Extent, LoraModule, widen};
 use std::ops::Range;
 
 /// How `B A` (`d_out x d_in`) lies in a tensor.
@@ -39,6 +40,7 @@ pub(super) struct LowRank {
     /// `s`
     pub scale: f64,
     pub layout: Layout,
+    pub kind: Kind,
     /// Pairs of factors, one an expert of a mixture; else 1.
     pub experts: usize,
     /// Which of the products the tensor holds.
@@ -80,15 +82,20 @@ impl LowRank {
         }
     }
 
-    /// Whether the tensor is the weight of a linear layer.
+    /// Whether the tensor is the weight of a linear layer or an embedding, or some rows of one.
     pub fn is_linear(&self) -> bool {
-        self.layout == Layout::Plain && self.window.expert.is_none()
+        self.window.expert.is_none() && (self.layout == Layout::Plain || self.window.rows.is_none())
     }
 
-    /// All of both factors, of a linear layer: the rows of `B` that its tensor holds.
+    /// All of both factors: the rows of `B` that its tensor holds.
     pub fn linear(&self, file: &Checkpoint) -> Result<Linear, Error> {
         let [a, b] = self.extents(file, &(0..self.held().1 * self.d_in))?;
-        Ok(Linear { a, b, rank: self.rank, scale: self.scale })
+        let module = match (self.kind, self.layout) {
+            (Kind::Embedding, _) => LoraModule::Embedding,
+            (Kind::Linear, Layout::Transposed) => LoraModule::Across,
+            (Kind::Linear, Layout::Plain) => LoraModule::Linear,
+        };
+        Ok(Linear { module, a, b, rank: self.rank, scale: self.scale })
     }
 
     /// What is read for the values `range` of the tensor: of `A`, and of `B`, whose rows hold those of all experts.

@@ -16,7 +16,7 @@ mod targets;
 pub use base::Named;
 
 use crate::backend::{self, Backend, Dtype, Shape};
-use crate::checkpoint::{Checkpoint, Error, Extent, Prefix, TensorMeta};
+use crate::checkpoint::{Checkpoint, Error, Extent, LoraModule, Prefix, TensorMeta};
 use indexmap::IndexMap;
 use low_rank::LowRank;
 use serde_json::Value;
@@ -48,9 +48,11 @@ pub struct Adapter {
 /// Factors as they were read.
 pub type Factor<'a> = (Dtype, &'a [u8]);
 
-/// Factors of the weight of a linear layer, `d_out x d_in`.
+/// Factors of the weight of a module, `B A` of `d_out x d_in`.
 #[derive(Clone, Debug)]
 pub struct Linear {
+    /// What the module is, and so how the product lies in its weight.
+    pub module: LoraModule,
     /// Where `A` lies, `r x d_in`.
     pub a: Extent,
     /// Where `B` lies, `d_out x r`.
@@ -128,7 +130,7 @@ impl Adapter {
         factors.chain(self.placed.iter().map(|(tensor, key)| (tensor.as_str(), key.as_str())))
     }
 
-    /// The factors of the weight of a linear layer; none where it has none.
+    /// The factors of the weight of a linear layer or an embedding; none where it has none.
     ///
     /// # Errors
     /// Where what it does to the tensor is anything else.
@@ -142,7 +144,10 @@ impl Adapter {
         let Some(all) = self.low_rank.get(tensor) else { return Ok(None) };
         match &all[..] {
             [one] if one.is_linear() => one.linear(&self.file).map(Some),
-            _ => Err(bad(&self.path, format!("its factors of `{tensor}` are not those of a linear layer"))),
+            _ => Err(bad(
+                &self.path,
+                format!("its factors of `{tensor}` are not those of a linear layer or an embedding"),
+            )),
         }
     }
 

@@ -374,7 +374,19 @@ impl Finder<'_> {
         };
         let rank = rows_of_a.checked_div(experts)?;
         let (a, b) = (String::new(), String::new());
-        fits.then_some(LowRank { a, b, rank, d_out, d_in, scale: 1.0, layout, experts, window, alpha: None })
+        fits.then_some(LowRank {
+            a,
+            b,
+            rank,
+            d_out,
+            d_in,
+            scale: 1.0,
+            layout,
+            kind,
+            experts,
+            window,
+            alpha: None,
+        })
     }
 
     /// Finds the places of whole tensors.

@@ -30,7 +30,30 @@ pub fn lora_keys(weight: &str) -> [String; 2] {
     ["lora_A", "lora_B"].map(|factor| format!("{PEFT_PREFIX}{module}.{factor}.weight"))
 }
 
-/// One weight that an adapter changes, `W + B A`.
+/// What a module is that an adapter changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoraModule {
+    /// A linear layer, of weight `d_out x d_in`.
+    #[default]
+    Linear,
+    /// One whose weight is stored as `d_in x d_out` (GPT-2's `Conv1D`).
+    Across,
+    /// A table of `d_in` rows of `d_out` numbers.
+    Embedding,
+}
+
+impl LoraModule {
+    /// The keys of `A` and `B` of a module.
+    fn keys(self, module: &str) -> [String; 2] {
+        match self {
+            LoraModule::Linear | LoraModule::Across => lora_keys(module),
+            LoraModule::Embedding => ["lora_embedding_A", "lora_embedding_B"]
+                .map(|factor| format!("{PEFT_PREFIX}{module}.{factor}")),
+        }
+    }
+}
+
+/// One weight that an adapter changes, `W + B A` or `W + (B A)^T`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoraWeight {
     /// The weight's name in the model.
@@ -41,6 +64,8 @@ pub struct LoraWeight {
     pub d_out: usize,
     /// Columns of `A`.
     pub d_in: usize,
+    /// What its module is.
+    pub module: LoraModule,
 }
 
 /// An adapter being written, its weights in the order given at the start.
@@ -69,7 +94,7 @@ impl LoraWriter {
 
         let spec = |name: String, shape| TensorSpec { name, dtype: Stored::F32, shape };
         let factors = |w: &LoraWeight| {
-            let [a, b] = lora_keys(&names.module(&w.name).unwrap_or_else(|| w.name.clone()));
+            let [a, b] = w.module.keys(&names.module(&w.name).unwrap_or_else(|| w.name.clone()));
             [spec(a, vec![w.rank, w.d_in]), spec(b, vec![w.d_out, w.rank])]
         };
         let specs: Vec<TensorSpec> = weights.iter().flat_map(factors).collect();
@@ -183,7 +208,7 @@ fn settings<'a>(
         "target_modules": target_modules(weights, matrices, names),
         "lora_dropout": 0.0,
         "bias": "none",
-        "fan_in_fan_out": false,
+        "fan_in_fan_out": weights.iter().any(|w| w.module == LoraModule::Across),
         "use_rslora": false,
         "use_dora": false,
         "modules_to_save": null,
@@ -221,7 +246,7 @@ mod tests {
     use super::*;
 
     fn weight(name: &str, rank: usize) -> LoraWeight {
-        LoraWeight { name: name.to_owned(), rank, d_out: 4, d_in: 3 }
+        LoraWeight { name: name.to_owned(), rank, d_out: 4, d_in: 3, module: LoraModule::Linear }
     }
 
     #[test]

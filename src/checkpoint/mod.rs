@@ -37,7 +37,8 @@ pub use extent::Extent;
 pub use file::TensorFile;
 pub use fingerprint::fingerprint;
 pub use lora::{
-    ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraFile, LoraWeight, LoraWriter, PEFT_PREFIX, lora_keys, module_of,
+    ADAPTER_CONFIG, ADAPTER_WEIGHTS, LoraFile, LoraModule, LoraWeight, LoraWriter, PEFT_PREFIX, lora_keys,
+    module_of,
 };
 pub use meta::{Kind, TensorMeta, kind, stored};
 pub(crate) use model::missing_shard;

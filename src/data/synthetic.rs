@@ -48,10 +48,10 @@ mod tests {
 
     #[test]
     fn more_samples_than_memory_are_refused_with_how_many_fit() {
-        let grid = Grid { channels: 3, image: 512, patch: 16 };
+        let grid = Grid { channels: 3, image: 512, patch: 16, any_size: false };
         let images = InputKind::Images { grid, tokens: 1 };
         assert!(synthetic(images, 86, 0).unwrap_err().to_string().contains("85 of this model's"));
-        let grid = Grid { channels: usize::MAX, image: usize::MAX, patch: 1 };
+        let grid = Grid { channels: usize::MAX, image: usize::MAX, patch: 1, any_size: false };
         assert!(synthetic(InputKind::Images { grid, tokens: 1 }, 1, 0).is_err());
         let text = InputKind::Text { vocabulary: 9, longest: None, types: None };
         assert!(synthetic(text, 4_000_000_000, 0).is_err());

@@ -55,6 +55,11 @@ impl<M: Elementwise> Spectral for Knots<M> {
         M::new(values).map(Knots)
     }
 
+    /// All that is done is done to `diag(s) V_t`.
+    fn turns_with_outputs(&self) -> bool {
+        true
+    }
+
     async fn merge<B: Backend>(
         &self,
         backend: &B,

@@ -163,6 +163,36 @@ pub async fn truncated<B: Backend>(
     })
 }
 
+/// The same of a matrix, `1 x d_out x d_in`.
+pub async fn truncated_whole<B: Backend>(
+    backend: &B,
+    delta: &B::Tensor,
+    r: usize,
+    solver: Solver,
+) -> Result<Truncated<B::Tensor>> {
+    let found = low_rank_experts(backend, delta, &Inputs::DataFree, Decomposition::Svd, r, solver).await?;
+    Ok(Truncated {
+        b: found.b,
+        a: found.a,
+        norm: backend.frobenius_norms(delta)?,
+        energy_retention: found.energy_retention.first().copied().unwrap_or(0.0),
+    })
+}
+
+/// One basis of the outputs of all tasks, `U` (`1 x R x d_out`), and the differences in it, `T x R x d_in`: `dW_t = U^T K_t`.
+pub async fn shared<B: Backend>(
+    backend: &B,
+    cores: &Cores<B::Tensor>,
+    accuracy: Accuracy,
+) -> Result<(B::Tensor, B::Tensor)> {
+    let Shape { batch: tasks, rows, cols: d_out } = cores.q.shape();
+    let all = backend.duplicate(&cores.q)?.reshape(Shape::matrix(tasks * rows, d_out))?;
+    let u = basis_of(backend, all, accuracy).await?;
+    let overlap = backend.matmul(&repeated(backend, &u, tasks)?, Op::None, &cores.q, Op::Transpose)?;
+    let k = backend.matmul(&overlap, Op::None, &cores.k, Op::None)?;
+    Ok((u, k))
+}
+
 /// Orthonormal rows that span those of `x`, which has fewer rows than columns.
 async fn orthonormal<B: Backend>(backend: &B, x: &B::Tensor, accuracy: Accuracy) -> Result<B::Tensor> {
     match accuracy {

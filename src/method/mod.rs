@@ -207,6 +207,13 @@ macro_rules! spectral {
                 }
             }
 
+            /// [`Spectral::turns_with_outputs`]
+            pub fn turns_with_outputs(&self) -> bool {
+                match self {
+                    $(Decomposed::$name(method) => method.turns_with_outputs(),)*
+                }
+            }
+
             /// [`Spectral::merge`]
             ///
             /// # Errors

@@ -55,6 +55,11 @@ impl Spectral for RegMean {
         self.to_zero && self.ridge > 0.0
     }
 
+    /// Every row is solved for by itself; the base's are not in the basis of the differences.
+    fn turns_with_outputs(&self) -> bool {
+        !self.wants_base()
+    }
+
     async fn merge<B: Backend>(
         &self,
         backend: &B,

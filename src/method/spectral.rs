@@ -31,6 +31,12 @@ pub trait Spectral: Sized {
         false
     }
 
+    /// Whether differences `U^T K_t`, with orthonormal rows `U`, merge to `U^T` times what the `K_t` merge to, however many rows
+    /// these have.
+    fn turns_with_outputs(&self) -> bool {
+        false
+    }
+
     /// The merged delta of a layer, `d_out x d_in`.
     async fn merge<B: Backend>(
         &self,

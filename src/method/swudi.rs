@@ -56,6 +56,11 @@ impl Spectral for Swudi {
         Ok(Swudi { flow, mean: values.word("start") == "mean" })
     }
 
+    /// The filter is one of inputs.
+    fn turns_with_outputs(&self) -> bool {
+        true
+    }
+
     async fn merge<B: Backend>(
         &self,
         backend: &B,

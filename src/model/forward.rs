@@ -206,7 +206,10 @@ impl<'a, B: Layers> Model<'a, B> {
         match samples {
             Samples::Text(texts) => Ok(texts.iter().map(|t| t.ids.len()).collect()),
             Samples::Images(images) => match self.inputs() {
-                InputKind::Images { tokens, .. } => Ok(vec![tokens; images.count]),
+                InputKind::Images { grid, tokens } => {
+                    let [rows, columns] = grid.sides(images);
+                    Ok(vec![tokens - grid.patches() + rows * columns; images.count])
+                }
                 InputKind::Text { .. } => {
                     Err(Error::Samples("the samples are images, but the model reads text".into()))
                 }

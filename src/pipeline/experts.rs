@@ -15,8 +15,8 @@ use crate::backend::{Backend, Dtype};
 use crate::calibration::Captured;
 use crate::checkpoint::journal::{Ledger, Written};
 use crate::checkpoint::{
-    ADAPTERS, Checkpoint, Extent, LoraWeight, LoraWriter, ModuleNames, OutputDir, RouterMeta, RouterWriter,
-    first_not_finite,
+    ADAPTERS, Checkpoint, Extent, LoraModule, LoraWeight, LoraWriter, ModuleNames, OutputDir, RouterMeta,
+    RouterWriter, first_not_finite,
 };
 use crate::data::read_json;
 use crate::host::PathExt;
@@ -220,6 +220,7 @@ fn adapters<B>(job: &Job<'_, B>, experts: &Experts, output: &OutputDir) -> Resul
             rank: layer.rank,
             d_out: part.rows,
             d_in: layer.d_in,
+            module: LoraModule::Linear,
         };
         layer.parts.iter().map(weight).collect()
     };

@@ -11,7 +11,8 @@ use super::weights::{base_row, delta_row, member_deltas, member_requests, row_re
 use super::{Error, Job, Progress};
 use crate::backend::{Backend, Dtype};
 use crate::checkpoint::{
-    self, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite, slice_of, stores_transposed,
+    self, LoraModule, LoraWeight, LoraWriter, ModuleNames, OutputDir, first_not_finite, slice_of,
+    stores_transposed,
 };
 use crate::host::Instant;
 use crate::method::esm_plus::low_rank_experts;
@@ -147,6 +148,7 @@ fn adapter<B>(
         rank: rank(layer, request.rank),
         d_out: layer.d_out,
         d_in: layer.d_in,
+        module: LoraModule::Linear,
     };
     let weights: Vec<LoraWeight> = layers.iter().map(weight).collect();
     let r = weights.iter().map(|weight| weight.rank).max().unwrap_or(request.rank);

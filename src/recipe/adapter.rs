@@ -2,10 +2,13 @@
 
 use super::cursor::Mapping;
 use super::{AdapterOut, Alpha, Calibration, Compress, Error, Method, Model, Setting, Source};
-use crate::method::{Fusion, TaskNorm, Value};
+use crate::method::{Fusion, TaskNorm, Value, table};
 
-/// The methods that merge adapters in their core space, beside ESM.
-const MERGED: [&str; 3] = ["linear", "task_arithmetic", "tsv_m"];
+/// The methods that merge adapters that were compressed, beside ESM: sums, and what decomposes differences task by task.
+const OF_COMPRESSED: [&str; 3] = ["linear", "task_arithmetic", "tsv_m"];
+
+/// The methods that make weights of weights, in which the base has another share than 1: no difference of few directions.
+const OF_WEIGHTS: [&str; 3] = ["karcher", "passthrough", "slerp"];
 
 /// Reads `out`, `rank` and `compress`; none where the output is a model.
 pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Option<AdapterOut>, Error> {
@@ -30,6 +33,13 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
             model.name
         )));
     }
+    let refuse = |what: &str| Err(out.error(format!("`out: lora` does not go with {what}")));
+    if method.description().calibration == table::Calibration::OfMerged {
+        return refuse(&format!(
+            "merge_method {}, which runs the experts behind the model merged so far",
+            method.name()
+        ));
+    }
     if let Some(model) = models.iter().find(|m| matches!(m.calibration, Calibration::Data(_))) {
         return Err(out.error(format!(
             "`out: lora` takes calibration from files; write one for `{}` with `esmerge capture MODEL+{} --data ... -o FILE`",
@@ -37,22 +47,42 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
             model.source.path().display()
         )));
     }
-    let refuse = |what: &str| Err(out.error(format!("`out: lora` does not go with {what}")));
+    let compress = top.get("compress").map(|c| c.choice(&Compress::NAMES)).transpose()?.unwrap_or_default();
+    let compressed = compress == Compress::Ctm;
     match method {
         _ if method.experts().is_some() => return refuse("esm++, which writes adapters beside a model"),
-        _ if method.calibrate().is_some() => return refuse("`calibrate`"),
+        _ if compressed && method.calibrate().is_some() => {
+            return refuse("`calibrate` after `compress: ctm`; use `compress: truncate`");
+        }
         _ if matches!(method.alpha(), Alpha::Search { .. }) => {
             return refuse("a search of alpha; give a number");
         }
-        Method::Esm(esm) if esm.options.fusion == Fusion::Qr => return refuse("`fusion: qr`"),
-        Method::Esm(esm) if esm.options.inter_task_norm == TaskNorm::CodePadded => {
-            return refuse("`inter_task_norm: code_padded`");
+        Method::Esm(esm) if esm.options.fusion == Fusion::Qr => {
+            return refuse("`fusion: qr`, which changes outputs that no adapter changes");
         }
-        Method::Tabled(tabled) if !MERGED.contains(&tabled.description.name) => {
+        Method::Esm(esm) if esm.options.inter_task_norm == TaskNorm::CodePadded => {
+            return refuse("`inter_task_norm: code_padded`, which goes by the size of the layer");
+        }
+        Method::Tabled(tabled) if OF_WEIGHTS.contains(&tabled.description.name) => {
             return refuse(&format!(
-                "merge_method {}, which has no form on factors; {} and esm have one",
+                "merge_method {}, which makes weights of weights: what it gives differs from the base by the base's own weights, which no \
+                 adapter holds",
+                tabled.description.name
+            ));
+        }
+        Method::Tabled(tabled)
+            if tabled.settings.get("scope") == Some(&Setting::Value(Value::Word("model"))) =>
+        {
+            return refuse(
+                "`scope: model`, which looks at all tensors of a model before the first is merged",
+            );
+        }
+        Method::Tabled(tabled) if compressed && !OF_COMPRESSED.contains(&tabled.description.name) => {
+            return refuse(&format!(
+                "merge_method {} after `compress: ctm`; {} and esm merge compressed adapters, and `compress: truncate` goes with every \
+                 method",
                 tabled.description.name,
-                MERGED.join(", ")
+                OF_COMPRESSED.join(", ")
             ));
         }
         Method::Tabled(tabled) if tabled.description.name == "linear" => {
@@ -66,6 +96,5 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
         }
         _ => {}
     }
-    let compress = top.get("compress").map(|c| c.choice(&Compress::NAMES)).transpose()?.unwrap_or_default();
     Ok(Some(AdapterOut { rank: directions, compress }))
 }

@@ -183,9 +183,9 @@ def t5(folder, config):
     save(folder, model, dict(inputs, input_ids=ids, attention_mask=mask, features=features))
 
 
-def tower(folder, model, layers, features):
+def tower(folder, model, layers, features, size=(12, 12)):
     model = randomised(model)
-    pixels = torch.randn(2, 3, 12, 12)
+    pixels = torch.randn(2, 3, *size)
     out, inputs = captured(model, layers, None, lambda: model(pixel_values=pixels))
     save(folder, model, dict(inputs, pixel_values=pixels, features=features(out)))
 
@@ -256,6 +256,11 @@ MODELS = {
         "dinov2", T.Dinov2Model(T.Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2,
                                                image_size=12, patch_size=4)),
         {}, lambda out: out.last_hidden_state[:, 0]),
+    # images of another size than the table of positions is for
+    "dinov2_sizes": lambda: tower(
+        "dinov2_sizes", T.Dinov2Model(T.Dinov2Config(hidden_size=16, num_hidden_layers=2, num_attention_heads=4, mlp_ratio=2,
+                                                     image_size=12, patch_size=4)),
+        {}, lambda out: out.last_hidden_state[:, 0], (20, 9)),
 }
 
 if __name__ == "__main__":

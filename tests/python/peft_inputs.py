@@ -1,6 +1,6 @@
 """Writes bases, adapters of many kinds as PEFT saves them, and what `merge_and_unload` makes of the two.
 
-    python peft_inputs.py FOLDER
+    python peft_inputs.py FOLDER [CASE...]
 
 FOLDER gets a folder a case with `base`, `adapter` and `merged`.
 """
@@ -94,17 +94,25 @@ CASES = {
     "classifier": (bert, dict(r=4, lora_alpha=6, task_type="SEQ_CLS", target_modules=["query", "value", "dense"])),
     "mixture": (mixtral, dict(r=2, lora_alpha=6, target_modules=["q_proj"], target_parameters=EXPERTS)),
     "mixture_of_small_experts": (qwen3_moe, dict(r=2, lora_alpha=6, target_modules=["q_proj"], target_parameters=EXPERTS)),
+    "mixture_in_one": (mixtral, dict(r=2, lora_alpha=6, target_modules=["q_proj"], target_parameters=EXPERTS)),
     "one_parameter": (qwen3_moe, dict(r=2, lora_alpha=6, target_modules=["q_proj"], target_parameters=EXPERTS[1:])),
     "transposed_mixture": (gpt_oss, dict(r=2, lora_alpha=6, target_modules=["q_proj"], target_parameters=EXPERTS)),
 }
 
 
-def main(folder):
+# saved with the matrices of all experts in one tensor
+IN_ONE = ["mixture_in_one"]
+
+
+def main(folder, *names):
     folder = pathlib.Path(folder)
     for seed, (name, (model, settings)) in enumerate(CASES.items()):
+        if names and name not in names:
+            continue
+        apart = dict(save_original_format=name not in IN_ONE)
         torch.manual_seed(seed)
         base = model()
-        base.save_pretrained(folder / name / "base")
+        base.save_pretrained(folder / name / "base", **apart)
         base = type(base).from_pretrained(folder / name / "base", dtype=torch.float32)
         adapted = get_peft_model(base, LoraConfig(init_lora_weights=False, **settings))
         with torch.no_grad():
@@ -114,7 +122,7 @@ def main(folder):
         adapted.save_pretrained(folder / name / "adapter")
         base = type(base).from_pretrained(folder / name / "base", dtype=torch.float32)
         merged = PeftModel.from_pretrained(base, folder / name / "adapter").merge_and_unload()
-        merged.save_pretrained(folder / name / "merged")
+        merged.save_pretrained(folder / name / "merged", **apart)
         print(name)
 
 

@@ -190,7 +190,7 @@ impl Preprocessor {
 mod tests {
     use super::*;
 
-    const GRID: Grid = Grid { channels: 3, image: 4, patch: 2 };
+    const GRID: Grid = Grid { channels: 3, image: 4, patch: 2, any_size: false };
 
     fn preprocessor(json: &str) -> Result<Preprocessor, String> {
         let json: serde_json::Value = serde_json::from_str(json).unwrap();

@@ -23,7 +23,7 @@ pub fn new(config: Config<'_>, weights: &dyn Weights) -> Result<Tower> {
     Ok(Tower {
         prefix,
         names: &NAMES,
-        grid: Grid::new(config)?,
+        grid: Grid { any_size: true, ..Grid::new(config)? },
         blocks: config.blocks("num_hidden_layers")?,
         hidden,
         // two thirds of the width, so that three layers have what two had

@@ -12,6 +12,9 @@ pub struct Rope {
     factor: f64,
 }
 
+/// Models of which a part of every head may turn.
+const IN_PART: [&str; 2] = ["gpt_neox", "phi3"];
+
 impl Rope {
     /// Of a model whose blocks all have the same.
     pub fn of(config: Config<'_>, head_dim: usize) -> Result<Rope> {
@@ -37,8 +40,12 @@ impl Rope {
         if theta <= 1.0 {
             return Err(Error::Config(format!("`rope_theta` should be above 1 but is {theta}")));
         }
+        let kind = scaling.and_then(|s| s.text("rope_type").or(s.text("type"))).unwrap_or("default");
+        // without scaling, transformers' other decoders turn whole heads whatever their configuration says
+        let in_part =
+            kind != "default" || config.text("model_type").is_some_and(|own| IN_PART.contains(&own));
         let outer = config.number_or("partial_rotary_factor", config.number_or("rotary_pct", 1.0)?)?;
-        let part = inner("partial_rotary_factor", outer)?;
+        let part = if in_part { inner("partial_rotary_factor", outer)? } else { 1.0 };
         let turning = (head_dim as f64 * part) as usize;
         if !(part > 0.0 && part <= 1.0) || turning == 0 || !turning.is_multiple_of(2) {
             return Err(Error::Config(format!(
@@ -49,7 +56,7 @@ impl Rope {
             (0..turning / 2).map(|j| theta.powf(-2.0 * j as f64 / turning as f64)).collect();
         let Some(scaling) = scaling else { return Ok(Rope { frequencies: plain, factor: 1.0 }) };
         let same = |frequencies| Ok(Rope { frequencies, factor: 1.0 });
-        match scaling.text("rope_type").or(scaling.text("type")).unwrap_or("default") {
+        match kind {
             // dynamic scaling begins where texts are longer than the model's position table
             "default" | "dynamic" => same(plain),
             "linear" => {
@@ -212,9 +219,12 @@ mod tests {
 
     #[test]
     fn a_part_of_a_head_turns() {
-        let scaled = rope(r#"{"rotary_pct": 0.25, "rotary_emb_base": 100.0}"#, 64).unwrap();
+        let text = r#"{"model_type": "gpt_neox", "rotary_pct": 0.25, "rotary_emb_base": 100.0}"#;
+        let scaled = rope(text, 64).unwrap();
         assert_eq!(scaled.frequencies.len(), 8);
         assert!((scaled.frequencies[4] - 0.1).abs() < 1e-15);
-        assert!(rope(r#"{"partial_rotary_factor": 0.01}"#, 64).is_err());
+        assert!(rope(r#"{"model_type": "phi3", "partial_rotary_factor": 0.01}"#, 64).is_err());
+        let whole = rope(r#"{"model_type": "llama", "partial_rotary_factor": 0.5}"#, 64).unwrap();
+        assert_eq!(whole.frequencies.len(), 32);
     }
 }
