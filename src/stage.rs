@@ -105,7 +105,8 @@ impl<J: Send + 'static, R: Send + 'static> Stage<J, R> {
                     self.waited += started.elapsed();
                     result.ok()
                 });
-                if let (None, Some(thread)) = (&result, thread.take())
+                if result.is_none()
+                    && let Some(thread) = thread.take()
                     && let Err(panic) = thread.join()
                 {
                     resume_unwind(panic);
@@ -257,6 +258,8 @@ mod tests {
     #[should_panic(expected = "odd")]
     fn a_panic_of_the_worker_is_the_callers() {
         let mut stage = Stage::beside("odd", |n: u32| assert!(n != 1, "odd"));
+        stage.push(0);
+        stage.next();
         stage.push(1);
         stage.next();
     }

@@ -17,7 +17,7 @@ mod spectral;
 use claims::Stated;
 use devices::{Device, Variant};
 use esmerge::backend::gpu::Gpu;
-use esmerge::backend::{Backend, Polarity, Result, Shape};
+use esmerge::backend::{Backend, Dtype, Polarity, Result, Shape};
 use esmerge::linalg::Accuracy;
 use esmerge::method::esd::{EssentialSubspace, Inputs, essential_subspace};
 use esmerge::method::esm::{eigenvalue_weights, esm_layers, join_factors, merge_factors, task_factors};
@@ -377,8 +377,8 @@ claims! {
         assert_eq!(assembly::inter_layer_scales(&[1.0, 7.0, 3.0, 5.0], &groups, None), [1.0; 4]);
         let mut delta = upload(backend, &[Matrix { rows: 1, cols: 2, values: vec![1.0, -2.0] }])?;
         let base = upload(backend, &[Matrix { rows: 1, cols: 2, values: vec![10.0, 20.0] }])?;
-        assembly::assemble(backend, &base, &mut delta, 0.5, 4.0)?;
-        assert_eq!(download(backend, &delta).await?[0].values, [12.0, 16.0]);
+        let weights = assembly::assemble(backend, &base, &mut delta, (0.5, 4.0), Dtype::F32).await?;
+        assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&weights), [12.0, 16.0]);
         Ok(())
     }
 }

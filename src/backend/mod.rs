@@ -16,7 +16,7 @@ pub use crate::matrix::{Across, Chance, Cut, Divide, Dtype, Op, Polarity, Shape}
 pub use error::Error;
 pub use magnitudes::MagnitudeSum;
 
-use std::ops::Range;
+use std::ops::{Deref, Range};
 
 /// Result of a backend operation.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -91,6 +91,23 @@ pub trait Backend {
         self.copy_block(&values, [0, 0, 0], x, [member, 0, 0], [1, rows, cols])
     }
 
+    /// What some members, each given by its bytes when it is asked for, differ from a matrix by: `x_t = unpack(bytes of t) - base`,
+    /// `members x rows x cols`.
+    fn differences<D: Deref<Target = [u8]>, E: From<Error>>(
+        &self,
+        base: &Self::Tensor,
+        members: usize,
+        mut bytes: impl FnMut(usize) -> std::result::Result<(Dtype, D), E>,
+    ) -> std::result::Result<Self::Tensor, E> {
+        let mut x = self.zeros(Shape { batch: members, ..base.shape() })?;
+        for member in 0..members {
+            let (dtype, bytes) = bytes(member)?;
+            self.unpack_into(dtype, &bytes, &mut x, member)?;
+        }
+        self.axpby(-1.0, base, 1.0, &mut x)?;
+        Ok(x)
+    }
+
     /// f32 values, row-major.
     fn upload(&self, shape: Shape, values: &[f32]) -> Result<Self::Tensor> {
         self.unpack(shape, Dtype::F32, bytemuck::cast_slice(values))
@@ -113,6 +130,18 @@ pub trait Backend {
 
     /// Rounds to `dtype` (to nearest, ties to even; overflow of f16 gives infinity) and reads back little-endian bytes.
     async fn pack(&self, x: &Self::Tensor, dtype: Dtype) -> Result<Vec<u8>>;
+
+    /// [`pack`](Backend::pack) of `base + factor x`; `x` holds anything afterwards.
+    async fn pack_sum(
+        &self,
+        base: &Self::Tensor,
+        factor: f32,
+        x: &mut Self::Tensor,
+        dtype: Dtype,
+    ) -> Result<Vec<u8>> {
+        self.axpby(1.0, base, factor, x)?;
+        self.pack(x, dtype).await
+    }
 
     /// A copy of the block `batches x rows x cols` of `x`.
     fn slice(
@@ -279,6 +308,17 @@ pub trait Backend {
 
     /// What the members of the batch make of each element together, by a rule: one matrix.
     fn across(&self, x: &Self::Tensor, rule: Across<'_>) -> Result<Self::Tensor>;
+
+    /// [`across`](Backend::across) of what [`trim`](Backend::trim) leaves of each member's own numbers.
+    fn across_trimmed(
+        &self,
+        mut x: Self::Tensor,
+        cuts: &[(Cut, Cut)],
+        rule: Across<'_>,
+    ) -> Result<Self::Tensor> {
+        self.trim(&mut x, None, cuts)?;
+        self.across(&x, rule)
+    }
 
     // ---- small factorizations ----
 

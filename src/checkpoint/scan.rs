@@ -53,22 +53,36 @@ pub fn sum_of_squared_ulps(dtype: Dtype, bytes: &[u8], unchanged: Option<&[u8]>)
     };
     // How often each exponent occurs.
     let field = |value: &[u8; 2]| usize::from((u16::from_le_bytes(*value) >> shift) & mask);
-    let values = bytes.as_chunks().0.iter();
+    let values = bytes.as_chunks().0;
     let count = match unchanged {
-        None => histogram(values.map(field)),
+        None => histogram(values, |_, value| field(value)),
+        // what is not counted goes where nobody looks: a branch would be foreseen by chance
+        Some(other) if other.len() < bytes.len() => return sum_of_squared_ulps(dtype, bytes, None),
         Some(other) => {
-            let pairs = values.zip(other.as_chunks().0);
-            histogram(pairs.filter(|(value, other)| value != other).map(|(value, _)| field(value)))
+            let other = other.as_chunks().0;
+            histogram(values, |i, value| if *value == other[i] { NOT_COUNTED } else { field(value) })
         }
     };
     let squared_ulp = |field: usize| 4f64.powi(unit + field.max(1) as i32 - 1);
-    count.iter().enumerate().map(|(field, &n)| n as f64 * squared_ulp(field)).sum()
+    count[..NOT_COUNTED].iter().enumerate().map(|(field, &n)| n as f64 * squared_ulp(field)).sum()
 }
 
-fn histogram(fields: impl Iterator<Item = usize>) -> [u64; 256] {
-    let mut count = [0u64; 256];
-    fields.for_each(|field| count[field] += 1);
-    count
+/// Behind all exponents.
+const NOT_COUNTED: usize = 256;
+
+/// Equal exponents follow each other: several sets of counts, so that one does not wait for the other.
+fn histogram(values: &[[u8; 2]], field: impl Fn(usize, &[u8; 2]) -> usize) -> [u64; NOT_COUNTED + 1] {
+    const SETS: usize = 4;
+    let mut counts = [[0u64; NOT_COUNTED + 1]; SETS];
+    let (blocks, rest) = values.as_chunks::<SETS>();
+    for (block, values) in blocks.iter().enumerate() {
+        for (set, (count, value)) in counts.iter_mut().zip(values).enumerate() {
+            count[field(SETS * block + set, value)] += 1;
+        }
+    }
+    let first = values.len() - rest.len();
+    rest.iter().enumerate().for_each(|(i, value)| counts[0][field(first + i, value)] += 1);
+    std::array::from_fn(|at| counts.iter().map(|count| count[at]).sum())
 }
 
 #[cfg(test)]
@@ -112,6 +126,11 @@ mod tests {
         let other = f16s(&[f16::from_f32(1.0), f16::from_f32(2.5)]);
         let last = f16s(&[f16::from_f32(3.0)]);
         let changed = sum_of_squared_ulps(Dtype::F16, &values, Some(&other));
+        assert_eq!(
+            sum_of_squared_ulps(Dtype::F16, &values, Some(&other[..2])),
+            sum_of_squared_ulps(Dtype::F16, &values, None),
+            "others of another tensor tell nothing"
+        );
         assert_eq!(changed, sum_of_squared_ulps(Dtype::F16, &last, None));
     }
 }

@@ -1,7 +1,7 @@
 //! From merged deltas to weights: inter-layer scaling and alpha.
 
 use super::Scale;
-use crate::backend::{Backend, Result};
+use crate::backend::{Backend, Dtype, Result};
 
 /// `beta_l = (||dW_l||_F / mean over its group)^2` for layers whose norms and group labels are given (paper 2; paper 1,
 /// section 3.3). A layer without a group gets 1; `None` switches the scaling off.
@@ -19,13 +19,13 @@ pub fn inter_layer_scales<G: PartialEq>(
     norms.iter().zip(groups).map(beta).collect()
 }
 
-/// `dW <- W_0 + alpha beta dW`.
-pub fn assemble<B: Backend>(
+/// `W = W_0 + alpha beta dW`, rounded, as little-endian bytes; `delta` holds anything afterwards.
+pub async fn assemble<B: Backend>(
     backend: &B,
     base: &B::Tensor,
     delta: &mut B::Tensor,
-    alpha: f64,
-    beta: f64,
-) -> Result<()> {
-    backend.axpby(1.0, base, (alpha * beta) as f32, delta)
+    (alpha, beta): (f64, f64),
+    dtype: Dtype,
+) -> Result<Vec<u8>> {
+    backend.pack_sum(base, (alpha * beta) as f32, delta, dtype).await
 }

@@ -74,9 +74,9 @@ impl<const ELECTS: bool> Elementwise for Breadcrumbs<ELECTS> {
         &self,
         backend: &B,
         cuts: &Vec<(Cut, Cut)>,
-        mut slab: Slab<B::Tensor>,
+        slab: Slab<B::Tensor>,
     ) -> Result<B::Tensor> {
-        backend.trim(&mut slab.deltas, None, &ranks::of_slab(cuts, slab.first))?;
-        self.election.of(backend, &slab.deltas)
+        let cuts = ranks::of_slab(cuts, slab.first);
+        self.election.of_trimmed(backend, slab.deltas, &cuts)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::elementwise::{narrow, normalizer, scaled};
 use super::values::Values;
-use crate::backend::{Across, Backend, Divide, Result};
+use crate::backend::{Across, Backend, Cut, Divide, Result};
 
 /// How trimmed differences become one.
 #[derive(Clone, Debug)]
@@ -33,8 +33,28 @@ impl Election {
             let sum = backend.across(deltas, Across::Elect { factors: &factors, divide })?;
             return scaled(backend, sum, self.lambda);
         }
+        backend.across(deltas, Across::Weigh(&self.factors()))
+    }
+
+    /// The same of what cuts leave of the differences.
+    pub fn of_trimmed<B: Backend>(
+        &self,
+        backend: &B,
+        deltas: B::Tensor,
+        cuts: &[(Cut, Cut)],
+    ) -> Result<B::Tensor> {
+        if self.elects {
+            let factors = narrow(&[&self.weights[..], &self.weights].concat());
+            let divide = if self.normalize { Divide::UnlessZero } else { Divide::Never };
+            let sum = backend.across_trimmed(deltas, cuts, Across::Elect { factors: &factors, divide })?;
+            return scaled(backend, sum, self.lambda);
+        }
+        backend.across_trimmed(deltas, cuts, Across::Weigh(&self.factors()))
+    }
+
+    /// Of a plain sum.
+    fn factors(&self) -> Vec<f32> {
         let factor = self.lambda * if self.normalize { normalizer(&self.weights) } else { 1.0 };
-        let factors: Vec<f32> = self.weights.iter().map(|w| (factor * w) as f32).collect();
-        backend.across(deltas, Across::Weigh(&factors))
+        self.weights.iter().map(|w| (factor * w) as f32).collect()
     }
 }

@@ -5,11 +5,12 @@ use super::held::Held;
 use super::spectral::batched;
 use super::values::Values;
 use crate::backend::{self, Across, Backend, Result, Shape, Tensor};
+use std::rc::Rc;
 
 /// Some values of a tensor, in order. Methods that look at rows get whole rows of the tensor's last axis; others get one row.
 pub struct Slab<T> {
     /// Of the base, `1 x rows x cols`.
-    pub base: T,
+    pub base: Rc<T>,
     /// Differences of T models to it, `T x rows x cols`.
     pub deltas: T,
     /// Place of the first value in the tensor.

@@ -3,6 +3,7 @@
 use super::elementwise::{Slab, Slabs};
 use super::ranks;
 use crate::backend::{Backend, Error, Result, Shape, Tensor};
+use std::rc::Rc;
 
 /// Matrices of T tasks as the only slab of a tensor, without a base.
 pub(super) struct Held<T>(Slab<T>);
@@ -11,18 +12,17 @@ impl<T: Tensor> Held<T> {
     /// Of a batch of matrices, as rows.
     pub fn rows<B: Backend<Tensor = T>>(backend: &B, matrices: T) -> Result<Self> {
         let deltas = ranks::as_rows(matrices)?;
-        let base = backend.zeros(Shape::matrix(1, deltas.shape().cols))?;
+        let base = Rc::new(backend.zeros(Shape::matrix(1, deltas.shape().cols))?);
         Ok(Held(Slab { base, deltas, first: 0 }))
     }
 
     /// Of a base and the differences of all tasks, as they are or as rows.
     pub fn of(base: T, deltas: T, by_rows: bool) -> Result<Self> {
-        match by_rows {
-            true => Ok(Held(Slab { base, deltas, first: 0 })),
-            false => {
-                Ok(Held(Slab { base: ranks::as_rows(base)?, deltas: ranks::as_rows(deltas)?, first: 0 }))
-            }
-        }
+        let (base, deltas) = match by_rows {
+            true => (base, deltas),
+            false => (ranks::as_rows(base)?, ranks::as_rows(deltas)?),
+        };
+        Ok(Held(Slab { base: Rc::new(base), deltas, first: 0 }))
     }
 
     pub fn into_slab(self) -> Slab<T> {

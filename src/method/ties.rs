@@ -132,15 +132,17 @@ impl Elementwise for Ties {
         &self,
         backend: &B,
         cuts: &Vec<(Cut, Cut)>,
-        mut slab: Slab<B::Tensor>,
+        slab: Slab<B::Tensor>,
     ) -> Result<B::Tensor> {
-        backend.trim(&mut slab.deltas, None, &ranks::of_slab(cuts, slab.first))?;
-        let Some(of_model) = &self.of_model else { return self.election.of(backend, &slab.deltas) };
+        let cuts = ranks::of_slab(cuts, slab.first);
+        let Some(of_model) = &self.of_model else {
+            return self.election.of_trimmed(backend, slab.deltas, &cuts);
+        };
         let vote = if of_model.zero_is_positive { 1.0 } else { -1.0 };
         let models = self.density.len();
         let factors = [vec![vote; models], vec![1.0; models]].concat();
         let divide = if self.normalize { Divide::UnlessZero } else { Divide::Never };
-        let sum = backend.across(&slab.deltas, Across::Elect { factors: &factors, divide })?;
+        let sum = backend.across_trimmed(slab.deltas, &cuts, Across::Elect { factors: &factors, divide })?;
         scaled(backend, sum, self.lambda)
     }
 }

@@ -242,8 +242,8 @@ impl<B: Backend, D: Deltas<B>> Source<'_, B, D> {
             Step::Merge { .. } => self.deltas.read(reader, name, range.clone(), &base).await?,
             _ => backend.zeros(Shape::matrix(1, range.len())).map_err(Error::device(name))?,
         };
-        assembly::assemble(backend, &base.values, &mut weights, alpha, beta).map_err(Error::device(name))?;
-        let bytes = backend.pack(&weights, dtype).await.map_err(Error::device(name))?;
+        let bytes = assembly::assemble(backend, &base.values, &mut weights, (alpha, beta), dtype).await;
+        let bytes = bytes.map_err(Error::device(name))?;
         writer.values(name, range.start, (dtype, bytes), progress)
     }
 }

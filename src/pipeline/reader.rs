@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
     /// A reader of what a plan names, as far ahead as the limit allows; with none, when it is asked for.
     pub fn ahead(flow: &Flow, plan: impl Iterator<Item = Request> + 'a) -> Self {
         let limit = flow.limits.ahead;
-        let buffers = Buffers::new(limit);
+        let buffers = Buffers::new(limit / 2);
         let mut reader = Reader::at_once(0);
         reader.rounding.clone_from(&flow.rounding);
         reader.here.buffers = Arc::clone(&buffers);
@@ -262,13 +262,13 @@ impl Ahead<'_> {
 /// Memory for what is read. A fresh page costs the system more time than it takes to fill one.
 struct Buffers {
     spare: VecDeque<Vec<u8>>,
-    /// Bytes of all, those lent out included.
+    /// Bytes of those: what is lent out is bounded by what is read ahead.
     bytes: u64,
     limit: u64,
 }
 
-/// A buffer may be so many times as long as what it is for.
-const WASTE: usize = 2;
+/// A buffer may be so many times as long as what it is for: the weights of a block differ by less than that.
+const WASTE: usize = 4;
 
 impl Buffers {
     fn new(limit: u64) -> Arc<Mutex<Buffers>> {
@@ -282,20 +282,16 @@ impl Buffers {
         if let Some((place, _)) = fitting.min_by_key(|(_, buffer)| buffer.len())
             && let Some(buffer) = self.spare.remove(place)
         {
+            self.bytes -= buffer.len() as u64;
             return buffer;
         }
-        self.bytes += len as u64;
-        self.shrink();
         vec![0; len]
     }
 
+    /// Keeps it for the next; frees what was idle longest, as far as there is more than allowed.
     fn give_back(&mut self, buffer: Vec<u8>) {
+        self.bytes += buffer.len() as u64;
         self.spare.push_back(buffer);
-        self.shrink();
-    }
-
-    /// Frees what was idle longest, as far as there is more than allowed.
-    fn shrink(&mut self) {
         while self.bytes > self.limit
             && let Some(buffer) = self.spare.pop_front()
         {

@@ -175,9 +175,11 @@ fn slab<B: Backend>(
     let (backend, experts) = (job.backend, &job.family.experts);
     let device = || Error::device(tensor);
     let deltas = delta_rows(backend, reader, experts, tensor, range.clone(), base)?;
-    let own = backend.duplicate(&base.values).map_err(device())?;
-    let shaped = |x| cuts.shaped(x).map_err(device());
-    Ok(Slab { base: shaped(own)?, deltas: shaped(deltas)?, first: range.start })
+    let own = match cuts.by_rows {
+        true => Rc::new(backend.duplicate(&base.values).and_then(|own| cuts.shaped(own)).map_err(device())?),
+        false => Rc::clone(&base.values),
+    };
+    Ok(Slab { base: own, deltas: cuts.shaped(deltas).map_err(device())?, first: range.start })
 }
 
 /// A tensor, how it is merged, and what was learnt of it.
@@ -219,7 +221,9 @@ impl<'a, B: Backend> Merger<'a, B> {
                 let ranges = cuts.ranges();
                 ranges.flat_map(|range| row_requests(self.job.family, tensor, range)).collect::<Vec<_>>()
             };
-            let learning: Vec<Request> = (0..passes(self.job)).flat_map(of_all).collect();
+            let learning = (0..passes(self.job)).flat_map(of_all);
+            // the base's first values once more, which the experts' that come then are compared with
+            let learning: Vec<Request> = learning.chain(requests.first().cloned()).collect();
             requests.splice(1.min(requests.len())..1.min(requests.len()), learning);
         }
         requests

@@ -3,14 +3,15 @@
 use super::Error;
 use super::members::Member;
 use super::reader::{Reader, Request, Stored};
-use crate::backend::{Backend, Shape, Tensor};
-use crate::checkpoint::Checkpoint;
+use crate::backend::{self, Backend, Shape, Tensor};
+use crate::checkpoint::{self, Checkpoint};
 use crate::plan::{Expert, Family, Layer};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// Some values of the base: on the device, and as they are stored.
 pub(super) struct BaseValues<T> {
-    pub values: T,
+    pub values: Rc<T>,
     stored: Stored,
 }
 
@@ -36,7 +37,7 @@ fn base_values<B: Backend>(
 ) -> Result<BaseValues<B::Tensor>, Error> {
     let stored = reader.base(base.values(tensor, range)?)?;
     let values = backend.unpack(shape, stored.dtype(), &stored).map_err(Error::device(tensor))?;
-    Ok(BaseValues { values, stored })
+    Ok(BaseValues { values: Rc::new(values), stored })
 }
 
 /// What [`base_row`] and then [`delta_rows`] will read.
@@ -81,16 +82,19 @@ pub(super) fn delta_rows<B: Backend>(
     base: &BaseValues<B::Tensor>,
 ) -> Result<B::Tensor, Error> {
     let device = || Error::device(tensor);
-    let mut deltas = backend.zeros(Shape::new(experts.len(), 1, range.len())).map_err(device())?;
     if experts.iter().all(|e| !e.is_delta && e.adapter.is_none() && e.weights.get(tensor).is_some()) {
-        for (t, expert) in experts.iter().enumerate() {
-            let stored =
-                reader.expert(expert.weights.values(tensor, range.clone())?, false, t, &base.stored)?;
-            backend.unpack_into(stored.dtype(), &stored, &mut deltas, t).map_err(device())?;
-        }
-        backend.axpby(-1.0, &base.values, 1.0, &mut deltas).map_err(device())?;
-        return Ok(deltas);
+        let stored = |t: usize| -> Result<_, Troubled> {
+            let extent = experts[t].weights.values(tensor, range.clone())?;
+            let stored = reader.expert(extent, false, t, &base.stored)?;
+            Ok((stored.dtype(), stored))
+        };
+        let deltas = backend.differences(&base.values, experts.len(), stored);
+        return deltas.map_err(|troubled| match troubled {
+            Troubled::File(error) => error.into(),
+            Troubled::Device(error) => device()(error),
+        });
     }
+    let mut deltas = backend.zeros(Shape::new(experts.len(), 1, range.len())).map_err(device())?;
     for (t, expert) in experts.iter().enumerate() {
         let delta = delta_row(backend, reader, (t, expert), tensor, range.clone(), base)?;
         let Some(delta) = delta else { continue };
@@ -98,6 +102,24 @@ pub(super) fn delta_rows<B: Backend>(
         backend.copy_block(&delta, [0, 0, 0], &mut deltas, [t, 0, 0], extent).map_err(device())?;
     }
     Ok(deltas)
+}
+
+/// What goes wrong while differences are formed.
+enum Troubled {
+    File(checkpoint::Error),
+    Device(backend::Error),
+}
+
+impl From<checkpoint::Error> for Troubled {
+    fn from(error: checkpoint::Error) -> Troubled {
+        Troubled::File(error)
+    }
+}
+
+impl From<backend::Error> for Troubled {
+    fn from(error: backend::Error) -> Troubled {
+        Troubled::Device(error)
+    }
 }
 
 /// The difference of an expert's values, and what its adapter adds; none where it has neither: a task vector that leaves the
@@ -181,7 +203,7 @@ pub(super) fn layer_weights<B: Backend>(
         let matrix = Shape::matrix(part.rows, part.elements() / part.rows.max(1));
         let mut values = base_values(backend, reader, model, &part.name, 0..part.elements(), matrix)?.values;
         if layer.transposed {
-            values = backend.transpose(&values).map_err(device())?;
+            values = Rc::new(backend.transpose(&values).map_err(device())?);
         }
         let rows = values.shape().rows;
         let extent = [1, rows, layer.d_in];

@@ -38,6 +38,38 @@ fn rounding_cases(midpoints: &[(u16, f32)]) -> (Vec<f32>, Vec<u16>) {
 }
 
 claims! {
+    async fn differences_and_rounded_sums_are_those_of_the_separate_steps(backend) {
+        for (rows, cols) in [(1, 1), (3, 5), (7, 1001), (2, 40_000)] {
+            let shape = Shape::matrix(rows, cols);
+            let numbers = |seed: usize| -> Vec<f32> {
+                (0..shape.len()).map(|i| (((i + seed) * 7919 % 10_007) as f32 - 5000.0) / 31.0).collect()
+            };
+            let base = backend.upload(shape, &numbers(1))?;
+            for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16] {
+                let mut members = Vec::new();
+                for seed in [2, 3] {
+                    members.push(backend.pack(&backend.upload(shape, &numbers(seed))?, dtype).await?);
+                }
+                let deltas = backend.differences::<_, Error>(&base, 2, |t| Ok((dtype, &members[t][..])))?;
+                let mut expected = Vec::new();
+                for member in &members {
+                    let mut x = backend.unpack(shape, dtype, member)?;
+                    backend.axpby(-1.0, &base, 1.0, &mut x)?;
+                    expected.extend(backend.download(&x).await?);
+                }
+                assert_eq!(deltas.shape(), Shape { batch: 2, ..shape });
+                assert!(backend.download(&deltas).await? == expected, "{rows} x {cols}, {dtype}");
+
+                let mut x = backend.upload(shape, &numbers(4))?;
+                let packed = backend.pack_sum(&base, 0.3, &mut x, dtype).await?;
+                let mut x = backend.upload(shape, &numbers(4))?;
+                backend.axpby(1.0, &base, 0.3, &mut x)?;
+                assert!(packed == backend.pack(&x, dtype).await?, "{rows} x {cols}, {dtype}");
+            }
+        }
+        Ok(())
+    }
+
     async fn what_is_uploaded_comes_back_bit_by_bit(backend) {
         let bits: Vec<u32> = (0..1000u32).map(|i| i.wrapping_mul(0x9E37_79B9) ^ (i << 7)).collect();
         let values: Vec<f32> = bits.iter().map(|&b| f32::from_bits(b)).collect();

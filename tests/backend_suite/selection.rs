@@ -69,6 +69,28 @@ claims! {
         Ok(())
     }
 
+    async fn what_tasks_make_of_trimmed_numbers_is_that_of_both_steps(backend) {
+        for (count, rows, cols) in SHAPES {
+            let x = coarse(count, rows, cols, 3);
+            let n = rows * cols;
+            let cuts: Vec<(Cut, Cut)> =
+                x.iter().map(|m| (cut_after(&m.values, n.div_ceil(2)), cut_after(&m.values, n / 10))).collect();
+            let factors: Vec<f32> = [0.5, -1.0, 2.0, 1.0, 1.0, 3.0][..2 * x.len()].to_vec();
+            let rules = [
+                Across::Elect { factors: &factors, divide: Divide::UnlessZero },
+                Across::Weigh(&factors[..x.len()]),
+            ];
+            for rule in rules {
+                let mut trimmed = upload(backend, &x)?;
+                backend.trim(&mut trimmed, None, &cuts)?;
+                let expected = backend.download(&backend.across(&trimmed, rule)?).await?;
+                let got = backend.across_trimmed(upload(backend, &x)?, &cuts, rule)?;
+                assert!(backend.download(&got).await? == expected, "{count} x {rows} x {cols}");
+            }
+        }
+        Ok(())
+    }
+
     async fn trims_keep_as_many_as_are_asked_for_even_of_equal_ones(backend) {
         for (count, rows, cols) in SHAPES {
             for x in [batch(count, rows, cols, 5), coarse(count, rows, cols, 6)] {

@@ -5,6 +5,7 @@
 use esmerge::backend::{Backend, Error, Result, Shape, Tensor};
 use esmerge::method::{Slab, Slabs};
 use std::ops::Range;
+use std::rc::Rc;
 
 /// A tensor's base and differences, as rows of its last axis.
 pub struct Held<'a, B: Backend> {
@@ -41,7 +42,7 @@ impl<'a, B: Backend> Held<'a, B> {
                 false => Ok(part),
             }
         };
-        Ok(Slab { base: part(&self.base)?, deltas: part(&self.deltas)?, first: range.start })
+        Ok(Slab { base: Rc::new(part(&self.base)?), deltas: part(&self.deltas)?, first: range.start })
     }
 }
 

@@ -2,7 +2,7 @@
 
 use crate::case::{Case, Run};
 use crate::compare::Actual;
-use esmerge::backend::{Backend, Op, Result, Shape, Tensor};
+use esmerge::backend::{Backend, Dtype, Op, Result, Shape, Tensor};
 use esmerge::linalg::{Accuracy, polar, singular_values};
 use esmerge::method::esd::{Inputs, essential_subspace, rank_budget};
 use esmerge::method::esm::{Concatenation, concatenate, merge_factors, task_factors};
@@ -39,14 +39,9 @@ pub async fn compute<B: Backend>(backend: &B, case: &Case, run: &Run) -> Result<
             .insert(key("delta"), values.iter().map(|&v| f64::from((f64::from(v) * beta) as f32)).collect());
         let scaled = info.role == "esd" || run.alpha_scope.as_deref() == Some("all");
         let alpha = if scaled { run.alpha.unwrap_or(1.0) } else { 1.0 };
-        assembly::assemble(
-            backend,
-            &case.upload(backend, &format!("base/{weight}"))?,
-            &mut delta,
-            alpha,
-            beta,
-        )?;
-        actual.insert(key("weight"), wide(backend, &delta).await?);
+        let base = case.upload(backend, &format!("base/{weight}"))?;
+        let weights = assembly::assemble(backend, &base, &mut delta, (alpha, beta), Dtype::F32).await?;
+        actual.insert(key("weight"), wide_bytes(&weights));
     }
     unit_polars(backend, case, run, &mut actual).await?;
     Ok(actual)
@@ -192,6 +187,11 @@ async fn norms<B: Backend>(backend: &B, tensors: &[B::Tensor]) -> Result<Vec<f64
         norms.extend(wide(backend, &backend.frobenius_norms(tensor)?).await?);
     }
     Ok(norms)
+}
+
+/// Of float32 as bytes.
+pub fn wide_bytes(bytes: &[u8]) -> Vec<f64> {
+    bytemuck::pod_collect_to_vec::<u8, f32>(bytes).into_iter().map(f64::from).collect()
 }
 
 pub async fn wide<B: Backend>(backend: &B, x: &B::Tensor) -> Result<Vec<f64>> {

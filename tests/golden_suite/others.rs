@@ -2,8 +2,8 @@
 
 use crate::case::{Case, Run};
 use crate::compare::Actual;
-use crate::esm::wide;
-use esmerge::backend::{Backend, Result, Tensor};
+use crate::esm::{wide, wide_bytes};
+use esmerge::backend::{Backend, Dtype, Result, Tensor};
 use esmerge::linalg::{Accuracy, NULL_SINGULAR_VALUE, polar, singular_values};
 use esmerge::method::esd::Inputs;
 use esmerge::method::head_refit::{Problem, refit, row_weights};
@@ -103,7 +103,8 @@ pub async fn insert<B: Backend>(
 ) -> Result<()> {
     let key = |quantity: &str| format!("run.{}/{weight}/{quantity}", run.id);
     actual.insert(key("delta"), wide(backend, &delta).await?);
-    assembly::assemble(backend, &case.upload(backend, &format!("base/{weight}"))?, &mut delta, 1.0, 1.0)?;
-    actual.insert(key("weight"), wide(backend, &delta).await?);
+    let base = case.upload(backend, &format!("base/{weight}"))?;
+    let weights = assembly::assemble(backend, &base, &mut delta, (1.0, 1.0), Dtype::F32).await?;
+    actual.insert(key("weight"), wide_bytes(&weights));
     Ok(())
 }

@@ -6,7 +6,7 @@ esmerge made in transformers.
 FOLDER gets the models and both results. The last line says how many merges agree; the exit code is 1 if one does not.
 """
 
-import json, os, pathlib, shutil, subprocess, sys
+import json, os, pathlib, shutil, statistics, subprocess, sys
 
 import torch, yaml
 from peft import LoraConfig, get_peft_model
@@ -148,10 +148,23 @@ def roundings(got, want):
     return (((got - want).abs() - 1e-6 * want.norm() / want.numel() ** 0.5) / unit).max().clamp(min=0).item()
 
 
-def by_chance(ours, theirs, base):
-    """Other elements survive here than there: the L1 norm of what is added to the base is compared, over the whole model."""
+def by_chance(theirs):
+    """Other elements survive here than there, and by another seed: the L1 norm of what is added to the base, over the whole model, is that of
+    one more draw. In how many standard deviations of esmerge's draws mergekit's lies from their mean, and that in relation to the mean.
+
+    The sum of so many elements' shares, of which none is a large part, is normal, and its deviation is estimated from DRAWS of them: the quotient
+    has Student's distribution with DRAWS - 1 degrees of freedom, widened by sqrt(1 + 1/DRAWS)."""
+    base = tensors("base")
     norm = lambda made: sum((made[k].double() - base[k].double()).abs().sum().item() for k in base)
-    return abs(norm(ours) / norm(theirs) - 1)
+    norms = []
+    for seed in range(DRAWS):
+        shutil.rmtree("drawn", ignore_errors=True)
+        subprocess.run([ESMERGE, "merge", "recipe.yaml", "drawn", "-q", "--device", "cpu", "--seed", str(seed)], check=True, capture_output=True)
+        norms.append(norm(in_order_of(tensors("drawn"), "drawn", "ours")))
+    shutil.rmtree("drawn")
+    mean, distance = statistics.mean(norms), norm(theirs) - statistics.mean(norms)
+    deviation = statistics.stdev(norms) * (1 + 1 / DRAWS) ** 0.5
+    return abs(distance) / max(deviation, 1e-12 * mean), abs(distance) / mean
 
 
 def compare(file, dtype):
@@ -177,8 +190,10 @@ def compare(file, dtype):
     theirs = in_order_of(theirs, "theirs", "ours")
     method = recipe[-1]["merge_method"]
     if method in BY_CHANCE and "full-density" not in file.name:
-        error = by_chance(ours, theirs, tensors("base"))
-        return (None, error) if error < 0.03 else f"the L1 norms differ by {error:.1e}"
+        deviations, error = by_chance(theirs)
+        if deviations > MOST_DEVIATIONS:
+            return f"its L1 norm lies {deviations:.1f} standard deviations from those of {DRAWS} draws, a share of {error:.1e}"
+        return None, error
     if dtype == "bfloat16" and method in TIED:
         return None, 0.0
     if method in NOISY:
@@ -250,6 +265,10 @@ TIED = {"ties", "breadcrumbs", "breadcrumbs_ties", "sce"}
 
 # the importance of elements near the threshold is rounding there: divergences are sums of numbers of both signs in float32
 NOISY = {"arcee_fusion"}
+
+# of esmerge's, and how far mergekit's may lie from them: a value of Student's distribution with 15 degrees of freedom is beyond 6 once in 40,000
+# comparisons
+DRAWS, MOST_DEVIATIONS = 16, 6.0
 
 # which differences survive is drawn
 BY_CHANCE = {"dare_ties", "dare_linear", "della", "della_linear"}

@@ -1,20 +1,32 @@
 //! `across`: what the tasks of a merge make of each element together.
 
 use super::parallel::ELEMENTS_PER_TASK;
-use super::{Across, CpuTensor, Divide, Shape, memory};
+use super::selection::trim_piece;
+use super::{Across, CpuTensor, Cut, Divide, Shape, memory};
 use rayon::prelude::*;
 
 /// Elements worked on at a time: those of all tasks stay in the cache.
 const BLOCK: usize = 1 << 10;
 
-pub fn across(x: &CpuTensor, rule: Across<'_>) -> CpuTensor {
+/// With cuts, of what they leave: trimmed in the cache.
+pub fn across(x: &CpuTensor, cuts: Option<&[(Cut, Cut)]>, rule: Across<'_>) -> CpuTensor {
     let n = x.shape.matrix_len();
     let mut out = memory::take(n);
     out.par_chunks_mut(ELEMENTS_PER_TASK).enumerate().for_each(|(piece, out)| {
+        let mut left = vec![0.0; if cuts.is_some() { x.shape.batch * BLOCK } else { 0 }];
         for (block, out) in out.chunks_mut(BLOCK).enumerate() {
             let first = piece * ELEMENTS_PER_TASK + block * BLOCK;
-            let tasks = (0..x.shape.batch).map(|t| &x.values[t * n + first..][..out.len()]);
-            combine(&tasks.collect::<Vec<_>>(), rule, out);
+            let tasks: Vec<&[f32]> =
+                (0..x.shape.batch).map(|t| &x.values[t * n + first..][..out.len()]).collect();
+            let Some(cuts) = cuts else {
+                combine(&tasks, rule, out);
+                continue;
+            };
+            for ((left, x), &cuts) in left.chunks_mut(BLOCK).zip(&tasks).zip(cuts) {
+                left[..x.len()].copy_from_slice(x);
+                trim_piece(&mut left[..x.len()], None, cuts, first);
+            }
+            combine(&left.chunks(BLOCK).map(|left| &left[..out.len()]).collect::<Vec<_>>(), rule, out);
         }
     });
     CpuTensor::new(Shape { batch: 1, ..x.shape }, out)

@@ -27,6 +27,55 @@ pub fn unpack_into(dtype: Dtype, bytes: &[u8], values: &mut [f32]) {
     }
 }
 
+/// Values less others, one for each.
+pub fn unpack_less(dtype: Dtype, bytes: &[u8], less: &[f32], values: &mut [f32]) {
+    for_each_piece(values, 1, |first, out| {
+        let less = &less[first..first + out.len()];
+        let bytes = &bytes[first * dtype.size()..(first + out.len()) * dtype.size()];
+        match dtype {
+            // as `axpby` with factors of 1 and -1
+            Dtype::Bf16 => {
+                for ((x, pair), less) in out.iter_mut().zip(bytes.as_chunks().0).zip(less) {
+                    *x = bf16::from_le_bytes(*pair).to_f32() - less;
+                }
+            }
+            Dtype::F32 => {
+                for ((x, value), less) in out.iter_mut().zip(bytes.as_chunks().0).zip(less) {
+                    *x = f32::from_le_bytes(*value) - less;
+                }
+            }
+            Dtype::F16 => {
+                f16_bits(bytes, |halves: &[f16]| halves.convert_to_f32_slice(out));
+                out.iter_mut().zip(less).for_each(|(x, less)| *x -= less);
+            }
+        }
+    });
+}
+
+/// `base + factor x`, rounded.
+pub fn pack_sum(dtype: Dtype, base: &[f32], factor: f32, x: &[f32]) -> Vec<u8> {
+    let sum = |base: f32, x: f32| base + factor * x;
+    let mut bytes = vec![0u8; dtype.size() * x.len()];
+    for_each_piece(&mut bytes, dtype.size(), |first, out| {
+        let range = first / dtype.size()..(first + out.len()) / dtype.size();
+        let terms = base[range.clone()].iter().zip(&x[range]).map(|(&base, &x)| sum(base, x));
+        match dtype {
+            Dtype::F32 => out.as_chunks_mut().0.iter_mut().zip(terms).for_each(|(b, x)| *b = x.to_le_bytes()),
+            Dtype::F16 => {
+                let sums: Vec<f32> = terms.collect();
+                let mut halves = vec![f16::ZERO; sums.len()];
+                halves.convert_from_f32_slice(&sums);
+                out.copy_from_slice(bytemuck::cast_slice(halves.reinterpret_cast()));
+            }
+            Dtype::Bf16 => {
+                let rounded = terms.map(|x| bf16::from_f32(x).to_le_bytes());
+                out.as_chunks_mut().0.iter_mut().zip(rounded).for_each(|(b, x)| *b = x);
+            }
+        }
+    });
+    bytes
+}
+
 /// Hands over little-endian bytes as f16 values, copied where they are not aligned.
 fn f16_bits(bytes: &[u8], use_them: impl FnOnce(&[f16])) {
     match bytemuck::try_cast_slice::<u8, u16>(bytes) {

@@ -22,6 +22,7 @@ use super::{
     Across, Backend, Chance, CountBy, Cut, Divide, Dtype, Error, MagnitudeSum, Op, Polarity, Result, Shape,
     Tensor,
 };
+use std::ops::Deref;
 
 /// The CPU as a [`Backend`].
 #[derive(Clone, Copy, Debug, Default)]
@@ -123,6 +124,23 @@ impl Backend for Cpu {
         Ok(())
     }
 
+    fn differences<D: Deref<Target = [u8]>, E: From<Error>>(
+        &self,
+        base: &CpuTensor,
+        members: usize,
+        mut bytes: impl FnMut(usize) -> std::result::Result<(Dtype, D), E>,
+    ) -> std::result::Result<CpuTensor, E> {
+        let (shape, n) = (Shape { batch: members, ..base.shape }, base.shape.matrix_len());
+        require(base.shape.batch == 1, "differences", &[base.shape])?;
+        let mut values = memory::take(shape.len());
+        for (member, x) in values.chunks_mut(n.max(1)).enumerate() {
+            let (dtype, bytes) = bytes(member)?;
+            require(bytes.len() == n * dtype.size(), "differences", &[base.shape])?;
+            convert::unpack_less(dtype, &bytes, &base.values, x);
+        }
+        Ok(CpuTensor::new(shape, values))
+    }
+
     fn zeros(&self, shape: Shape) -> Result<CpuTensor> {
         Ok(CpuTensor::new(shape, memory::zeros(shape.len())))
     }
@@ -133,6 +151,17 @@ impl Backend for Cpu {
 
     async fn pack(&self, x: &CpuTensor, dtype: Dtype) -> Result<Vec<u8>> {
         Ok(convert::pack(dtype, &x.values))
+    }
+
+    async fn pack_sum(
+        &self,
+        base: &CpuTensor,
+        factor: f32,
+        x: &mut CpuTensor,
+        dtype: Dtype,
+    ) -> Result<Vec<u8>> {
+        require(base.shape == x.shape, "pack_sum", &[base.shape, x.shape])?;
+        Ok(convert::pack_sum(dtype, &base.values, factor, &x.values))
     }
 
     fn copy_block(
@@ -347,7 +376,13 @@ impl Backend for Cpu {
     fn across(&self, x: &CpuTensor, rule: Across<'_>) -> Result<CpuTensor> {
         let fits = x.shape.batch > 0 && rule.factors().len() == rule.needs(x.shape.batch);
         require(fits, "across", &[x.shape])?;
-        Ok(across::across(x, rule))
+        Ok(across::across(x, None, rule))
+    }
+
+    fn across_trimmed(&self, x: CpuTensor, cuts: &[(Cut, Cut)], rule: Across<'_>) -> Result<CpuTensor> {
+        let fits = x.shape.batch > 0 && rule.factors().len() == rule.needs(x.shape.batch);
+        require(fits && cuts.len() == x.shape.batch, "across", &[x.shape])?;
+        Ok(across::across(&x, Some(cuts), rule))
     }
 
     fn inverse_cholesky_above(&self, g: &CpuTensor, smallest: f32) -> Result<CpuTensor> {

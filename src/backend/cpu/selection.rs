@@ -86,27 +86,29 @@ pub fn magnitude_sums(x: &CpuTensor) -> Vec<MagnitudeSum> {
 
 pub fn trim(x: &mut CpuTensor, by: Option<&CpuTensor>, cuts: &[(Cut, Cut)]) {
     let n = x.shape.matrix_len().max(1);
-    for (matrix, &(keep, drop)) in x.values.chunks_mut(n).zip(cuts) {
-        for_each_piece(matrix, 1, |first, piece| {
-            // between the places where a cut changes, magnitudes alone decide
-            let end = first + piece.len();
-            let mut ends =
-                [keep.places as usize, drop.places as usize, end].map(|place| place.clamp(first, end));
-            ends.sort_unstable();
-            let mut begin = first;
-            for end in ends {
-                let (least, below) = (keep.least(begin), drop.least(begin));
-                let stays = |m: u32| m >= least && m < below;
-                let part = &mut piece[begin - first..end - first];
-                match by {
-                    None => part.iter_mut().for_each(|x| *x = if stays(magnitude(*x)) { *x } else { 0.0 }),
-                    Some(by) => part.iter_mut().zip(&by.values[begin..end]).for_each(|(x, &by)| {
-                        *x = if stays(magnitude(by)) { *x } else { 0.0 };
-                    }),
-                }
-                begin = end;
-            }
-        });
+    for (matrix, &cuts) in x.values.chunks_mut(n).zip(cuts) {
+        for_each_piece(matrix, 1, |first, piece| trim_piece(piece, by.map(|by| &by.values[..]), cuts, first));
+    }
+}
+
+/// The numbers of a matrix from `first` on.
+pub fn trim_piece(piece: &mut [f32], by: Option<&[f32]>, (keep, drop): (Cut, Cut), first: usize) {
+    // between the places where a cut changes, magnitudes alone decide
+    let end = first + piece.len();
+    let mut ends = [keep.places as usize, drop.places as usize, end].map(|place| place.clamp(first, end));
+    ends.sort_unstable();
+    let mut begin = first;
+    for end in ends {
+        let (least, below) = (keep.least(begin), drop.least(begin));
+        let stays = |m: u32| m >= least && m < below;
+        let part = &mut piece[begin - first..end - first];
+        match by {
+            None => part.iter_mut().for_each(|x| *x = if stays(magnitude(*x)) { *x } else { 0.0 }),
+            Some(by) => part.iter_mut().zip(&by[begin..end]).for_each(|(x, &by)| {
+                *x = if stays(magnitude(by)) { *x } else { 0.0 };
+            }),
+        }
+        begin = end;
     }
 }
 
