@@ -128,7 +128,7 @@ fn tokenizer(place: &Path, bytes: &[u8]) {
 
 fn image(place: &Path, bytes: &[u8]) {
     let path = put(place, "image.png", bytes); // by its contents it may be of another format
-    let grid = Grid { channels: 3, image: 8, patch: 4 };
+    let grid = Grid { channels: 3, image: 8, patch: 4, any_size: false };
     if let Ok(preprocessor) = Preprocessor::open(None, &serde_json::Value::Null, grid) {
         let _ = preprocessor.read(&[path]);
     }
