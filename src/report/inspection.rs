@@ -4,6 +4,7 @@ use super::chart::{Chart, Series, text};
 use super::page::{self, Column as Cell};
 #[cfg(feature = "cli")]
 use super::{Column, Grid, short_names};
+#[cfg(feature = "cli")]
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};

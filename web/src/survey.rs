@@ -101,7 +101,7 @@ fn file(path: &Path, bytes: u64, found: &mut Survey) {
 pub fn all_methods() -> Result<String> {
     let method = |method: &esmerge::method::table::Description| {
         json!({
-            "name": method.name, "line": method.line, "calibration": method.calibration,
+            "name": method.name, "line": method.line, "calibration": method.is_calibrated(),
             "least": method.models.0, "most": method.models.1.min(1000), "example": method.example,
             "strength": if matches!(method.strength, Strength::OnlyLambda) { "lambda" } else { "alpha" },
         })
