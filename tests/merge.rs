@@ -588,3 +588,16 @@ fn a_layer_merges_in_a_batch_as_it_would_alone() {
         }
     }
 }
+
+#[test]
+fn where_there_is_no_such_gpu_the_cpu_goes_on_if_that_was_asked_and_the_report_says_so() {
+    let family = Family::new();
+    let merge = |more: &[&str]| {
+        family.esmerge(&[&["merge", "recipe.yaml", "out", "-q", "--device", "gpu:none such"], more].concat())
+    };
+    assert!(!merge(&[]).status.success());
+    let output = merge(&["--fallback", "cpu"]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let report = std::fs::read_to_string(family.path("out/esmerge-report.json")).unwrap();
+    assert!(report.contains("no GPU matches") && report.contains("--fallback cpu"), "{report}");
+}

@@ -188,6 +188,7 @@ pub(super) fn carry_out_in(
         verify: args.verify,
         join: join && args.shard.is_none(),
         fallback: args.fallback.is_some(),
+        warnings: Vec::new(),
     };
     let output = match (args.shard, output) {
         (Some(Shard { index, count }), Output::Journaled(journal)) => {
@@ -196,7 +197,8 @@ pub(super) fn carry_out_in(
         }
         (_, output) => output,
     };
-    let device = open_device(args, &mut display)?;
+    let (device, why_not) = open_device(args, &mut display)?;
+    let options = Options { warnings: why_not.into_iter().collect(), ..options };
     let merged = on_device!(&device, |backend| pollster::block_on(pipeline::merge(
         backend,
         recipe,
@@ -251,7 +253,7 @@ fn carry_out_share(
 ) -> Result<(), Failure> {
     let (started, out) = (Instant::now(), journal.output().wanted().display().to_string());
     let folder = journal.output().folder().to_path_buf();
-    let device = open_device(args, &mut display)?;
+    let (device, _) = open_device(args, &mut display)?;
     let work = (recipe, family, plan);
     let done = on_device!(&device, |backend| pollster::block_on(pipeline::merge_share(
         backend,
@@ -281,17 +283,16 @@ fn carry_out_share(
     Ok(())
 }
 
-fn open_device(args: &args::Merge, display: &mut Display) -> Result<Device, Failure> {
+/// The device, and why another was not taken.
+fn open_device(args: &args::Merge, display: &mut Display) -> Result<(Device, Option<String>), Failure> {
     let (device, why_not) = match (args.run.open_device(), args.fallback) {
         (Err(error), Some(args::Fallback::Cpu)) if error.is_fault_of_device() => {
             (Device::Cpu(Cpu), Some(format!("{error}; the CPU goes on (--fallback cpu)")))
         }
         (opened, _) => opened?,
     };
-    if let Some(why_not) = why_not {
-        display.warn(&why_not);
-    }
-    Ok(device)
+    why_not.iter().for_each(|why_not| display.warn(why_not));
+    Ok((device, why_not))
 }
 
 /// Whether there is room for the output, and for what lasts until it is complete.

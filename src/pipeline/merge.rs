@@ -51,6 +51,8 @@ pub struct Options {
     pub join: bool,
     /// Whether the CPU goes on where the device cannot.
     pub fallback: bool,
+    /// What the report says beside what the merge finds, such as why a device was not taken.
+    pub warnings: Vec<String>,
 }
 
 impl Default for Options {
@@ -65,6 +67,7 @@ impl Default for Options {
             verify: false,
             join: false,
             fallback: false,
+            warnings: Vec::new(),
         }
     }
 }
@@ -275,7 +278,7 @@ async fn write<B: Layers>(
     }
     report.products = backend.tuning();
     report.pace = backend.pace();
-    report.warnings.extend(job.faults.list());
+    report.warnings.extend(options.warnings.iter().cloned().chain(job.faults.list()));
     write_reports(folder.path(), &recipe.text, &report)?;
     if let Some(file) = spilled.deltas.file() {
         let fingerprint = fingerprint(&family.base, family.base.names())?;
