@@ -107,11 +107,14 @@ impl<'a, B: Layers> Captures<'a, B> {
             let Some(capture) = running else { continue };
             let failed = data::Error::model(job.family.experts[t].weights.path());
             let block = layer.block().filter(|&block| block < capture.blocks());
-            while block.is_some_and(|block| capture.next_index() <= block) {
-                self.current[t].clear(); // before the next block's inputs come
-                let next = capture.next_block(|weight| wanted.contains(name_here(&self.names[t], weight)));
-                self.current[t] = renamed(next.await.map_err(&failed)?, &self.names[t]);
+            let Some(block) = block.filter(|&block| capture.next_index() <= block) else { continue };
+            self.current[t].clear(); // before the next block's inputs come
+            while capture.next_index() < block {
+                // merged by an earlier run
+                capture.skip_block().await.map_err(&failed)?;
             }
+            let inputs = capture.next_block(|weight| wanted.contains(name_here(&self.names[t], weight)));
+            self.current[t] = renamed(inputs.await.map_err(&failed)?, &self.names[t]);
         }
         Ok(())
     }
