@@ -100,3 +100,44 @@ fn the_page_has_the_numbers_of_the_table_and_what_cannot_be_inspected_is_refused
         assert!(!output.status.success() && error.contains(words), "{error}");
     }
 }
+
+#[test]
+fn accuracies_come_into_the_models_card_and_take_the_place_of_earlier_ones() {
+    let family = Family::new();
+    family.merged(&[]);
+    let task = |value: f64| serde_json::json!({ "task": "cars", "value": value, "expert": 0.9, "cka": 0.5, "difference": { "value": 0.25 } });
+    let into_the_card = |value: f64| {
+        let eval = serde_json::json!({
+            "tasks": [task(value)], "average": value, "compared_with": "base", "difference": { "value": 0.25 },
+        });
+        family.write("eval.json", eval.to_string());
+        let said =
+            family.esmerge(&["inspect", "out", "--eval", "eval.json", "--card", "--html", "page.html"]);
+        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+        std::fs::read_to_string(family.path("out/README.md")).unwrap()
+    };
+    let before = std::fs::read_to_string(family.path("out/README.md")).unwrap();
+    let first = into_the_card(0.5);
+    assert!(
+        first.contains("On average over 1 tasks: 50.0%, base 25.0%, each expert on its own task 90.0%."),
+        "{first}"
+    );
+    assert!(first.contains("](accuracy.svg)"), "{first}");
+    let picture = std::fs::read_to_string(family.path("out/accuracy.svg")).unwrap();
+    assert!(picture.contains("Accuracy") && picture.contains("base"), "{picture}");
+    let page = std::fs::read_to_string(family.path("page.html")).unwrap();
+    assert!(page.contains("Likeness of features") && page.contains("0.5000"), "{page}");
+
+    let second = into_the_card(0.75);
+    assert_eq!(second, first.replace("50.0%", "75.0%").replace("25.0%", "50.0%"));
+    let rest = |card: &str| card.split("\n## Accuracy\n").next().unwrap().to_owned();
+    assert_eq!(rest(&second), before.split("\n## Recipe\n").next().unwrap());
+    assert!(second.ends_with(before.rsplit("\n## Recipe\n").next().unwrap()));
+
+    family.write("out/README.md", "a page of one's own");
+    let said = family.esmerge(&["inspect", "out", "--eval", "eval.json", "--card"]);
+    assert!(!said.status.success());
+    let why = String::from_utf8_lossy(&said.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(why.contains("README.md: it is not the card of a merge"), "{why}");
+    assert_eq!(std::fs::read_to_string(family.path("out/README.md")).unwrap(), "a page of one's own");
+}

@@ -160,7 +160,9 @@ Examples:
   esmerge inspect merged --html merged.html    a page with pictures of a merge
   esmerge eval merged --task tasks/*.safetensors --json > eval.json
   esmerge inspect merged --eval eval.json --html merged.html
-                                               with accuracy, too";
+                                               with accuracy, too
+  esmerge inspect merged --eval eval.json --card
+                                               the same into the model's card, README.md";
 
 #[derive(Debug, Args)]
 #[command(after_help = INSPECT)]
@@ -172,6 +174,9 @@ pub(super) struct Inspect {
     /// What `esmerge eval --json` printed of the merged model
     #[arg(long, value_name = "FILE")]
     pub eval: Option<PathBuf>,
+    /// Put accuracies into the model's card, with a picture of them (README.md and accuracy.svg in its folder)
+    #[arg(long, requires = "eval")]
+    pub card: bool,
     /// Write a page that needs nothing else to be read or printed
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,

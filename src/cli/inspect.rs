@@ -62,14 +62,34 @@ fn merged(args: &args::Inspect, file: &Path) -> Result<(), Failure> {
     if let Some(html) = &args.html {
         write(html, &report::page(&report, eval.as_ref()))?;
     }
+    let card = match (args.card, &eval) {
+        (true, Some(eval)) => Some(write_card(file, eval)?),
+        _ => None,
+    };
     if args.json {
         let charts: Vec<Value> = report::figures(&report).iter().map(report::Chart::numbers).collect();
         output::print(&serde_json::to_string_pretty(&charts)?);
     } else {
         output::print(&table(&report, terminal::width()));
+        card.iter().for_each(|card| output::print(&format!("{} written", card.display())));
         args.html.iter().for_each(|html| output::print(&format!("{} written", html.display())));
     }
     Ok(())
+}
+
+/// Accuracies into the card beside a report, and their picture.
+fn write_card(report: &Path, eval: &Value) -> Result<PathBuf, Failure> {
+    let card = report.with_file_name("README.md");
+    let before = fs::read_to_string(&card).map_err(checkpoint::Error::io("read", &card))?;
+    let after = report::with_accuracies(&before, eval).zip(report::accuracies(eval));
+    let (after, chart) = after.ok_or_else(|| {
+        let why =
+            "it is not the card of a merge as esmerge writes it, or the report of --eval has no averages";
+        Failure::usage(&format!("{}: {why}", card.display()))
+    })?;
+    write(&report.with_file_name(report::ACCURACIES), &chart.svg())?;
+    write(&card, &after)?;
+    Ok(card)
 }
 
 fn read(path: &Path, key: &str, what: &str) -> Result<Value, Failure> {
@@ -82,8 +102,8 @@ fn read(path: &Path, key: &str, what: &str) -> Result<Value, Failure> {
 }
 
 /// Whole under its name, or not at all.
-fn write(path: &PathBuf, text: &str) -> Result<(), Failure> {
-    let draft = path.with_extension("html.partial");
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let draft = path.with_added_extension("partial");
     let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
     written.map_err(|e| {
         let _ = fs::remove_file(&draft);

@@ -1,4 +1,5 @@
-use super::{ExpertsReport, Group, Range, Report, SCALES};
+use super::{ACCURACIES, ExpertsReport, Group, Range, Report, SCALES};
+use serde_json::Value;
 use std::fmt::Write;
 
 /// The `README.md` of a merged model.
@@ -6,6 +7,38 @@ pub fn model_card(report: &Report, recipe: &str) -> String {
     let mut card = String::new();
     write_card(&mut card, report, recipe).unwrap_or_default(); // writing to a String cannot fail
     card
+}
+
+/// How the part of a card about accuracy begins, and the part behind it.
+const ACCURACY: &str = "\n## Accuracy\n";
+const RECIPE: &str = "\n## Recipe\n";
+
+/// A card with what `esmerge eval --json` says of the model, in place of what it said before; none if this is no card of a merge.
+pub fn with_accuracies(card: &str, eval: &Value) -> Option<String> {
+    let end = card.find(RECIPE)?;
+    let start = card[..end].find(ACCURACY).unwrap_or(end);
+    let average = eval.get("average")?.as_f64()?;
+    let compared = eval.get("compared_with").and_then(Value::as_str);
+    let before = compared.zip(eval.get("difference").and_then(|d| d.get("value")?.as_f64()));
+    let before = before.map(|(name, gain)| format!(", {} {}", line(name), share(average - gain)));
+    let tasks = eval.get("tasks")?.as_array()?;
+    let experts: Option<Vec<f64>> = tasks.iter().map(|task| task.get("expert")?.as_f64()).collect();
+    let experts = experts.filter(|all| !all.is_empty());
+    let experts = experts.map(|all| {
+        format!(", each expert on its own task {}", share(all.iter().sum::<f64>() / all.len() as f64))
+    });
+    let said = format!(
+        "{ACCURACY}\n![The accuracy on every task]({ACCURACIES})\n\nOn average over {} tasks: {}{}{}.\n",
+        tasks.len(),
+        share(average),
+        before.unwrap_or_default(),
+        experts.unwrap_or_default()
+    );
+    Some([&card[..start], &said, &card[end..]].concat())
+}
+
+fn share(value: f64) -> String {
+    format!("{:.1}%", 100.0 * value)
 }
 
 fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Result {
@@ -63,7 +96,7 @@ fn write_card(card: &mut String, report: &Report, recipe: &str) -> std::fmt::Res
         report.warnings.iter().try_for_each(|w| writeln!(card, "- {}", line(&without_paths(w, report))))?;
     }
     let fence = fence(recipe);
-    writeln!(card, "\n## Recipe\n\n{fence}yaml\n{}\n{fence}", recipe.trim_end())
+    writeln!(card, "{RECIPE}\n{fence}yaml\n{}\n{fence}", recipe.trim_end())
 }
 
 /// What the hub reads: models by their names there, if they have any.

@@ -32,26 +32,43 @@ fn task_scales(report: &Value) -> Option<Chart> {
     by_task(report, "task_scale", "Scale of every expert in every layer", "inter-task scale")
 }
 
-/// The accuracy of each task by a report of `esmerge eval`: merged, and each expert on its own task where that is known.
+/// The accuracy of each task by a report of `esmerge eval`: of the merged model, of the model that it was compared with, and of
+/// each expert on its own task, as far as those are known.
 pub fn accuracies(eval: &Value) -> Option<Chart> {
-    let tasks = eval.get("tasks")?.as_array()?;
-    let points = |key: &str| -> Vec<(usize, String, f64)> {
-        let of = |(i, task): (usize, &Value)| {
-            Some((i, task.get("task")?.as_str()?.to_owned(), task.get(key)?.as_f64()?))
-        };
-        tasks.iter().enumerate().filter_map(of).collect()
-    };
-    let series = [("merged", "value"), ("the task's expert", "expert")]
-        .map(|(name, key)| Series { name: name.to_owned(), points: points(key) });
+    let value = |task: &Value, key: &str| task.get(key)?.as_f64();
+    let before = |task: &Value| Some(value(task, "value")? - value(task.get("difference")?, "value")?);
+    let compared = eval.get("compared_with").and_then(Value::as_str).unwrap_or("compared with");
+    let series = [
+        ("merged", of_tasks(eval, |task| value(task, "value"))),
+        (compared, of_tasks(eval, before)),
+        ("the task's expert", of_tasks(eval, |task| value(task, "expert"))),
+    ];
+    let chart = by_tasks("Accuracy", "share of samples that are right", series)?;
+    Some(Chart { percent: true, ..chart })
+}
+
+/// How alike the merged model's features are to those of each task's expert, or of the model that it was compared with.
+pub fn likeness(eval: &Value) -> Option<Chart> {
+    let cka = of_tasks(eval, |task| task.get("cka")?.as_f64());
+    by_tasks("Likeness of features", "centred linear CKA", [("CKA", cka)])
+}
+
+fn of_tasks(eval: &Value, number: impl Fn(&Value) -> Option<f64>) -> Vec<(usize, String, f64)> {
+    let tasks = eval.get("tasks").and_then(Value::as_array).into_iter().flatten();
+    let of = |(i, task): (usize, &Value)| Some((i, task.get("task")?.as_str()?.to_owned(), number(task)?));
+    tasks.enumerate().filter_map(of).collect()
+}
+
+/// A number of every task, as far as there are any.
+fn by_tasks<const N: usize>(
+    title: &str,
+    vertical: &str,
+    series: [(&str, Vec<(usize, String, f64)>); N],
+) -> Option<Chart> {
+    let series = series.map(|(name, points)| Series { name: name.to_owned(), points });
     let series: Vec<Series> = series.into_iter().filter(|series| !series.points.is_empty()).collect();
-    (!series.is_empty()).then(|| Chart {
-        title: "Accuracy".to_owned(),
-        vertical: "share of samples that are right".to_owned(),
-        horizontal: "tasks".to_owned(),
-        series,
-        percent: true,
-        joined: false,
-    })
+    let chart = chart(title, vertical, series);
+    (!chart.series.is_empty()).then(|| Chart { horizontal: "tasks".to_owned(), joined: false, ..chart })
 }
 
 fn layers(report: &Value) -> impl Iterator<Item = (&str, &Value)> {
@@ -138,5 +155,22 @@ mod tests {
         assert!(figures(&json!({})).is_empty() && accuracies(&json!([])).is_none());
         let eval = json!({ "tasks": [{ "task": "cars", "value": 0.5 }] });
         assert_eq!(accuracies(&eval).map(|chart| chart.series.len()), Some(1));
+        assert!(likeness(&eval).is_none());
+    }
+
+    #[test]
+    fn what_a_model_is_compared_with_stands_beside_it() {
+        let task = json!({ "task": "cars", "value": 0.75, "expert": 1.0, "cka": 0.5, "difference": { "value": 0.25 } });
+        let eval = json!({ "tasks": [task], "compared_with": "base" });
+        let series = |chart: Option<Chart>| -> Vec<(String, f64)> {
+            chart.iter().flat_map(|chart| &chart.series).map(|s| (s.name.clone(), s.points[0].2)).collect()
+        };
+        let named =
+            |pairs: &[(&str, f64)]| pairs.iter().map(|(n, v)| ((*n).to_owned(), *v)).collect::<Vec<_>>();
+        assert_eq!(
+            series(accuracies(&eval)),
+            named(&[("merged", 0.75), ("base", 0.5), ("the task's expert", 1.0)])
+        );
+        assert_eq!(series(likeness(&eval)), named(&[("CKA", 0.5)]));
     }
 }

@@ -14,10 +14,10 @@ mod profile;
 #[cfg(feature = "cli")]
 mod table;
 
-pub use card::model_card;
+pub use card::{model_card, with_accuracies};
 pub use chart::{Chart, Series};
 pub use extracted::{Extracted, ExtractedLayer};
-pub use figures::{accuracies, figures, scales};
+pub use figures::{accuracies, figures, likeness, scales};
 #[cfg(feature = "cli")]
 pub use grid::{Column, Grid, WIDTH, wrapped};
 pub use inputs::{Input, InputFile, library};
@@ -39,6 +39,9 @@ pub const FILE: &str = "esmerge-report.json";
 
 /// Name of the picture of every layer's scale in an output folder, which the model card shows.
 pub const SCALES: &str = "scales.svg";
+
+/// Name of the picture of every task's accuracy in an output folder, which the model card shows once that is known.
+pub const ACCURACIES: &str = "accuracy.svg";
 
 /// A finished run. What is written to the output folder has no times in it, so that the same merge on the same device
 /// gives the same bytes.

@@ -1,7 +1,7 @@
 //! A report as one page of HTML that needs nothing else: its numbers as tables, and the charts made of them.
 
 use super::chart::{Chart, text};
-use super::figures::{accuracies, figures};
+use super::figures::{accuracies, figures, likeness};
 use serde_json::Value;
 use std::fmt::Write;
 
@@ -150,10 +150,9 @@ const END: &str = "</tbody></table></div>";
 
 fn write_accuracy(html: &mut String, eval: &Value) -> std::fmt::Result {
     writeln!(html, "<h2>Accuracy</h2>")?;
-    if let Some(chart) = accuracies(eval) {
-        write_chart(html, &chart)?;
-    }
-    let columns = [("task", false), ("merged", true), ("95% interval", true), ("its expert", true)];
+    [accuracies(eval), likeness(eval)].iter().flatten().try_for_each(|chart| write_chart(html, chart))?;
+    let columns =
+        [("task", false), ("merged", true), ("95% interval", true), ("its expert", true), ("CKA", true)];
     write_head(html, &columns)?;
     let percent = |value: Option<&Value>| {
         value.and_then(Value::as_f64).map_or_else(String::new, |v| format!("{:.1} %", 100.0 * v))
@@ -165,6 +164,7 @@ fn write_accuracy(html: &mut String, eval: &Value) -> std::fmt::Result {
             percent(task.get("value")),
             ends.join(" to "),
             percent(task.get("expert")),
+            task.get("cka").and_then(Value::as_f64).map_or_else(String::new, |v| format!("{v:.4}")),
         ];
         write_row(html, &columns, &cells)?;
     }
