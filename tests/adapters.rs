@@ -42,6 +42,11 @@ fn one(family: &Family, model: &str) -> BTreeMap<String, Tensor> {
     family.merged(&[])
 }
 
+/// The base's tensors that are merged.
+fn floats() -> impl Iterator<Item = (String, Tensor)> {
+    base(Dtype::F32).into_iter().filter(|(_, t)| t.dtype == esmerge::checkpoint::Stored::F32)
+}
+
 fn sum(base: &[f32], scale: f64, delta: &[f64]) -> Vec<f64> {
     base.iter().zip(delta).map(|(&b, d)| f64::from(b) + scale * d).collect()
 }
@@ -804,6 +809,54 @@ fn one_adapter_compressed_to_its_own_rank_is_itself() {
     }
 }
 
+/// What elects signs in the shared cores of compressed adapters, and what only drops entries there.
+const IN_CORES: [(&str, f64); 7] = [
+    ("ties", 0.75),
+    ("dare_ties", 0.75),
+    ("della", 0.75),
+    ("breadcrumbs_ties", 0.75),
+    ("dare_linear", 1.0),
+    ("della_linear", 1.0),
+    ("breadcrumbs", 1.0),
+];
+
+#[test]
+fn what_drops_entries_and_elects_signs_merges_compressed_adapters_with_a_strength_of_its_own() {
+    let family = Family::new();
+    three(&family);
+    let names = ["cars", "birds", "flowers"];
+    for (method, strength) in IN_CORES {
+        let merged = |names: &[&str], parameters: &str| {
+            let method = format!("merge_method: {method}\nparameters: {{density: 0.6{parameters}}}");
+            by_adapter(&family, &recipe_of(&method, names, "out: lora\nrank: 3\ncompress: ctm\n"))
+        };
+        let plain = merged(&names, "");
+        let report: Value =
+            serde_json::from_slice(&fs::read(family.path("adapter/esmerge-report.json")).unwrap()).unwrap();
+        assert_eq!(report["alpha"], strength, "{method}");
+        assert!(report["adapter"]["energy_retention"]["min"].as_f64().unwrap() > 1.0 - 1e-5, "{method}");
+        let near =
+            |got: &BTreeMap<String, Tensor>, want: &BTreeMap<String, Tensor>, scale: f64, what: &str| {
+                for (tensor, base) in floats() {
+                    let delta = |values: &BTreeMap<String, Tensor>| -> Vec<f64> {
+                        let pairs = values[&tensor].values().into_iter().zip(base.values());
+                        pairs.map(|(w, b)| f64::from(w) - f64::from(b)).collect()
+                    };
+                    let (got, want) = (delta(got), delta(want));
+                    let norm = want.iter().map(|w| w * w).sum::<f64>().sqrt();
+                    let error =
+                        got.iter().zip(&want).map(|(g, w)| (g - scale * w).powi(2)).sum::<f64>().sqrt();
+                    assert!(error <= 1e-5 * norm, "{method}, {what}: {tensor}: {error:e} of {norm:e}");
+                }
+            };
+        near(&merged(&names, ", lambda: 1.5"), &plain, 1.5 / strength, "lambda");
+        // chance goes by the place of a model
+        if !method.contains("dare") && !method.contains("della") {
+            near(&merged(&["flowers", "cars", "birds"], ""), &plain, 1.0, "another order");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_one_adapter_is_refused() {
     let family = Family::new();
@@ -860,11 +913,7 @@ fn what_cannot_be_one_adapter_is_refused() {
             "behind the model merged so far",
         ),
         (
-            recipe_of(
-                "merge_method: ties\nparameters: {density: 0.5}",
-                &["cars"],
-                "out: lora\nrank: 4\ncompress: ctm\n",
-            ),
+            recipe_of("merge_method: sce", &["cars"], "out: lora\nrank: 4\ncompress: ctm\n"),
             "compress: truncate",
         ),
     ];

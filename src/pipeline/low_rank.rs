@@ -49,16 +49,26 @@ pub(super) async fn merged<B: Backend>(
     let solver = solver(job);
     let [b, a] = stack.read(backend, reader)?;
     let way = way(job, stack)?;
-    let (norms, merged) = if let Way::Cores | Way::Shared = way {
+    let (norms, merged) = if way != Way::Whole {
         let mut cores = Cores::new(backend, &b, &a, solver.accuracy).await.map_err(device())?;
         drop((a, b));
-        if out.compress == Compress::Ctm {
-            cores = cores.compressed(backend, out.rank, solver).await.map_err(device())?;
-        }
         let norms = backend.frobenius_norms(&cores.k).map_err(device())?;
-        let merged = match way {
-            Way::Shared => by_table_in_cores(job, reader, stack, &cores).await?,
-            _ => merged_cores(job, out, reader, stack, &cores).await?,
+        let compressed = match out.compress {
+            Compress::Ctm => Some(cores.compressed(backend, out.rank, solver).await.map_err(device())?),
+            Compress::Truncate => None,
+        };
+        let merged = match (way, &compressed) {
+            (Way::Entries, Some(compressed)) => {
+                let method = job.streamed(&layer.name)?;
+                compressed.elementwise(backend, &method).await.map_err(device())?
+            }
+            (Way::Shared, _) => by_table_in_cores(job, reader, stack, &cores).await?,
+            (_, compressed) => {
+                if let Some(compressed) = compressed {
+                    cores = compressed.cores(backend).map_err(device())?;
+                }
+                merged_cores(job, out, reader, stack, &cores).await?
+            }
         };
         (norms, Merged::Factors(merged))
     } else {
@@ -104,6 +114,8 @@ enum Way {
     Cores,
     /// By a method for matrices that sees them through one basis of all outputs.
     Shared,
+    /// Entry by entry of compressed cores.
+    Entries,
     /// As whole matrices.
     Whole,
 }
@@ -112,8 +124,11 @@ fn way<B>(job: &Job<'_, B>, stack: &Stack<'_>) -> Result<Way, Error> {
     let (layer, method) = (stack.layer, &job.recipe.method);
     if layer.role == Role::Sum {
         let is_sum = |name: &str| [linear::METHOD.name, arithmetic::METHOD.name].contains(&name);
-        let summed = method.elementwise().is_none_or(|tabled| is_sum(tabled.description.name));
-        return Ok(if summed { Way::Cores } else { Way::Whole });
+        if method.elementwise().is_none_or(|tabled| is_sum(tabled.description.name)) {
+            return Ok(Way::Cores);
+        }
+        let compressed = job.recipe.adapter.is_some_and(|out| out.compress == Compress::Ctm);
+        return Ok(if compressed { Way::Entries } else { Way::Whole });
     }
     if method.calibrate().is_some() {
         return Ok(Way::Whole);
