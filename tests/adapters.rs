@@ -19,7 +19,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use synthetic::{
-    FC1, FC2, Family, MLP, NORM, Numbers, QUERY, Tensor, Tensors, WIDTH, base, read_tensors, write_tensors,
+    FC1, FC2, Family, MLP, Numbers, QUERY, Tensor, Tensors, WIDTH, base, read_tensors, write_tensors,
 };
 
 const QUERY_MODULE: &str = "vision_model.encoder.layers.0.self_attn.q_proj";
@@ -40,6 +40,11 @@ fn one(family: &Family, model: &str) -> BTreeMap<String, Tensor> {
     let recipe = format!("merge_method: task_arithmetic\nbase_model: base\nmodels:\n  - model: {model}\n");
     family.write("recipe.yaml", recipe);
     family.merged(&[])
+}
+
+/// The base's tensors that are merged.
+fn floats() -> impl Iterator<Item = (String, Tensor)> {
+    base(Dtype::F32).into_iter().filter(|(_, t)| t.dtype == esmerge::checkpoint::Stored::F32)
 }
 
 fn sum(base: &[f32], scale: f64, delta: &[f64]) -> Vec<f64> {
@@ -158,13 +163,35 @@ fn every_method_merges_adapters_as_the_task_vectors_that_they_are() {
 #[test]
 fn an_adapter_on_another_model_adds_to_what_that_differs_by() {
     let family = Family::new();
-    lora(3).write(&family.path("adapter"));
-    let merged = one(&family, "experts/cars+adapter");
-    let expert = read_tensors(&family.path("experts/cars"));
-    let want = sum(&expert[FC1].values(), 2.0, &lora(3).product(FC1_MODULE));
-    assert!(relative(&merged[FC1].values(), &want) < 2e-7);
-    let whole: Vec<f64> = expert[NORM].values().into_iter().map(f64::from).collect();
-    assert!(relative(&merged[NORM].values(), &whole) < 2e-7);
+    let adapter = lora(3);
+    // what it was trained on is no matter where a recipe names the model that it is added to
+    let trained_on = family.path("base").display().to_string();
+    adapter.clone().set("base_model_name_or_path", json!(trained_on)).write(&family.path("adapter"));
+    for spelling in ["experts/cars+adapter", "{model: experts/cars, lora: adapter}"] {
+        // base + 0.5 (X + s B A - base) + 0.25 (Y - base)
+        family.write(
+            "recipe.yaml",
+            format!(
+                "merge_method: task_arithmetic\nbase_model: base\nmodels:\n  - model: {spelling}\n    parameters: {{weight: 0.5}}\n  \
+                 - {{model: experts/birds, parameters: {{weight: 0.25}}}}\n"
+            ),
+        );
+        let merged = family.merged(&[]);
+        let [x, y] = ["experts/cars", "experts/birds"].map(|folder| read_tensors(&family.path(folder)));
+        for (tensor, base) in floats() {
+            let module = tensor.strip_suffix(".weight").unwrap_or(&tensor);
+            let own = adapter.tensors.contains_key(&format!("base_model.model.{module}.lora_A.weight"));
+            let added = if own { adapter.product(module) } else { vec![0.0; base.values().len()] };
+            let (x, y) = (x[&tensor].values(), y[&tensor].values());
+            let values = base.values().into_iter().zip(x).zip(y).zip(added);
+            let want = values.map(|(((b, x), y), d)| {
+                let [b, x, y] = [b, x, y].map(f64::from);
+                b + 0.5 * (x + 2.0 * d - b) + 0.25 * (y - b)
+            });
+            let error = relative(&merged[&tensor].values(), &want.collect::<Vec<_>>());
+            assert!(error < 2e-7, "{spelling}: {tensor}: {error:e}");
+        }
+    }
 }
 
 #[test]
@@ -804,6 +831,54 @@ fn one_adapter_compressed_to_its_own_rank_is_itself() {
     }
 }
 
+/// What elects signs in the shared cores of compressed adapters, and what only drops entries there.
+const IN_CORES: [(&str, f64); 7] = [
+    ("ties", 0.75),
+    ("dare_ties", 0.75),
+    ("della", 0.75),
+    ("breadcrumbs_ties", 0.75),
+    ("dare_linear", 1.0),
+    ("della_linear", 1.0),
+    ("breadcrumbs", 1.0),
+];
+
+#[test]
+fn what_drops_entries_and_elects_signs_merges_compressed_adapters_with_a_strength_of_its_own() {
+    let family = Family::new();
+    three(&family);
+    let names = ["cars", "birds", "flowers"];
+    for (method, strength) in IN_CORES {
+        let merged = |names: &[&str], parameters: &str| {
+            let method = format!("merge_method: {method}\nparameters: {{density: 0.6{parameters}}}");
+            by_adapter(&family, &recipe_of(&method, names, "out: lora\nrank: 3\ncompress: ctm\n"))
+        };
+        let plain = merged(&names, "");
+        let report: Value =
+            serde_json::from_slice(&fs::read(family.path("adapter/esmerge-report.json")).unwrap()).unwrap();
+        assert_eq!(report["alpha"], strength, "{method}");
+        assert!(report["adapter"]["energy_retention"]["min"].as_f64().unwrap() > 1.0 - 1e-5, "{method}");
+        let near =
+            |got: &BTreeMap<String, Tensor>, want: &BTreeMap<String, Tensor>, scale: f64, what: &str| {
+                for (tensor, base) in floats() {
+                    let delta = |values: &BTreeMap<String, Tensor>| -> Vec<f64> {
+                        let pairs = values[&tensor].values().into_iter().zip(base.values());
+                        pairs.map(|(w, b)| f64::from(w) - f64::from(b)).collect()
+                    };
+                    let (got, want) = (delta(got), delta(want));
+                    let norm = want.iter().map(|w| w * w).sum::<f64>().sqrt();
+                    let error =
+                        got.iter().zip(&want).map(|(g, w)| (g - scale * w).powi(2)).sum::<f64>().sqrt();
+                    assert!(error <= 1e-5 * norm, "{method}, {what}: {tensor}: {error:e} of {norm:e}");
+                }
+            };
+        near(&merged(&names, ", lambda: 1.5"), &plain, 1.5 / strength, "lambda");
+        // chance goes by the place of a model
+        if !method.contains("dare") && !method.contains("della") {
+            near(&merged(&["flowers", "cars", "birds"], ""), &plain, 1.0, "another order");
+        }
+    }
+}
+
 #[test]
 fn what_cannot_be_one_adapter_is_refused() {
     let family = Family::new();
@@ -860,11 +935,7 @@ fn what_cannot_be_one_adapter_is_refused() {
             "behind the model merged so far",
         ),
         (
-            recipe_of(
-                "merge_method: ties\nparameters: {density: 0.5}",
-                &["cars"],
-                "out: lora\nrank: 4\ncompress: ctm\n",
-            ),
+            recipe_of("merge_method: sce", &["cars"], "out: lora\nrank: 4\ncompress: ctm\n"),
             "compress: truncate",
         ),
     ];

@@ -239,6 +239,124 @@ fn experts_in_one_tensor_merge_as_if_each_had_its_own() {
     }
 }
 
+/// How files have a mixture.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Layout {
+    /// All experts in one tensor, the gate above what it gates.
+    InOne,
+    /// A matrix an expert, gate and `up` apart.
+    Apart,
+    /// The same under the names that Mixtral has.
+    ByNumbers,
+}
+
+/// Tensors with the experts' matrices by the names and in the parts of a layout; a calibration's too, by `.input` behind a weight.
+fn laid(tensors: &BTreeMap<String, Tensor>, layout: Layout) -> Tensors {
+    let name = |e: &str, names: [&str; 2]| match layout {
+        Layout::ByNumbers => format!("model.layers.0.block_sparse_moe.experts.{e}.{}.weight", names[1]),
+        _ => format!("model.layers.0.mlp.experts.{e}.{}.weight", names[0]),
+    };
+    let mut laid = Tensors::new();
+    for (key, tensor) in tensors {
+        let Some((kind, (e, end))) =
+            key.split_once('[').and_then(|(k, rest)| Some((k, rest.split_once(']')?)))
+        else {
+            let old = key.replace(".mlp.", ".block_sparse_moe.");
+            laid.insert(if layout == Layout::ByNumbers { old } else { key.clone() }, tensor.clone());
+            continue;
+        };
+        if kind.ends_with("down_proj") {
+            laid.insert(format!("{}{end}", name(e, ["down_proj", "w2"])), tensor.clone());
+        } else if end == ".input" {
+            laid.insert(format!("{}{end}", name(e, ["gate_proj", "w1"])), tensor.clone());
+        } else {
+            let values = tensor.values();
+            for (names, half) in
+                [["gate_proj", "w1"], ["up_proj", "w3"]].into_iter().zip(values.chunks(WIDE * HIDDEN))
+            {
+                laid.insert(name(e, names), Tensor::float(Dtype::F32, &[WIDE, HIDDEN], half));
+            }
+        }
+    }
+    laid
+}
+
+/// Writes a model of the family, and an expert's calibration, in a layout.
+fn lay(family: &Family, folder: &str, layout: Layout) {
+    if layout == Layout::InOne {
+        return; // as it was made
+    }
+    let config = fs::read_to_string(family.path(&format!("{folder}/config.json"))).unwrap();
+    let tensors = laid(&synthetic::read_tensors(&family.path(folder)), layout);
+    fs::remove_dir_all(family.path(folder)).unwrap();
+    family.write_model(folder, &tensors);
+    family.write(&format!("{folder}/config.json"), config);
+    let Some(expert) = folder.strip_prefix("experts/") else { return };
+    let path = family.path(&format!("calibration/{expert}.safetensors"));
+    let inputs = laid(&synthetic::read_tensors(&path), layout);
+    fs::remove_file(&path).unwrap();
+    let mut writer = Writer::create(&path, false).unwrap();
+    for (key, tensor) in &inputs {
+        let weight = key.strip_suffix(".input").unwrap();
+        let [tokens, d_in] = tensor.shape[..] else { panic!("{key} is no matrix") };
+        let up = weight.replace("gate_proj", "up_proj").replace("w1", "w3");
+        let also = if up == weight { Vec::new() } else { vec![up] };
+        let entry = Entry { tokens, d_in, input: Some(tensor.values()), gram: None, mean: None };
+        writer.add(weight, &entry, &also).unwrap();
+    }
+    writer.finish(4, None).unwrap();
+}
+
+#[test]
+fn experts_whose_files_have_a_mixture_otherwise_merge_as_the_base_has_it() {
+    use Layout::{Apart, ByNumbers, InOne};
+    let methods = [
+        ("esm", "parameters: {alpha: 0.8}\n"),
+        ("tsv_m", ""),
+        ("task_arithmetic", ""),
+        ("ties", "parameters: {density: 0.5}\n"),
+    ];
+    for (of_base, of_experts) in
+        [(InOne, [Apart, ByNumbers]), (Apart, [InOne, ByNumbers]), (ByNumbers, [InOne, Apart])]
+    {
+        let [same, other] = [[of_base; 2], of_experts].map(|of_experts| {
+            let family = mixture("qwen3_moe", true, false, Dtype::F32);
+            lay(&family, "base", of_base);
+            lay(&family, "experts/cars", of_experts[0]);
+            lay(&family, "experts/birds", of_experts[1]);
+            family
+        });
+        for (method, more) in methods {
+            let merged = [&same, &other].map(|family| {
+                family.write("recipe.yaml", recipe(method, more));
+                family.merged(&[])
+            });
+            assert!(merged[0] == merged[1], "{method}: {of_experts:?} on {of_base:?}");
+            let base = synthetic::read_tensors(&other.path("base"));
+            assert!(merged[1].keys().eq(base.keys()), "{method}: {of_base:?}");
+            assert!(merged[1] != base, "{method}");
+        }
+        let report = fs::read(other.path("out/esmerge-report.json")).unwrap();
+        let report: serde_json::Value = serde_json::from_slice(&report).unwrap();
+        let account = &report["account"]["experts"]["cars"];
+        assert!(account["renamed"]["experts together or apart"].as_u64().is_some(), "{account}");
+    }
+}
+
+#[test]
+fn experts_of_other_sizes_than_the_bases_are_refused() {
+    let family = mixture("qwen3_moe", true, false, Dtype::F32);
+    let mut tensors = laid(&synthetic::read_tensors(&family.path("experts/cars")), Layout::Apart);
+    let up = tensors.get_mut("model.layers.0.mlp.experts.1.up_proj.weight").unwrap();
+    *up = Tensor::float(Dtype::F32, &[WIDE - 1, HIDDEN], &up.values()[HIDDEN..]);
+    family.write_model("experts/cars", &tensors);
+    family.write("experts/cars/config.json", r#"{"model_type": "qwen3_moe"}"#);
+    family.write("recipe.yaml", recipe("task_arithmetic", ""));
+    let output = family.merge(&[]);
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && text.contains("experts.gate_up_proj[1]"), "{text}");
+}
+
 #[test]
 fn the_report_names_every_experts_matrix_and_what_saw_too_few_tokens() {
     let family = mixture("qwen3_moe", true, false, Dtype::F32);

@@ -3,6 +3,8 @@
 #[path = "common/claims.rs"]
 #[macro_use]
 mod claims;
+#[path = "method_suite/compressed.rs"]
+mod compressed;
 #[path = "common/devices.rs"]
 mod devices;
 #[path = "common/matrices.rs"]
@@ -29,6 +31,7 @@ const EXACT: Solver = Solver { accuracy: Accuracy::Exact, seed: 0 };
 
 fn main() {
     let mut trials = claims();
+    trials.extend(compressed::claims());
     trials.extend(promise::claims());
     trials.extend(scales::claims());
     trials.extend(spectral::claims());
@@ -40,7 +43,7 @@ fn main() {
             trials.push(Trial::test(name, move || Ok(pollster::block_on(waits_once(device.gpu()))?)));
         }
     }
-    claims::run(trials, Stated { cpu: 30, adapter: 31, besides: 0 });
+    claims::run(trials, Stated { cpu: 32, adapter: 33, besides: 0 });
 }
 
 /// Each half of a merge waits once, whatever the number of layers and tasks: whether subspaces have converged, and for what is

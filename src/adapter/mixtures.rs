@@ -1,23 +1,8 @@
 //! Mixtures of experts whose files keep a matrix an expert, and whose modules keep those of all experts as one parameter.
 
 use super::low_rank::Window;
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, MIXTURE_SPELLINGS, MIXTURES_RENAMED, MixtureSpelling};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-
-/// The matrices of an expert in files: the way in, its gate first, and the way out.
-struct Spelling {
-    gate: &'static str,
-    up: &'static str,
-    down: &'static str,
-}
-
-const SPELLINGS: [Spelling; 2] = [
-    Spelling { gate: "gate_proj", up: "up_proj", down: "down_proj" },
-    Spelling { gate: "w1", up: "w3", down: "w2" },
-];
-
-/// What files call the module that holds gate and experts, and what it is called in a model.
-const RENAMED: [(&str, &str); 1] = [(".block_sparse_moe", ".mlp")];
 
 /// The experts of one layer.
 #[derive(Clone, Debug)]
@@ -33,7 +18,7 @@ pub(super) struct Mixture {
 impl Mixture {
     /// What its module has as one: the parameter, and the tensors that hold it, each with its part.
     pub fn parameters(&self) -> Vec<(&'static str, Vec<(String, Window)>)> {
-        let Spelling { gate, up, down } = SPELLINGS[self.spelling];
+        let MixtureSpelling { gate, up, down } = MIXTURE_SPELLINGS[self.spelling];
         let [of_gate, of_up] = self.rows;
         let tensor = |e: usize, name: &str, rows: Option<(usize, usize)>| {
             (format!("{}.{e}.{name}.weight", self.path), Window { expert: Some((e, self.experts)), rows })
@@ -63,12 +48,12 @@ pub(super) fn mixtures(base: &Checkpoint) -> HashMap<String, Mixture> {
         }
         let path = format!("{holder}.experts");
         let rows = |name: &str| base.get(&format!("{path}.0.{name}.weight"))?.matrix().map(|(rows, _)| rows);
-        let spelled = SPELLINGS.iter().enumerate();
+        let spelled = MIXTURE_SPELLINGS.iter().enumerate();
         let (spelling, rows) = spelled
             .filter_map(|(i, spelling)| Some((i, [rows(spelling.gate)?, rows(spelling.up)?])))
             .next()?;
-        let renamed =
-            RENAMED.iter().find_map(|(from, to)| Some(format!("{}{to}.experts", holder.strip_suffix(from)?)));
+        let (from, to) = MIXTURES_RENAMED;
+        let renamed = holder.strip_suffix(from).map(|before| format!("{before}{to}.experts"));
         let mixture = Mixture { path: path.clone(), experts, spelling, rows };
         Some([Some((path, mixture.clone())), renamed.map(|module| (module, mixture))])
     };

@@ -33,10 +33,15 @@ impl Captured {
         self.weight == weight || self.sharing.iter().any(|other| other == weight)
     }
 
-    /// The same inputs under other names: `name` gives each weight's.
-    pub fn renamed(self, name: impl Fn(String) -> String) -> Captured {
-        let sharing = self.sharing.into_iter().map(&name).collect();
-        Captured { weight: name(self.weight), sharing, entry: self.entry }
+    /// The same inputs under other names: `names` gives each weight's, one or several.
+    pub fn renamed(self, names: impl Fn(&str) -> Vec<String>) -> Captured {
+        let mut all: Vec<String> = Vec::new();
+        for own in std::iter::once(&self.weight).chain(&self.sharing) {
+            let new = names(own).into_iter().filter(|name| !all.contains(name)).collect::<Vec<_>>();
+            all.extend(new);
+        }
+        let mut all = all.into_iter();
+        Captured { weight: all.next().unwrap_or(self.weight), sharing: all.collect(), entry: self.entry }
     }
 }
 

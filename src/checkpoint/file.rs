@@ -83,12 +83,19 @@ impl TensorFile {
     /// A tensor of this file with other rows, by itself.
     pub(super) fn with_rows(&self, name: &str, shape: Vec<usize>, rows: Rows) -> Result<TensorFile, Error> {
         let bytes = 4 * shape.iter().product::<usize>() as u64;
-        let meta = TensorMeta { dtype: Stored::F32, shape, bytes, ..self.meta(name)?.clone() };
-        Ok(TensorFile {
-            tensors: IndexMap::from([(name.to_owned(), meta)]),
-            codes: HashMap::from([(name.to_owned(), Arc::new(Made::From(rows)))]),
-            ..self.clone()
-        })
+        let meta = TensorMeta { dtype: Stored::F32, shape, bytes, ..*self.meta(name)? };
+        Ok(self.of_rows(vec![(name.to_owned(), meta, rows)]))
+    }
+
+    /// Tensors of rows of others, as a file of their own in the place of this one.
+    pub(super) fn of_rows(&self, made: Vec<(String, TensorMeta, Rows)>) -> TensorFile {
+        let (mut tensors, mut codes) = (IndexMap::new(), HashMap::new());
+        for (name, meta, rows) in made {
+            codes.insert(name.clone(), Arc::new(Made::From(rows)));
+            tensors.insert(name, meta);
+        }
+        let (source, metadata) = (Arc::clone(&self.source), self.metadata.clone());
+        TensorFile { source, length: self.length, header_bytes: self.header_bytes, tensors, metadata, codes }
     }
 
     /// Whether a tensor is coded.

@@ -14,6 +14,7 @@ pub mod journal;
 mod lora;
 mod magic;
 mod meta;
+mod mixtures;
 mod model;
 mod modules;
 mod mxfp4;
@@ -41,6 +42,10 @@ pub use lora::{
     module_of,
 };
 pub use meta::{Kind, TensorMeta, kind, stored};
+pub use mixtures::{
+    RENAMED as MIXTURES_RENAMED, Regrouped, SPELLINGS as MIXTURE_SPELLINGS, Spelling as MixtureSpelling,
+    regrouped,
+};
 pub(crate) use model::missing_shard;
 #[cfg(feature = "cli")]
 pub(crate) use model::shards_of;

@@ -12,6 +12,7 @@ use crate::host::PathExt;
 use crate::host::fs;
 use indexmap::IndexMap;
 use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::ops::Range;
@@ -41,11 +42,32 @@ struct Place {
     slice: Option<Slice>,
 }
 
-/// One of the matrices of a tensor.
+/// Some rows of a tensor, as a matrix: of one with a matrix for each expert.
 #[derive(Clone, Debug)]
 struct Slice {
-    index: usize,
+    /// Values of the tensor before it.
+    first: usize,
     meta: TensorMeta,
+}
+
+/// A tensor by what it is made of.
+pub(super) enum View<'a> {
+    /// Another, under a name of its own.
+    Whole(&'a str),
+    /// Some rows of a matrix.
+    Rows(&'a str, Range<usize>),
+    /// Two matrices, one below the other.
+    Below([&'a str; 2]),
+}
+
+impl<'a> View<'a> {
+    /// What it is made of.
+    pub fn of(&self) -> Vec<&'a str> {
+        match self {
+            View::Whole(of) | View::Rows(of, _) => vec![of],
+            View::Below(of) => of.to_vec(),
+        }
+    }
 }
 
 impl Place {
@@ -167,7 +189,8 @@ impl Checkpoint {
             let offset = whole.offset + index as u64 * bytes;
             let meta = TensorMeta { shape: vec![rows, cols], offset, bytes, ..whole };
             let name_here = slice_name(name, index);
-            let place = Place { slice: Some(Slice { index, meta }), ..place.called(&name_here, name) };
+            let slice = Some(Slice { first: index * rows * cols, meta });
+            let place = Place { slice, ..place.called(&name_here, name) };
             (name_here, place)
         };
         let slices: Vec<(String, Place)> = (0..count).map(slice).collect();
@@ -179,10 +202,10 @@ impl Checkpoint {
 
     /// Of a matrix of a tensor that a file has as one, the tensor's name here, and which it is of how many.
     pub fn slice<'a>(&self, name: &'a str) -> Option<(&'a str, usize, usize)> {
-        let Place { file, stored, slice } = self.tensors.get(name)?;
-        let (Slice { index, .. }, (whole, _)) = (slice.as_ref()?, slice_of(name)?);
+        let Place { file, stored, slice: Some(_) } = self.tensors.get(name)? else { return None };
+        let (whole, index) = slice_of(name)?;
         let stored = self.files.get(*file)?.tensors().get(stored.as_deref()?)?;
-        Some((whole, *index, stored.shape.first().copied()?))
+        Some((whole, index, stored.shape.first().copied()?))
     }
 
     /// The tensors of a file that is to hold some of these, in some types: the matrices of experts together, as they are stored.
@@ -325,6 +348,67 @@ impl Checkpoint {
         composed
     }
 
+    /// The same model with some tensors seen otherwise, and without those in `gone`.
+    pub(super) fn seen_as(
+        &self,
+        gone: &HashSet<&str>,
+        views: &[(String, View)],
+    ) -> Result<Checkpoint, Error> {
+        let mut seen = self.clone();
+        seen.tensors.retain(|name, _| !gone.contains(name.as_str()));
+        let own = Arc::new(self.clone());
+        let mut rows_of: HashMap<[usize; 2], Arc<Vec<Row>>> = HashMap::new();
+        // tensors of other rows, by the file of the first
+        let mut made: BTreeMap<usize, Vec<(String, TensorMeta, Rows)>> = BTreeMap::new();
+        for (name, view) in views {
+            let of = view.of()[0];
+            let meta = self.required(of)?;
+            let (Some(place), cols) = (self.tensors.get(of), meta.matrix().map_or(0, |(_, cols)| cols))
+            else {
+                continue;
+            };
+            match view {
+                View::Whole(of) => drop(seen.tensors.insert(name.clone(), place.called(name, of))),
+                View::Rows(of, rows) => {
+                    let size = meta.bytes / meta.elements().max(1) as u64;
+                    let (first, values) = (rows.start * cols, rows.len() * cols);
+                    let before = place.slice.as_ref().map_or(0, |slice| slice.first);
+                    let meta = TensorMeta {
+                        shape: vec![rows.len(), cols],
+                        offset: meta.offset + first as u64 * size,
+                        bytes: values as u64 * size,
+                        ..*meta
+                    };
+                    let slice = Some(Slice { first: before + first, meta });
+                    seen.tensors.insert(name.clone(), Place { slice, ..place.called(name, of) });
+                }
+                View::Below(of) => {
+                    let rows_of_one = |meta: &TensorMeta| meta.matrix().map_or(0, |(rows, _)| rows);
+                    let counts = [rows_of_one(meta), rows_of_one(self.required(of[1])?)];
+                    let rows = rows_of.entry(counts).or_insert_with(|| {
+                        let of = |table: usize| (0..counts[table]).map(move |row| Row::Of { table, row });
+                        Arc::new(of(0).chain(of(1)).collect())
+                    });
+                    let table =
+                        |tensor: &&str| Table { model: Arc::clone(&own), tensor: (*tensor).to_owned() };
+                    let dtype = self.written_as(of[0]).unwrap_or(Dtype::F32);
+                    let made_of = Rows::new(of.iter().map(table).collect(), Arc::clone(rows), cols, dtype);
+                    let shape = vec![counts[0] + counts[1], cols];
+                    let bytes = 4 * shape.iter().product::<usize>() as u64;
+                    let meta = TensorMeta { dtype: Stored::F32, shape, bytes, ..*meta };
+                    made.entry(place.file).or_default().push((name.clone(), meta, made_of));
+                }
+            }
+        }
+        for (file, tensors) in made {
+            let Some(source) = self.files.get(file) else { continue };
+            let place = Place::of_file(seen.files.len());
+            seen.tensors.extend(tensors.iter().map(|(name, ..)| (name.clone(), place.clone())));
+            seen.files.push(source.of_rows(tensors));
+        }
+        Ok(seen)
+    }
+
     /// The same model with the norms of old BERT checkpoints, `LayerNorm.gamma` and `.beta`, under today's names.
     pub fn with_modern_norms(self) -> Checkpoint {
         let modern = |name: &str| {
@@ -355,8 +439,8 @@ impl Checkpoint {
     /// Where these bytes lie.
     pub fn bytes(&self, name: &str, range: Range<u64>) -> Result<Extent, Error> {
         let (file, stored) = self.required_place(name)?;
-        let Some(Slice { index, meta }) = self.slice_at(name) else { return file.bytes(stored, range) };
-        let first = *index as u64 * meta.bytes;
+        let Some(Slice { first, meta }) = self.slice_at(name) else { return file.bytes(stored, range) };
+        let first = *first as u64 * (meta.bytes / meta.elements().max(1) as u64);
         file.bytes(stored, first + range.start..first + range.end.min(meta.bytes))
     }
 
@@ -368,7 +452,7 @@ impl Checkpoint {
     /// Where these values lie.
     pub fn values(&self, name: &str, range: Range<usize>) -> Result<Extent, Error> {
         let (file, stored) = self.required_place(name)?;
-        let first = self.slice_at(name).map_or(0, |slice| slice.index * slice.meta.elements());
+        let first = self.slice_at(name).map_or(0, |slice| slice.first);
         file.values(stored, first + range.start..first + range.end)
     }
 

@@ -73,8 +73,18 @@ pub async fn of_matrices<B: Backend>(
     base: B::Tensor,
     deltas: &[B::Tensor],
 ) -> Result<B::Tensor> {
+    of_batch(backend, method, base, batched(backend, deltas)?).await
+}
+
+/// The same of a batch of differences, `T x rows x cols`, which it takes.
+pub async fn of_batch<B: Backend>(
+    backend: &B,
+    method: &Streamed,
+    base: B::Tensor,
+    deltas: B::Tensor,
+) -> Result<B::Tensor> {
     let shape = base.shape();
-    let mut held = Held::of(base, batched(backend, deltas)?, method.by_rows())?;
+    let mut held = Held::of(base, deltas, method.by_rows())?;
     let learned = method.learn::<B, _>(backend, &mut held).await?;
     method.apply(backend, &learned, held.into_slab()).await?.reshape(shape)
 }

@@ -7,8 +7,9 @@
 use super::esd::Inputs;
 use super::esm::{merge_factors_apart, task_factors};
 use super::esm_plus::low_rank_experts;
+use super::held::Held;
 use super::tsv::{TaskTriples, merge_triples_apart, task_triples};
-use super::{Decomposition, EsmOptions, MergedFactors, MergedLayer, Solver};
+use super::{Decomposition, EsmOptions, MergedFactors, MergedLayer, Solver, Streamed};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 use crate::linalg::{Accuracy, SymmetricProduct, leading_eigenpairs, orthonormalize_rows, qr_rows};
 
@@ -89,13 +90,12 @@ impl<T: Tensor> Cores<T> {
 
     /// Compress-then-Merge (arXiv 2606.03723), its first half: all tasks in shared subspaces of `r` directions, `U_r` of outputs and
     /// `V_r` of inputs, by a Tucker-2 decomposition of the differences, each scaled to the norm `beta ||dW_t|| + (1 - beta) mean`.
-    /// The cores are those of the differences as they are, `O_t = U_r^T dW_t V_r`.
     pub async fn compressed<B: Backend<Tensor = T>>(
         &self,
         backend: &B,
         r: usize,
         solver: Solver,
-    ) -> Result<Self> {
+    ) -> Result<Compressed<T>> {
         let (Shape { batch: tasks, rows, cols: d_in }, d_out) = (self.k.shape(), self.q.shape().cols);
         let all = tasks * rows;
         let (u, v) = (
@@ -120,17 +120,51 @@ impl<T: Tensor> Cores<T> {
         let cores = backend.matmul(&left, Op::None, &right, Op::None)?;
         let tucker = Tucker { wide, deep, r: r.min(wide).min(deep) };
         let (u_r, v_r) = tucker.solve(backend, &levelled(backend, &cores).await?).await?;
-        let (q, v) =
-            (backend.matmul(&u_r, Op::None, &u, Op::None)?, backend.matmul(&v_r, Op::None, &v, Op::None)?);
-        let (u_r, v_r) = (repeated(backend, &u_r, tasks)?, repeated(backend, &v_r, tasks)?);
-        let o = backend.matmul(
-            &backend.matmul(&u_r, Op::None, &cores, Op::None)?,
-            Op::None,
-            &v_r,
-            Op::Transpose,
-        )?;
-        let k = backend.matmul(&o, Op::None, &repeated(backend, &v, tasks)?, Op::None)?;
-        Ok(Cores { q: repeated(backend, &q, tasks)?, k })
+        let left = backend.matmul(&repeated(backend, &u_r, tasks)?, Op::None, &cores, Op::None)?;
+        Ok(Compressed {
+            o: backend.matmul(&left, Op::None, &repeated(backend, &v_r, tasks)?, Op::Transpose)?,
+            u: backend.matmul(&u_r, Op::None, &u, Op::None)?,
+            v: backend.matmul(&v_r, Op::None, &v, Op::None)?,
+        })
+    }
+}
+
+/// Differences of T tasks in shared subspaces of `r` directions: `dW_t` is near `U^T O_t V`.
+pub struct Compressed<T> {
+    /// `U_r^T`, `1 x r x d_out`: orthonormal rows, singular vectors of the differences along the inputs' subspace.
+    pub u: T,
+    /// `V_r^T`, `1 x r x d_in`, likewise.
+    pub v: T,
+    /// `O_t = U_r^T dW_t V_r` of the differences as they are, `T x r x r`.
+    pub o: T,
+}
+
+impl<T: Tensor> Compressed<T> {
+    /// As cores of all inputs, for methods that have a form on them.
+    pub fn cores<B: Backend<Tensor = T>>(&self, backend: &B) -> Result<Cores<T>> {
+        let tasks = self.o.shape().batch;
+        Ok(Cores {
+            q: repeated(backend, &self.u, tasks)?,
+            k: backend.matmul(&self.o, Op::None, &repeated(backend, &self.v, tasks)?, Op::None)?,
+        })
+    }
+
+    /// Merged entry by entry of the `O_t`.
+    pub async fn elementwise<B: Backend<Tensor = T>>(
+        &self,
+        backend: &B,
+        method: &Streamed,
+    ) -> Result<MergedFactors<T>> {
+        let Shape { rows, cols, .. } = self.o.shape();
+        let mut held = Held::rows(backend, backend.duplicate(&self.o)?)?;
+        let learned = method.learn::<B, _>(backend, &mut held).await?;
+        let o =
+            method.apply(backend, &learned, held.into_slab()).await?.reshape(Shape::matrix(rows, cols))?;
+        Ok(MergedFactors {
+            b: backend.duplicate(&self.u)?,
+            a: backend.matmul(&o, Op::None, &self.v, Op::None)?,
+            layers: vec![MergedLayer::default()],
+        })
     }
 }
 

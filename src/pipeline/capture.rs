@@ -8,7 +8,7 @@ use super::{Error, Job, decompose};
 use crate::backend::layers::Layers;
 use crate::calibration::{Capture, Captured, MAX_SIZE};
 use crate::data::{self, ModelSource};
-use crate::plan::{Layer, expert_source, read_proxies};
+use crate::plan::{Expert, Layer, expert_source, read_proxies};
 use std::collections::{HashMap, HashSet};
 
 /// The models to run.
@@ -45,8 +45,8 @@ pub(super) struct Captures<'a, B: Layers> {
     /// The block whose inputs these are, where the samples pass merged blocks.
     reached: Option<usize>,
     base: Option<&'a ModelSource>,
-    /// By expert: weight in its own file -> in the base.
-    names: Vec<HashMap<String, String>>,
+    /// By expert: weight in its own file -> in the base, where they differ.
+    names: Vec<HashMap<String, Vec<String>>>,
     /// The weights whose inputs are looked at.
     wanted: HashSet<&'a str>,
 }
@@ -76,7 +76,7 @@ impl<'a, B: Layers> Captures<'a, B> {
         }
         let seen = job.plan.layers.iter().filter(|layer| decompose::is_calibrated(job, layer.role));
         let wanted = seen.flat_map(|layer| &layer.parts).map(|part| part.name.as_str()).collect();
-        let names = job.family.experts.iter().map(|expert| expert.names_of_base()).collect();
+        let names = job.family.experts.iter().map(names_of_base).collect();
         let current = running.iter().map(|_| Vec::new()).collect();
         Ok(Captures { running, current, reached: None, base, names, wanted })
     }
@@ -113,7 +113,7 @@ impl<'a, B: Layers> Captures<'a, B> {
                 // merged by an earlier run
                 capture.skip_block().await.map_err(&failed)?;
             }
-            let inputs = capture.next_block(|weight| wanted.contains(name_here(&self.names[t], weight)));
+            let inputs = capture.next_block(|weight| is_wanted(wanted, &self.names[t], weight));
             self.current[t] = renamed(inputs.await.map_err(&failed)?, &self.names[t]);
         }
         Ok(())
@@ -143,7 +143,7 @@ impl<'a, B: Layers> Captures<'a, B> {
             while capture.next_index() < block {
                 capture.pass(&before).await.map_err(data::Error::model(base.path()))?;
             }
-            let inputs = capture.inputs_here(|weight| wanted.contains(name_here(&self.names[t], weight)));
+            let inputs = capture.inputs_here(|weight| is_wanted(wanted, &self.names[t], weight));
             let failed = data::Error::model(job.family.experts[t].weights.path());
             self.current[t] = renamed(inputs.await.map_err(failed)?, &self.names[t]);
         }
@@ -170,11 +170,26 @@ impl<'a, B: Layers> Captures<'a, B> {
     }
 }
 
-/// What the base calls a weight of an expert.
-fn name_here<'n>(names: &'n HashMap<String, String>, own: &'n str) -> &'n str {
-    names.get(own).map_or(own, String::as_str)
+fn names_of_base(expert: &Expert) -> HashMap<String, Vec<String>> {
+    let mut names: HashMap<String, Vec<String>> = HashMap::new();
+    expert.renamed().for_each(|(name, own)| names.entry(own.to_owned()).or_default().push(name.to_owned()));
+    names
 }
 
-fn renamed(captured: Vec<Captured>, names: &HashMap<String, String>) -> Vec<Captured> {
-    captured.into_iter().map(|c| c.renamed(|own| name_here(names, &own).to_owned())).collect()
+/// What the base calls a weight of an expert: several of its own where it has the parts of that apart.
+fn names_here<'n>(names: &'n HashMap<String, Vec<String>>, own: &'n str) -> impl Iterator<Item = &'n str> {
+    let found = names.get(own);
+    let itself = found.is_none().then_some(own);
+    found.into_iter().flatten().map(String::as_str).chain(itself)
+}
+
+fn is_wanted(wanted: &HashSet<&str>, names: &HashMap<String, Vec<String>>, own: &str) -> bool {
+    names_here(names, own).any(|name| wanted.contains(name))
+}
+
+fn renamed(captured: Vec<Captured>, names: &HashMap<String, Vec<String>>) -> Vec<Captured> {
+    captured
+        .into_iter()
+        .map(|c| c.renamed(|own| names_here(names, own).map(str::to_owned).collect()))
+        .collect()
 }

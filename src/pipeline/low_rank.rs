@@ -49,23 +49,33 @@ pub(super) async fn merged<B: Backend>(
     let solver = solver(job);
     let [b, a] = stack.read(backend, reader)?;
     let way = way(job, stack)?;
-    let (norms, merged) = if let Way::Cores | Way::Shared = way {
+    let (norms, merged) = if way != Way::Whole {
         let mut cores = Cores::new(backend, &b, &a, solver.accuracy).await.map_err(device())?;
         drop((a, b));
-        if out.compress == Compress::Ctm {
-            cores = cores.compressed(backend, out.rank, solver).await.map_err(device())?;
-        }
         let norms = backend.frobenius_norms(&cores.k).map_err(device())?;
-        let merged = match way {
-            Way::Shared => by_table_in_cores(job, reader, stack, &cores).await?,
-            _ => merged_cores(job, out, reader, stack, &cores).await?,
+        let compressed = match out.compress {
+            Compress::Ctm => Some(cores.compressed(backend, out.rank, solver).await.map_err(device())?),
+            Compress::Truncate => None,
+        };
+        let merged = match (way, &compressed) {
+            (Way::Entries, Some(compressed)) => {
+                let method = job.streamed(&layer.name)?;
+                compressed.elementwise(backend, &method).await.map_err(device())?
+            }
+            (Way::Shared, _) => by_table_in_cores(job, reader, stack, &cores).await?,
+            (_, compressed) => {
+                if let Some(compressed) = compressed {
+                    cores = compressed.cores(backend).map_err(device())?;
+                }
+                merged_cores(job, out, reader, stack, &cores).await?
+            }
         };
         (norms, Merged::Factors(merged))
     } else {
         let deltas = backend.matmul(&b, Op::Transpose, &a, Op::None).map_err(device())?;
         drop((a, b));
         let norms = backend.frobenius_norms(&deltas).map_err(device())?;
-        let (delta, described) = merged_whole(job, reader, stack, &deltas).await?;
+        let (delta, described) = merged_whole(job, reader, stack, deltas).await?;
         (norms, Merged::Whole(delta, described))
     };
     let r = out.rank.min(stack.d_out).min(stack.d_in);
@@ -104,6 +114,8 @@ enum Way {
     Cores,
     /// By a method for matrices that sees them through one basis of all outputs.
     Shared,
+    /// Entry by entry of compressed cores.
+    Entries,
     /// As whole matrices.
     Whole,
 }
@@ -112,8 +124,12 @@ fn way<B>(job: &Job<'_, B>, stack: &Stack<'_>) -> Result<Way, Error> {
     let (layer, method) = (stack.layer, &job.recipe.method);
     if layer.role == Role::Sum {
         let is_sum = |name: &str| [linear::METHOD.name, arithmetic::METHOD.name].contains(&name);
-        let summed = method.elementwise().is_none_or(|tabled| is_sum(tabled.description.name));
-        return Ok(if summed { Way::Cores } else { Way::Whole });
+        let compressed = job.recipe.adapter.is_some_and(|out| out.compress == Compress::Ctm);
+        return Ok(match method.elementwise() {
+            Some(_) if compressed => Way::Entries,
+            Some(tabled) if !is_sum(tabled.description.name) => Way::Whole,
+            _ => Way::Cores,
+        });
     }
     if method.calibrate().is_some() {
         return Ok(Way::Whole);
@@ -190,7 +206,13 @@ async fn by_table_in_cores<B: Backend>(
     let device = || Error::device(&stack.layer.name);
     let (u, k) = shared(backend, cores, job.recipe.accuracy).await.map_err(device())?;
     let inputs = inputs(job, reader, stack)?;
-    let a = by_table(job, stack, &members_of(backend, &k).map_err(device())?, &inputs, None).await?;
+    let each = members_of(backend, &k).map_err(device())?;
+    let Some(method) = decomposed(job, stack)? else {
+        let what = "a layer in one basis without a method for it".to_owned();
+        return Err(device()(backend::Error::Internal(what)));
+    };
+    let matrices = Matrices { deltas: &each, inputs: &inputs, base: None };
+    let a = method.merge(backend, &matrices, solver(job)).await.map_err(device())?;
     Ok(MergedFactors { b: u, a, layers: vec![MergedLayer::default()] })
 }
 
@@ -199,67 +221,65 @@ async fn merged_whole<B: Backend>(
     job: &Job<'_, B>,
     reader: &mut Reader<'_>,
     stack: &Stack<'_>,
-    deltas: &B::Tensor,
+    deltas: B::Tensor,
 ) -> Result<(B::Tensor, MergedLayer), Error> {
     let Job { backend, recipe, family, .. } = *job;
     let (layer, solver, tasks) = (stack.layer, solver(job), family.experts.len());
     let device = || Error::device(&layer.name);
-    let each = members_of(backend, deltas).map_err(device())?;
     let few = saw_too_few(job, layer, &nothing_captured(job));
-    let (merged, described) = match (layer.role, &recipe.method) {
+    let last_step = recipe.method.calibrate().filter(|_| layer.role != Role::Sum);
+    // the last step looks at the differences again; nothing else keeps them
+    let kept = |deltas: &B::Tensor| match last_step {
+        Some(_) => members_of(backend, deltas).map_err(device()),
+        None => Ok(Vec::new()),
+    };
+    let (merged, described, each) = match (layer.role, &recipe.method) {
         (Role::Esm, Method::Esm(esm)) if !few => {
             let inputs =
                 member_inputs(backend, reader, family, &nothing_captured(job), &members(&[layer], tasks))?;
-            let factors = esm::task_factors(backend, deltas, &inputs, layer.rank, &esm.options, solver)
+            let factors = esm::task_factors(backend, &deltas, &inputs, layer.rank, &esm.options, solver)
                 .await
                 .map_err(device())?;
             let merged =
                 esm::merge_factors(backend, factors, tasks, &esm.options, solver).await.map_err(device())?;
-            (merged.deltas, merged.layers.into_iter().next())
+            (merged.deltas, merged.layers.into_iter().next(), kept(&deltas)?)
         }
         (role, _) if few || matches!(role, Role::Esm | Role::TsvM) => {
             let budget = tsv::rank_budget(stack.d_out, stack.d_in, tasks);
-            let triples = tsv::task_triples(backend, deltas, budget, solver).await.map_err(device())?;
+            let triples = tsv::task_triples(backend, &deltas, budget, solver).await.map_err(device())?;
             let merged = tsv::merge_triples(backend, vec![triples], tasks, mean_sigma(job, stack), solver)
                 .await
                 .map_err(device())?;
-            (merged.deltas, merged.layers.into_iter().next())
+            (merged.deltas, merged.layers.into_iter().next(), kept(&deltas)?)
         }
         _ => {
             let inputs = inputs(job, reader, stack)?;
             let base = if wants_base(job, stack) { Some(stack.base(job, reader)?) } else { None };
-            (by_table(job, stack, &each, &inputs, base).await?, None)
+            let method = if layer.role == Role::Spectral { decomposed(job, stack)? } else { None };
+            let (merged, each) = match (method, base) {
+                (Some(method), base) => {
+                    let each = members_of(backend, &deltas).map_err(device())?;
+                    drop(deltas);
+                    let matrices = Matrices { deltas: &each, inputs: &inputs, base: base.as_ref() };
+                    (method.merge(backend, &matrices, solver).await, each)
+                }
+                (None, Some(base)) => {
+                    let each = kept(&deltas)?;
+                    (elementwise::of_batch(backend, &job.streamed(&layer.name)?, base, deltas).await, each)
+                }
+                (None, None) => {
+                    let what = "a method without the base it wants".to_owned();
+                    (Err(backend::Error::Internal(what)), Vec::new())
+                }
+            };
+            (merged.map_err(device())?, None, each)
         }
     };
-    let merged = match recipe.method.calibrate() {
-        Some(step) if layer.role != Role::Sum => {
-            step.apply(backend, merged, &each, solver).await.map_err(device())?
-        }
-        _ => merged,
+    let merged = match last_step {
+        Some(step) => step.apply(backend, merged, &each, solver).await.map_err(device())?,
+        None => merged,
     };
     Ok((merged, described.unwrap_or_default()))
-}
-
-/// A method of the table on the matrices of a layer.
-async fn by_table<B: Backend>(
-    job: &Job<'_, B>,
-    stack: &Stack<'_>,
-    deltas: &[B::Tensor],
-    inputs: &[Inputs<B::Tensor>],
-    base: Option<B::Tensor>,
-) -> Result<B::Tensor, Error> {
-    let backend = job.backend;
-    let method = if stack.layer.role == Role::Spectral { decomposed(job, stack)? } else { None };
-    let merged = match (method, base) {
-        (Some(method), base) => {
-            method.merge(backend, &Matrices { deltas, inputs, base: base.as_ref() }, solver(job)).await
-        }
-        (None, Some(base)) => {
-            elementwise::of_matrices(backend, &job.streamed(&stack.layer.name)?, base, deltas).await
-        }
-        (None, None) => Err(backend::Error::Internal("a method without the base it wants".to_owned())),
-    };
-    merged.map_err(Error::device(&stack.layer.name))
 }
 
 /// What is known of a layer's inputs in every task, where the method looks at them.

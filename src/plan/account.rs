@@ -128,7 +128,8 @@ fn of_expert(expert: &Expert, merged: &HashSet<&str>, kept: &HashMap<&str, Rule>
     };
     // one tensor may stand for two of the base: it counts once, as merged if either is
     let mut used: IndexMap<&str, Option<Rule>> = IndexMap::new();
-    let pairs = matching.pairs.iter().map(|(name, own)| (name.as_str(), own.as_str()));
+    let own = |(name, own)| matching.own(own).map(move |own| (name, own));
+    let pairs = matching.pairs.iter().map(|(name, own)| (name.as_str(), own.as_str())).flat_map(own);
     for (name, own) in pairs.chain(expert.adapter.iter().flat_map(Adapter::uses)) {
         let rule = if merged.contains(name) { None } else { kept.get(name).copied() };
         let seen = used.entry(own).or_insert(rule);

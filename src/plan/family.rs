@@ -1,6 +1,6 @@
 //! The models a recipe names, opened: headers and settings only, no weights.
 
-use super::matching::{Matching, Models, match_delta, match_tensors};
+use super::matching::{Matching, Models, match_delta, match_mixtures};
 use super::names::is_task_part;
 use super::quantised::refuse_quantised;
 use super::settings::{Settings, weights_mean_the_same};
@@ -70,11 +70,15 @@ impl Expert {
         self.values_of(tensor).is_some() || self.has_factors(tensor)
     }
 
-    /// Its own name of each weight -> the base's, where the two differ.
-    pub fn names_of_base(&self) -> HashMap<String, String> {
+    /// The base's name of each weight and its own, where the two differ; several of its own where the base has them as one.
+    pub fn renamed(&self) -> impl Iterator<Item = (&str, &str)> {
         let renamed = self.matching.mapped.iter().filter(|(_, rule)| **rule != Rule::Tied);
-        let pair = |(name, _): (&String, &Rule)| Some((self.matching.pairs.get(name)?.clone(), name.clone()));
-        renamed.filter_map(pair).collect()
+        renamed.filter_map(|(name, _)| Some((name, self.matching.pairs.get(name)?))).flat_map(
+            |(name, own)| {
+                let parts = self.matching.own(own);
+                parts.map(move |own| (name.as_str(), own))
+            },
+        )
     }
 }
 
@@ -129,14 +133,14 @@ fn expert(
     let is_delta = matches!(model.source, Source::Delta(_));
     let settings = if is_delta { Settings::default() } else { Settings::open(&own)? };
     refuse_quantised(&own, &settings)?;
-    let matched = if is_delta {
-        match_delta(base, &own)
+    let (seen, matched) = if is_delta {
+        (own.clone(), match_delta(base, &own))
     } else {
-        match_tensors(Models { base, base_settings, expert: &own, expert_settings: &settings })
+        match_mixtures(Models { base, base_settings, expert: &own, expert_settings: &settings })?
     };
     let mut expert = Expert {
         name: model.name.clone(),
-        weights: own.clone(),
+        weights: seen,
         matching: Matching::default(),
         factors: if is_delta { factors(model.source.path())? } else { HashMap::new() },
         calibration: None,
@@ -150,7 +154,7 @@ fn expert(
     weights_mean_the_same(base_settings, &expert, &recipe.allow_mismatch)?;
     expert.matching = matched.map_err(|reason| super::check::mismatch(base, &expert, reason))?;
     let pairs = expert.matching.pairs.iter().map(|(name, own)| (name.as_str(), own.as_str()));
-    expert.weights = expert.own.view(pairs);
+    expert.weights = expert.weights.view(pairs);
     if let Source::Adapter { adapter, .. } = &model.source {
         let adapter = Adapter::open(adapter, base, &base_settings.config)?;
         expert.matching.lacks.retain(|name, _| !adapter.changes(name));
@@ -213,7 +217,11 @@ fn left_out(adapter: &Adapter) -> Result<Vec<(String, Rule)>, Error> {
 /// The expert with what is known of the inputs of its layers.
 fn with_inputs(recipe: &Recipe, model: &recipe::Model, mut expert: Expert) -> Result<Expert, Error> {
     if recipe.method.description().is_calibrated() {
-        let names = expert.names_of_base().into_iter().map(|(own, name)| (name, own)).collect();
+        let mut names = HashMap::new();
+        for (name, own) in expert.renamed() {
+            // weights that the base has as one have one input
+            names.entry(name.to_owned()).or_insert_with(|| own.to_owned());
+        }
         match &model.calibration {
             recipe::Calibration::File(path) => {
                 expert.calibration = Some(open_calibration(path)?.with_names(names));

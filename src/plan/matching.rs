@@ -6,7 +6,7 @@ use super::names::{
 };
 use super::rule::Rule;
 use super::settings::Settings;
-use crate::checkpoint::{Checkpoint, Kind, Prefix, kind};
+use crate::checkpoint::{self, Checkpoint, Kind, Prefix, Regrouped, kind, regrouped};
 use indexmap::IndexMap;
 use std::collections::{HashMap, HashSet};
 
@@ -17,6 +17,8 @@ pub struct Matching {
     pub pairs: IndexMap<String, String>,
     /// Of these, the ones found under another name, and how.
     pub mapped: IndexMap<String, Rule>,
+    /// Tensors that are put together of others of the expert's files, or cut out of one: these.
+    pub parts: IndexMap<String, Vec<String>>,
     /// What stands before the expert's names, or before the base's, and nowhere in the other.
     pub prefix: Option<Prefix>,
     /// Tensors of the base that the expert lacks.
@@ -28,6 +30,13 @@ pub struct Matching {
 }
 
 impl Matching {
+    /// The tensors of the expert's files that hold the values of one that is matched.
+    pub fn own<'a>(&'a self, matched: &'a str) -> impl Iterator<Item = &'a str> {
+        let parts = self.parts.get(matched);
+        let itself = parts.is_none().then_some(matched);
+        parts.into_iter().flatten().map(String::as_str).chain(itself)
+    }
+
     /// What a user should know of it, where it is more than names: what was found elsewhere, left out or is not there.
     pub fn note(&self) -> Option<String> {
         let mut clauses = self.notes.clone();
@@ -44,6 +53,12 @@ impl Matching {
         if let Some((name, n)) = first(&self.mapped, Rule::OlderSpelling) {
             clauses
                 .push(format!("{} found in the other spelling of norms (gamma and beta)", counted(n, &name)));
+        }
+        if let Some((name, n)) = first(&self.mapped, Rule::Mixture) {
+            clauses.push(format!(
+                "its files have the experts' weights otherwise: {} made of them",
+                counted(n, &name)
+            ));
         }
         if let Some((name, n)) = first(&self.lacks, Rule::Head) {
             let zero = "its difference is taken for zero there";
@@ -94,6 +109,18 @@ pub fn match_tensors(models: Models) -> Result<Matching, String> {
             counted(others.len(), name)
         )),
     }
+}
+
+/// The same of an expert whose files may have a mixture otherwise than the base's: with it as it is matched.
+pub fn match_mixtures(models: Models) -> Result<(Checkpoint, Result<Matching, String>), checkpoint::Error> {
+    let Some(Regrouped { model, parts }) = regrouped(models.base, models.expert)? else {
+        return Ok((models.expert.clone(), match_tensors(models)));
+    };
+    let matched = match_tensors(Models { expert: &model, ..models }).map(|matching| {
+        let mapped = parts.keys().map(|name| (name.clone(), Rule::Mixture)).collect();
+        Matching { mapped: [matching.mapped, mapped].into_iter().flatten().collect(), parts, ..matching }
+    });
+    Ok((model, matched))
 }
 
 /// A task vector is matched by name alone.

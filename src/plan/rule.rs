@@ -13,6 +13,8 @@ pub enum Rule {
     Tied,
     /// The metadata of a file names a shared tensor that is stored under another name.
     Alias,
+    /// The matrices of a mixture's experts, which one of the models has together and the other apart, or under older names.
+    Mixture,
     /// A head or pooler that one of the models has and the other does not.
     Head,
     /// One of the models is a single tower of the other.
@@ -43,6 +45,7 @@ impl Rule {
             Rule::OlderSpelling => "older spelling",
             Rule::Tied => "tied",
             Rule::Alias => "alias in the metadata",
+            Rule::Mixture => "experts together or apart",
             Rule::Head => "head of another task",
             Rule::Tower => "another tower",
             Rule::Recomputed => "recomputed by loaders",

@@ -4,11 +4,24 @@ use super::cursor::Mapping;
 use super::{AdapterOut, Alpha, Calibration, Compress, Error, Method, Model, Setting, Source};
 use crate::method::{Fusion, TaskNorm, Value, table};
 
-/// The methods that merge adapters that were compressed, beside ESM: sums, and what decomposes differences task by task.
-const OF_COMPRESSED: [&str; 3] = ["linear", "task_arithmetic", "tsv_m"];
+/// The methods that merge adapters that were compressed, beside ESM: sums, what decomposes differences task by task, what drops
+/// entries of the cores before it sums them, and what elects the signs of those it keeps.
+const OF_COMPRESSED: [&str; 6] =
+    ["linear", "task_arithmetic", "tsv_m", "dare_linear", "della_linear", "breadcrumbs"];
+const ELECTS_IN_CORES: [&str; 4] = ["ties", "dare_ties", "della", "breadcrumbs_ties"];
+
+/// What Compress-then-Merge (arXiv 2606.03723) multiplies cores by whose signs were elected, unless a recipe says otherwise.
+const STRENGTH_IN_CORES: f64 = 0.75;
 
 /// The methods that make weights of weights, in which the base has another share than 1: no difference of few directions.
 const OF_WEIGHTS: [&str; 3] = ["karcher", "passthrough", "slerp"];
+
+/// The strength of a merge whose recipe gives none.
+pub(super) fn strength(top: &Mapping, method: &str) -> Result<f64, Error> {
+    let compress = top.get("compress").map(|c| c.choice(&Compress::NAMES)).transpose()?;
+    let elects_in_cores = compress == Some(Compress::Ctm) && ELECTS_IN_CORES.contains(&method);
+    Ok(if elects_in_cores { STRENGTH_IN_CORES } else { 1.0 })
+}
 
 /// Reads `out`, `rank` and `compress`; none where the output is a model.
 pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Option<AdapterOut>, Error> {
@@ -77,12 +90,16 @@ pub(super) fn out(top: &Mapping, method: &Method, models: &[Model]) -> Result<Op
                 "`scope: model`, which looks at all tensors of a model before the first is merged",
             );
         }
-        Method::Tabled(tabled) if compressed && !OF_COMPRESSED.contains(&tabled.description.name) => {
+        Method::Tabled(tabled)
+            if compressed
+                && ![&OF_COMPRESSED[..], &ELECTS_IN_CORES].concat().contains(&tabled.description.name) =>
+        {
             return refuse(&format!(
-                "merge_method {} after `compress: ctm`; {} and esm merge compressed adapters, and `compress: truncate` goes with every \
-                 method",
+                "merge_method {} after `compress: ctm`; {}, {} and esm merge compressed adapters, and `compress: truncate` goes with \
+                 every method",
                 tabled.description.name,
-                OF_COMPRESSED.join(", ")
+                OF_COMPRESSED.join(", "),
+                ELECTS_IN_CORES.join(", ")
             ));
         }
         Method::Tabled(tabled) if tabled.description.name == "linear" => {

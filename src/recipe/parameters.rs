@@ -19,12 +19,14 @@ const PAPERS_ALPHA: &str = "alpha is the strength of the merge and has no defaul
     ViT-B/32 0.76, 0.57, 0.61 for 8, 14, 20 tasks; ViT-B/16 0.84, 0.70, 0.65; ViT-L/14 0.82, 0.68, 0.63; RoBERTa 2.8; \
     Llama-3.2-3B 2.0. Give parameters.alpha or --alpha";
 
-/// The method with its parameters; `missing` makes the error about a key that is not there.
+/// The method with its parameters; `strength` is its alpha where that has a default and is not given, `missing` makes the error
+/// about a key that is not there.
 pub(super) fn method(
     description: &'static Description,
     has_base: bool,
     parameters: Option<&Mapping>,
     overrides: &Overrides,
+    strength: f64,
     missing: impl Fn(&str, &str) -> Error,
 ) -> Result<Method, Error> {
     match description.name {
@@ -34,7 +36,7 @@ pub(super) fn method(
             esm.experts = Some(experts(parameters)?);
             Ok(Method::Esm(Box::new(esm)))
         }
-        _ => tabled(description, has_base, parameters, overrides).map(Method::Tabled),
+        _ => tabled(description, has_base, parameters, overrides, strength).map(Method::Tabled),
     }
 }
 
@@ -43,6 +45,7 @@ fn tabled(
     has_base: bool,
     parameters: Option<&Mapping>,
     overrides: &Overrides,
+    strength: f64,
 ) -> Result<Tabled, Error> {
     let get = |key: &str| parameters.and_then(|p| p.get(key));
     let mut settings =
@@ -62,7 +65,9 @@ fn tabled(
     let alpha = match (overrides.alpha, own.or(lambda.filter(|c| !varies(c)))) {
         (Some(number), _) => Alpha::Number(number),
         (None, Some(c)) => alpha(c)?,
-        (None, None) => Alpha::Number(1.0),
+        // a `lambda` that varies is among the settings
+        (None, None) if settings.contains_key(LAMBDA.name) => Alpha::Number(1.0),
+        (None, None) => Alpha::Number(strength),
     };
     let calibrate = get("calibrate").map(|c| calibrate(&c)).transpose()?;
     Ok(Tabled { description, alpha, settings, has_base, calibrate })

@@ -75,7 +75,9 @@ fn read(
         Error::new(path, line, key, format!("missing: {why}"))
     };
     let has_base = top.get("base_model").is_some();
-    let mut method = parameters::method(description, has_base, parameters.as_ref(), overrides, missing)?;
+    let strength = adapter::strength(&top, description.name)?;
+    let mut method =
+        parameters::method(description, has_base, parameters.as_ref(), overrides, strength, missing)?;
 
     let folder = path.parent().unwrap_or(Path::new(""));
     let paths = Paths { folder, made: &overrides.made, missing: absent };
