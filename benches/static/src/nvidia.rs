@@ -87,7 +87,7 @@ impl Compiler {
             "--disable-warnings".into(),
             "--ptxas-options=-v".into(),
         ];
-        let options = options.map(|option| CString::new(option));
+        let options = options.map(CString::new);
         let options = options.into_iter().collect::<std::result::Result<Vec<_>, _>>()?;
         let options: Vec<_> = options.iter().map(|option| option.as_ptr()).collect();
         let source = CString::new(source)?;
