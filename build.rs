@@ -1,13 +1,13 @@
 //! Puts every shader together, parses and validates it, so that a mistake in one fails the build with its file, line and
-//! message, and lists them for `src/kernels`, with the structs of their parameters.
+//! message, and writes for `src/kernels` what Rust must know of them.
 
 #[path = "build/compose.rs"]
 mod compose;
-#[path = "build/parameters.rs"]
-mod parameters;
+#[path = "build/interface.rs"]
+mod interface;
 
-use naga::valid::{Capabilities, ValidationFlags, Validator};
-use naga::{AddressSpace, StorageAccess};
+use naga::Module;
+use naga::valid::{Capabilities, ModuleInfo, ValidationFlags, Validator};
 use std::{env, fs, path::Path, process::Command, process::exit};
 
 fn main() {
@@ -19,34 +19,26 @@ fn main() {
     let commit = commit(Path::new(&root)).map(|commit| format!(" ({commit})")).unwrap_or_default();
     println!("cargo:rustc-env=ESMERGE_VERSION={}{commit}", env::var("CARGO_PKG_VERSION").unwrap_or_default());
 
-    let paths = compose::files(&Path::new(&root).join("shaders"));
     let composed = Path::new(&out).join("shaders");
     fs::create_dir_all(&composed).expect("OUT_DIR is writable");
-    let mut list = String::new();
-    let mut parameters = parameters::Parameters::default();
+    let mut interfaces = interface::Interfaces::default();
     let mut failed = false;
-    for path in &paths {
-        for (name, source) in compose::variants(path) {
-            let checked = check(&source, &name)
-                .and_then(|module| Ok((parameters.add(&name, &module)?, written(&module))));
-            match checked {
-                Ok((params, written)) => {
-                    let file = composed.join(format!("{name}.wgsl"));
-                    fs::write(&file, source).expect("OUT_DIR is writable");
-                    list += &entry(&name, &params, &written, &file);
-                }
-                Err(message) => {
-                    eprintln!("{message}");
-                    failed = true;
-                }
+    for path in compose::files(&Path::new(&root).join("shaders")) {
+        for (name, source) in compose::variants(&path) {
+            let file = composed.join(format!("{name}.wgsl"));
+            let added = check(&source, &name)
+                .and_then(|(module, info)| interfaces.add(&name, &file.to_string_lossy(), &module, &info));
+            fs::write(&file, source).expect("OUT_DIR is writable");
+            if let Err(message) = added {
+                eprintln!("{message}");
+                failed = true;
             }
         }
     }
     if failed {
         exit(1);
     }
-    list += &format!("pub(crate) mod params {{\n{}}}\n", parameters.text);
-    fs::write(Path::new(&out).join("shaders.rs"), list).expect("OUT_DIR is writable");
+    fs::write(Path::new(&out).join("shaders.rs"), interfaces.text).expect("OUT_DIR is writable");
 }
 
 /// The commit that is built: of the repository whose root this is, or the one that a package was made of.
@@ -73,7 +65,7 @@ fn commit(root: &Path) -> Option<String> {
 }
 
 /// The shader; or `naga`'s message, with an excerpt of the source, if it does not parse or is not valid.
-fn check(source: &str, name: &str) -> Result<naga::Module, String> {
+fn check(source: &str, name: &str) -> Result<(Module, ModuleInfo), String> {
     let name = format!("{name}.wgsl");
     let module =
         naga::front::wgsl::parse_str(source).map_err(|e| e.emit_to_string_with_path(source, &name))?;
@@ -82,27 +74,8 @@ fn check(source: &str, name: &str) -> Result<naga::Module, String> {
         Some((_, "f16.wgsl")) => Capabilities::SHADER_FLOAT16,
         _ => Capabilities::empty(),
     };
-    Validator::new(ValidationFlags::all(), capabilities)
+    let info = Validator::new(ValidationFlags::all(), capabilities)
         .validate(&module)
         .map_err(|e| e.emit_to_string_with_path(source, &name))?;
-    Ok(module)
-}
-
-/// The numbers of the bindings that may be written.
-fn written(module: &naga::Module) -> Vec<u32> {
-    let globals = module.global_variables.iter().map(|(_, global)| global);
-    let written = globals.filter(|global| match global.space {
-        AddressSpace::Storage { access } => access.contains(StorageAccess::STORE),
-        _ => false,
-    });
-    written.filter_map(|global| Some(global.binding.as_ref()?.binding)).collect()
-}
-
-/// The constant through which `src/kernels` names the shader, and says what parameters it takes.
-fn entry(name: &str, params: &str, written: &[u32], file: &Path) -> String {
-    let (constant, file) = (name.to_uppercase(), file.display().to_string());
-    format!(
-        "pub(crate) const {constant}: Shader<params::{params}> = \
-         Shader::new({name:?}, include_str!({file:?}), &{written:?});\n"
-    )
+    Ok((module, info))
 }

@@ -11,7 +11,7 @@ struct Params {
     least: u32,
 }
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 override DIVIDE: u32 = 0; // by the weights that agree: 0 not at all, 1 unless they are 0, 2 by at least 1e-6
 
 @group(0) @binding(0) var<uniform> params: Params;

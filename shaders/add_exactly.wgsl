@@ -8,7 +8,7 @@ struct Params {
     low_offset: u32,
 }
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

@@ -8,8 +8,8 @@ struct Params {
     out_offset: u32,
 }
 
-override WORKGROUP: u32 = 256;
-override WORDS: u32 = 16; // of each thread
+const WORKGROUP: u32 = 256;
+const WORDS: u32 = 16; // of each thread
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<u32>;

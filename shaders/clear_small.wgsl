@@ -9,12 +9,12 @@ struct Params {
     fraction: f32,
 }
 
-override WORKGROUP: u32 = 256; // a power of two, at most 256
+const WORKGROUP: u32 = 256; // a power of two, at most 256
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> x: array<f32>;
 
-var<workgroup> largest: array<f32, 256>;
+var<workgroup> largest: array<f32, WORKGROUP>;
 
 @compute @workgroup_size(WORKGROUP)
 fn clear_small(

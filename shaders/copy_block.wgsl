@@ -14,7 +14,7 @@ struct Params {
 
 //# include parts/elements_{scalar,vec4}.wgsl
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> src: array<Bits>;

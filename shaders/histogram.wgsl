@@ -14,7 +14,7 @@ const HIGH: u32 = 0; // the upper 15 bits of the magnitude
 const LOW: u32 = 1; // the lower 16, of numbers whose upper bits are `value`
 const PLACES: u32 = 2; // the place, shifted, of numbers whose magnitude is `value`
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 override KEY: u32 = HIGH;
 
 @group(0) @binding(0) var<uniform> params: Params;

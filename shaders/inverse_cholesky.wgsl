@@ -22,7 +22,7 @@ struct Params {
     smallest: f32, // pivots below it are lifted to it
 }
 
-override WORKGROUP: u32 = 256; // of `equilibrate`
+const WORKGROUP: u32 = 256; // of `equilibrate`
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> g: array<f32>; // batch x n x n

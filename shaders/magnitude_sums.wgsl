@@ -10,7 +10,7 @@ struct Params {
 
 const SUMS: u32 = 768; // 256 exponents, three pieces each
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<u32>;

@@ -12,7 +12,7 @@ struct Params {
     out_row_stride: u32,
 }
 
-override WORKGROUP: u32 = 64;
+const WORKGROUP: u32 = 64;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;

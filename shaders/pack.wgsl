@@ -11,7 +11,7 @@ const F32: u32 = 0;
 const F16: u32 = 1;
 const BF16: u32 = 2;
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 override FORMAT: u32 = F16;
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -15,7 +15,7 @@ struct Params {
     out_row_stride: u32,
 }
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> images: array<f32>;

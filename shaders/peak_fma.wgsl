@@ -8,7 +8,7 @@ struct Params {
     term: f32,
 }
 
-override WORKGROUP: u32 = 64;
+const WORKGROUP: u32 = 64;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> out: array<f32>;

@@ -14,13 +14,13 @@ const AMPLIFY: u32 = 1;
 const SUPPRESS: u32 = 2;
 const REVERSED: u32 = 3;
 
-override WORKGROUP: u32 = 256; // a power of two, at most 256
+const WORKGROUP: u32 = 256; // a power of two, at most 256
 override POLARITY: u32 = FULL;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> v: array<f32>;
 
-var<workgroup> sums: array<f32, 256>;
+var<workgroup> sums: array<f32, WORKGROUP>;
 
 // x^exponent for x >= 0. The exponents in use are 1, 2 and 3, which products give to a few roundings; `pow` goes
 // through logarithms and loses more.

@@ -10,7 +10,7 @@ struct Params {
     key_high: u32,
 }
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read_write> dst: array<f32>;

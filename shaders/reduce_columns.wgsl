@@ -26,7 +26,7 @@ const PRODUCTS: u32 = 0;
 const SQUARES: u32 = 1;
 const SUMS: u32 = 2;
 
-override WORKGROUP: u32 = 64;
+const WORKGROUP: u32 = 64;
 override TERMS: u32 = PRODUCTS;
 override ROOT: bool = false;
 

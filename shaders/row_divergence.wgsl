@@ -11,14 +11,14 @@ struct Params {
 
 const ADDED: f32 = 1e-8;
 
-override WORKGROUP: u32 = 256; // a power of two, at most 256
+const WORKGROUP: u32 = 256; // a power of two, at most 256
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> base: array<f32>;
 @group(0) @binding(2) var<storage, read> delta: array<f32>;
 @group(0) @binding(3) var<storage, read_write> out: array<f32>;
 
-var<workgroup> partial: array<f32, 256>;
+var<workgroup> partial: array<f32, WORKGROUP>;
 
 fn sum_over(value: f32, local: u32) -> f32 {
     workgroupBarrier();

@@ -17,7 +17,7 @@ struct Params {
 
 //# include parts/elements_{scalar,vec4}.wgsl
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 override DIVIDE: bool = false;
 
 @group(0) @binding(0) var<uniform> params: Params;

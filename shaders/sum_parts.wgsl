@@ -5,7 +5,7 @@
 //# include parts/product.wgsl
 //# include parts/store_scalar.wgsl
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 
 @group(0) @binding(1) var<storage, read> a: array<f32>;
 

@@ -15,7 +15,7 @@ struct Params {
 }
 
 const MOST: u32 = 256; // the largest order
-override WORKGROUP: u32 = 256; // a power of two, at most 256
+const WORKGROUP: u32 = 256; // a power of two, at most 256
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<f32>; // in `start`: the matrices; in `order`: the eigenvectors

@@ -18,7 +18,7 @@ struct Params {
 const SIDE: u32 = 32u;
 const LINE: u32 = 33u; // a column of the tile then lies in 32 banks
 
-override WORKGROUP: u32 = 256;
+const WORKGROUP: u32 = 256;
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> src: array<u32>;

@@ -1,6 +1,6 @@
-use super::library::shaders::ACROSS;
-use super::library::shaders::params::Across as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::across::{AGREE, APPROACH, DIVIDE, ELECT, HAVING, POSITIVE, SHARE, VARIANCE, WEIGH};
+use super::shaders::across::{Having, Params, Weigh};
 use super::{Recorder, Result, View};
 use crate::matrix::{Across, Divide, Shape};
 
@@ -24,38 +24,33 @@ pub fn across(
     if out.shape.is_empty() {
         return Ok(());
     }
-    let [from, given, to] = [x, factors, out].map(|view| recorder.window(NAME, view));
-    let (from, given, to) = (from?, given?, to?);
+    let (from, given) = (recorder.window(NAME, x)?, recorder.window(NAME, factors)?);
+    let to = recorder.window_mut(NAME, out)?;
     let count = out.shape.len();
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let groups = recorder.grid(NAME, count as u64, WEIGH.workgroup)?;
+    let (alone, weighed) = (Having { x: from, out: to }, Weigh { x: from, factors: given, out: to });
     let (entry, divide, number, least) = match *rule {
-        Across::Weigh(_) => ("weigh", 0, 0.0, 0),
-        Across::Positive(_) => ("positive", 0, 0.0, 0),
+        Across::Weigh(_) => (WEIGH.on(weighed), None, 0.0, 0),
+        Across::Positive(_) => (POSITIVE.on(weighed), None, 0.0, 0),
         Across::Elect { divide, .. } => {
             let divide = match divide {
                 Divide::Never => 0,
                 Divide::UnlessZero => 1,
                 Divide::BySome => 2,
             };
-            ("elect", divide, 0.0, 0)
+            (ELECT.on(weighed), Some(divide), 0.0, 0)
         }
-        Across::Share { epsilon, .. } => ("share", 0, epsilon, 0),
-        Across::Having { epsilon, task, shared } => ("having", 1 + u8::from(shared), epsilon, task),
-        Across::Agree { least, .. } => ("agree", 0, 0.0, least),
-        Across::Variance => ("variance", 0, 0.0, 0),
-        Across::Approach(t) => ("approach", 0, t, 0),
+        Across::Share { epsilon, .. } => (SHARE.on(weighed), None, epsilon, 0),
+        Across::Having { epsilon, task, shared } => {
+            (HAVING.on(alone), Some(1 + u32::from(shared)), epsilon, task)
+        }
+        Across::Agree { least, .. } => (AGREE.on(weighed), None, 0.0, least),
+        Across::Variance => (VARIANCE.on(alone), None, 0.0, 0),
+        Across::Approach(t) => (APPROACH.on(alone), None, t, 0),
     };
-    // a rule without factors has no binding for them
-    let windows: Vec<_> = match rule.factors().is_empty() {
-        true => vec![(1, &from), (3, &to)],
-        false => vec![(1, &from), (2, &given), (3, &to)],
-    };
-    let constants = [("WORKGROUP", f64::from(ELEMENTS)), ("DIVIDE", f64::from(divide))];
-    let divides = matches!(rule, Across::Elect { .. } | Across::Having { .. });
     recorder.dispatch(Dispatch {
-        shader: &ACROSS,
         entry,
-        constants: if divides { &constants } else { &constants[..1] },
+        constants: divide.map(|divide| DIVIDE.is(divide)).as_slice(),
         params: Params {
             count: count as u32,
             tasks: tasks as u32,
@@ -66,7 +61,6 @@ pub fn across(
             number,
             least: least as u32,
         },
-        windows: &windows,
         groups,
     });
     Ok(())

@@ -1,23 +1,23 @@
-use super::library::shaders::ACTIVATE;
-use super::library::shaders::params::Activate as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::activate::{self, ACTIVATE, ACTIVATE_GATED, FUNCTION, Params};
 use super::{Recorder, Result, View};
 
 /// The nonlinearity of a feed-forward layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u32)]
 pub enum Activation {
     /// `x Phi(x)`, with the error function.
-    Gelu,
+    Gelu = activate::GELU,
     /// `x/2 (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3)))`.
-    GeluTanh,
+    GeluTanh = activate::GELU_TANH,
     /// `x sigmoid(1.702 x)`, of OpenAI's CLIP.
-    QuickGelu,
+    QuickGelu = activate::QUICK_GELU,
     /// `x sigmoid(x)`, also called swish.
-    Silu,
+    Silu = activate::SILU,
     /// `max(x, 0)`.
-    Relu,
+    Relu = activate::RELU,
     /// `tanh x`, of BERT's pooler.
-    Tanh,
+    Tanh = activate::TANH,
 }
 
 /// `x = f(x)`, or `x = f(x) * up` element by element. Views are packed.
@@ -36,23 +36,20 @@ pub fn activate(
     if x.shape.is_empty() {
         return Ok(());
     }
-    let to = recorder.window(NAME, &x.flat())?;
+    let to = recorder.window_mut(NAME, &x.flat())?;
     let from = up.map(|up| recorder.window(NAME, &up.flat())).transpose()?;
-    let groups = recorder.grid(NAME, x.shape.len() as u64, ELEMENTS)?;
-    let windows: &[_] = match &from {
-        Some(from) => &[(1, from), (2, &to)],
-        None => &[(2, &to)],
-    };
+    let groups = recorder.grid(NAME, x.shape.len() as u64, ACTIVATE.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &ACTIVATE,
-        entry: if up.is_none() { "activate" } else { "activate_gated" },
-        constants: &[("WORKGROUP", f64::from(ELEMENTS)), ("FUNCTION", f64::from(activation as u32))],
+        entry: match from {
+            Some(up) => ACTIVATE_GATED.on(activate::ActivateGated { up, x: to }),
+            None => ACTIVATE.on(activate::Activate { x: to }),
+        },
+        constants: &[FUNCTION.is(activation as u32)],
         params: Params {
             count: x.shape.len() as u32,
             x_offset: to.first,
-            up_offset: from.as_ref().map_or(0, |w| w.first),
+            up_offset: from.map_or(0, |w| w.first),
         },
-        windows,
         groups,
     });
     Ok(())

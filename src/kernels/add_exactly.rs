@@ -1,6 +1,5 @@
-use super::library::shaders::ADD_EXACTLY;
-use super::library::shaders::params::AddExactly as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::add_exactly::{ADD_EXACTLY, Bindings, Params};
 use super::{Recorder, Result, View};
 
 /// `high + low += x`, where `high` is the nearest f32 of the sum and `low` what it misses: a sum to about twice the
@@ -16,19 +15,18 @@ pub fn add_exactly(recorder: &mut Recorder<'_>, x: &View<'_>, high: &View<'_>, l
         return Ok(());
     }
     let from = recorder.window(NAME, &x.flat())?;
-    let (h, l) = (recorder.window(NAME, &high.flat())?, recorder.window(NAME, &low.flat())?);
-    let groups = recorder.grid(NAME, x.shape.len() as u64, ELEMENTS)?;
+    let h = recorder.window_mut(NAME, &high.flat())?;
+    let l = recorder.window_mut(NAME, &low.flat())?;
+    let groups = recorder.grid(NAME, x.shape.len() as u64, ADD_EXACTLY.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &ADD_EXACTLY,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: ADD_EXACTLY.on(Bindings { x: from, high: h, low: l }),
+        constants: &[],
         params: Params {
             count: x.shape.len() as u32,
             x_offset: from.first,
             high_offset: h.first,
             low_offset: l.first,
         },
-        windows: &[(1, &from), (2, &h), (3, &l)],
         groups,
     });
     Ok(())

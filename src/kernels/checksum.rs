@@ -1,10 +1,6 @@
-use super::library::shaders::CHECKSUM;
-use super::library::shaders::params::Checksum as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::checksum::{Bindings, CHECKSUM, Params, WORDS};
 use super::{Recorder, Result, View};
-
-/// Words that a thread adds up.
-const WORDS: u32 = 16;
 
 /// Adds to `sum`, one 32-bit integer, the [`checksum_of`] the words of the packed `x`, the first of which has the place `first`.
 ///
@@ -18,19 +14,17 @@ pub fn checksum(recorder: &mut Recorder<'_>, x: &View<'_>, first: usize, sum: &V
     if count == 0 {
         return Ok(());
     }
-    let (from, to) = (recorder.window(NAME, &x.flat())?, recorder.window(NAME, sum)?);
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS * WORDS)?;
+    let (from, to) = (recorder.window(NAME, &x.flat())?, recorder.window_mut(NAME, sum)?);
+    let groups = recorder.grid(NAME, count as u64, CHECKSUM.workgroup * WORDS)?;
     recorder.dispatch(Dispatch {
-        shader: &CHECKSUM,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS)), ("WORDS", f64::from(WORDS))],
+        entry: CHECKSUM.on(Bindings { x: from, sums: to }),
+        constants: &[],
         params: Params {
             count: count as u32,
             x_offset: from.first,
             first: first as u32,
             out_offset: to.first,
         },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

@@ -1,9 +1,6 @@
-use super::library::shaders::CLEAR_SMALL;
-use super::library::shaders::params::ClearSmall as Params;
 use super::recorder::{Dispatch, require};
+use super::shaders::clear_small::{Bindings, CLEAR_SMALL, Params};
 use super::{Recorder, Result, View};
-
-const WORKGROUP: u32 = 256;
 
 /// The null cut over all elements of each matrix, in place: `x = 0` where `x <= fraction * max x`, with a maximum of at least
 /// 0. Matrices have no gaps.
@@ -17,12 +14,11 @@ pub fn clear_small(recorder: &mut Recorder<'_>, x: &View<'_>, fraction: f32) -> 
     if shape.is_empty() {
         return Ok(());
     }
-    let window = recorder.window(NAME, x)?;
+    let window = recorder.window_mut(NAME, x)?;
     let groups = recorder.grid(NAME, shape.batch as u64, 1)?;
     recorder.dispatch(Dispatch {
-        shader: &CLEAR_SMALL,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(WORKGROUP))],
+        entry: CLEAR_SMALL.on(Bindings { x: window }),
+        constants: &[],
         params: Params {
             batch: shape.batch as u32,
             count: shape.matrix_len() as u32,
@@ -30,7 +26,6 @@ pub fn clear_small(recorder: &mut Recorder<'_>, x: &View<'_>, fraction: f32) -> 
             batch_stride: x.batch_stride as u32,
             fraction,
         },
-        windows: &[(1, &window)],
         groups,
     });
     Ok(())

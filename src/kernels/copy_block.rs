@@ -1,6 +1,6 @@
-use super::library::shaders::params::CopyBlock as Params;
-use super::library::shaders::{COPY_BLOCK, COPY_BLOCK_VEC4};
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::copy_block::{Bindings, COPY_BLOCK, Params};
+use super::shaders::copy_block_vec4;
 use super::{Recorder, Result, View};
 
 /// `dst = src`, bit by bit, between any two layouts.
@@ -14,17 +14,16 @@ pub fn copy_block(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &View<'_>) -
         return Ok(());
     }
     let (src, dst) = if src.is_packed() && dst.is_packed() { (src.flat(), dst.flat()) } else { (*src, *dst) };
-    let (from, to) = (recorder.window(NAME, &src)?, recorder.window(NAME, &dst)?);
+    let (from, to) = (recorder.window(NAME, &src)?, recorder.window_mut(NAME, &dst)?);
     let in_fours = src.is_in_fours() && dst.is_in_fours();
-    let (shader, step) = if in_fours { (&COPY_BLOCK_VEC4, 4) } else { (&COPY_BLOCK, 1) };
+    let (entry, step) = if in_fours { (&copy_block_vec4::COPY_BLOCK, 4) } else { (&COPY_BLOCK, 1) };
     let count = dst.shape.len() / step;
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let groups = recorder.grid(NAME, count as u64, entry.workgroup)?;
     let [src_offset, src_row_stride, src_batch_stride] = from.places(&src, step);
     let [dst_offset, dst_row_stride, dst_batch_stride] = to.places(&dst, step);
     recorder.dispatch(Dispatch {
-        shader,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: entry.on(Bindings { src: from, dst: to }),
+        constants: &[],
         params: Params {
             count: count as u32,
             rows: dst.shape.rows as u32,
@@ -36,7 +35,6 @@ pub fn copy_block(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &View<'_>) -
             dst_row_stride,
             dst_batch_stride,
         },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

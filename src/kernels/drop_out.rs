@@ -1,6 +1,5 @@
-use super::library::shaders::DROP_OUT;
-use super::library::shaders::params::DropOut as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::drop_out::{DROP_OUT, DROP_OUT_BY_RANK, DropOut, DropOutByRank, Params};
 use super::{Recorder, Result, View};
 use crate::matrix::Chance;
 
@@ -23,18 +22,19 @@ pub fn drop_out(
     if count == 0 {
         return Ok(());
     }
-    let to = recorder.window(NAME, &x.flat())?;
+    let to = recorder.window_mut(NAME, &x.flat())?;
     let from = ranks.map(|(ranks, _)| recorder.window(NAME, &ranks.flat())).transpose()?;
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
-    let windows: Vec<_> = std::iter::once((1, &to)).chain(from.as_ref().map(|from| (2, from))).collect();
+    let groups = recorder.grid(NAME, count as u64, DROP_OUT.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &DROP_OUT,
-        entry: if ranks.is_some() { "drop_out_by_rank" } else { NAME },
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: match from {
+            Some(ranks) => DROP_OUT_BY_RANK.on(DropOutByRank { x: to, ranks }),
+            None => DROP_OUT.on(DropOut { x: to }),
+        },
+        constants: &[],
         params: Params {
             count: count as u32,
             x_offset: to.first,
-            ranks_offset: from.as_ref().map_or(0, |from| from.first),
+            ranks_offset: from.map_or(0, |from| from.first),
             first: first as u32,
             key_low: chance.key as u32,
             key_high: (chance.key >> 32) as u32,
@@ -42,7 +42,6 @@ pub fn drop_out(
             span: chance.span,
             cols: ranks.map_or(0, |(_, cols)| cols as u32),
         },
-        windows: &windows,
         groups,
     });
     Ok(())

@@ -1,6 +1,5 @@
-use super::library::shaders::GATHER_ROWS;
-use super::library::shaders::params::GatherRows as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::gather_rows::{Bindings, GATHER_ROWS, Params};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
 
@@ -19,12 +18,11 @@ pub fn gather_rows(recorder: &mut Recorder<'_>, x: &View<'_>, rows: &View<'_>, o
         return Ok(());
     }
     let (from, list) = (recorder.window(NAME, x)?, recorder.window(NAME, rows)?);
-    let to = recorder.window(NAME, out)?;
-    let groups = recorder.grid(NAME, out.shape.len() as u64, ELEMENTS)?;
+    let to = recorder.window_mut(NAME, out)?;
+    let groups = recorder.grid(NAME, out.shape.len() as u64, GATHER_ROWS.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &GATHER_ROWS,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: GATHER_ROWS.on(Bindings { x: from, rows: list, out: to }),
+        constants: &[],
         params: Params {
             count: out.shape.len() as u32,
             cols: x.shape.cols as u32,
@@ -35,7 +33,6 @@ pub fn gather_rows(recorder: &mut Recorder<'_>, x: &View<'_>, rows: &View<'_>, o
             out_offset: to.first,
             out_row_stride: out.row_stride as u32,
         },
-        windows: &[(1, &from), (2, &list), (3, &to)],
         groups,
     });
     Ok(())

@@ -1,6 +1,7 @@
-use super::library::shaders::SUM_PARTS;
-use super::library::shaders::params::Gemm as Params;
-use super::recorder::{Dispatch, ELEMENTS, Window, require};
+use super::recorder::{Dispatch, Window, WindowMut, require};
+use super::shaders::gemm::{self as shader, Bindings, Params};
+use super::shaders::sum_parts::{self, SUM_PARTS};
+use super::unpack::format;
 use super::{Activation, Choice, Recorder, Result, ShapeClass, Tile, View};
 use crate::matrix::{Dtype, Op, Shape};
 
@@ -281,7 +282,6 @@ fn encode_part(recorder: &mut Recorder<'_>, tile: Tile, p: &Product<'_>) -> Resu
     // tiles through workgroup memory are stored in fours too
     let in_fours = operands_in_fours && (tile == Tile::Direct || Operand::from(g.c).is_aligned());
     let narrow = [g.a, g.b].iter().any(|operand| operand.dtype != Dtype::F32);
-    let (shader, entry) = tile.shader(in_fours, narrow);
     let tiles = tile.count(m, n, p.triangular);
     let [x, y, _] = recorder.grid(p.name, tiles as u64, 1)?;
     let (a, b) = (
@@ -299,30 +299,22 @@ fn encode_part(recorder: &mut Recorder<'_>, tile: Tile, p: &Product<'_>) -> Resu
         b_batch_stride: g.b.view.batch_stride as u32,
         ..result_params(g)
     };
-    let flag = |set: bool| f64::from(u8::from(set));
     let mut constants = tile.constants();
     constants.extend([
-        ("TRANSPOSE_A", flag(g.op_a == Op::Transpose)),
-        ("TRANSPOSE_B", flag(g.op_b == Op::Transpose)),
-        ("TRIANGULAR", flag(p.triangular)),
-        ("TRAPEZOID", flag(p.trapezoid)),
-        ("FORMAT_A", format(g.a.dtype)),
-        ("FORMAT_B", format(g.b.dtype)),
+        shader::TRANSPOSE_A.is(g.op_a == Op::Transpose),
+        shader::TRANSPOSE_B.is(g.op_b == Op::Transpose),
+        shader::TRIANGULAR.is(p.triangular),
+        shader::TRAPEZOID.is(p.trapezoid),
+        shader::FORMAT_A.is(format(g.a.dtype)),
+        shader::FORMAT_B.is(format(g.b.dtype)),
     ]);
     let stored_in_fours = in_fours && tile != Tile::Direct;
     let (c, bias, scale) = result_windows(recorder, p.name, g, stored_in_fours, &mut params, &mut constants)?;
+    let operands = Bindings { a, b, c, bias: bias.unwrap_or(a), scale: scale.unwrap_or(a) };
     recorder.dispatch(Dispatch {
-        shader,
-        entry,
+        entry: tile.entry(in_fours, narrow, operands),
         constants: &constants,
         params,
-        windows: &[
-            (1, &a),
-            (2, &b),
-            (3, &c),
-            (4, bias.as_ref().unwrap_or(&a)),
-            (5, scale.as_ref().unwrap_or(&a)),
-        ],
         groups: [x, y, g.c.shape.batch as u32],
     });
     Ok(())
@@ -340,7 +332,7 @@ fn split(recorder: &mut Recorder<'_>, p: &Product<'_>, splits: usize, scratch: &
     }
     let tile = p.choice(recorder).tile;
     // whole slabs deep, so that parts stay aligned; without any depth there is one part, of zeros
-    let depth = k.div_ceil(splits).max(1).next_multiple_of(16);
+    let depth = k.div_ceil(splits).max(1).next_multiple_of(shader::DEPTH as usize);
     let whole = k / depth;
     if whole > 0 {
         encode_part(recorder, tile, &p.deep(0, depth, whole, scratch.batches(0..whole)))?;
@@ -366,28 +358,13 @@ fn sum_parts(recorder: &mut Recorder<'_>, p: &Product<'_>, parts: &View<'_>) -> 
         a_batch_stride: parts.batch_stride as u32,
         ..result_params(g)
     };
-    let mut constants = vec![("WORKGROUP", f64::from(ELEMENTS))];
+    let mut constants = Vec::new();
     let (c, bias, scale) = result_windows(recorder, p.name, g, false, &mut params, &mut constants)?;
-    let groups = recorder.grid(p.name, g.c.shape.matrix_len() as u64, ELEMENTS)?;
-    let (bias, scale) = (bias.as_ref().unwrap_or(&source), scale.as_ref().unwrap_or(&source));
-    recorder.dispatch(Dispatch {
-        shader: &SUM_PARTS,
-        entry: "sum_parts",
-        constants: &constants,
-        params,
-        windows: &[(1, &source), (3, &c), (4, bias), (5, scale)],
-        groups,
-    });
+    let groups = recorder.grid(p.name, g.c.shape.matrix_len() as u64, SUM_PARTS.workgroup)?;
+    let operands =
+        sum_parts::Bindings { a: source, c, bias: bias.unwrap_or(source), scale: scale.unwrap_or(source) };
+    recorder.dispatch(Dispatch { entry: SUM_PARTS.on(operands), constants: &constants, params, groups });
     Ok(())
-}
-
-/// The number by which the shaders know a type.
-fn format(dtype: Dtype) -> f64 {
-    match dtype {
-        Dtype::F32 => 0.0,
-        Dtype::F16 => 1.0,
-        Dtype::Bf16 => 2.0,
-    }
 }
 
 fn operand_window<'v>(
@@ -426,27 +403,27 @@ fn result_windows<'v>(
     in_fours: bool,
     params: &mut Params,
     constants: &mut Vec<(&'static str, f64)>,
-) -> Result<(Window<'v>, Option<Window<'v>>, Option<Window<'v>>)> {
+) -> Result<(WindowMut<'v>, Option<Window<'v>>, Option<Window<'v>>)> {
     let Epilogue { scale, bias, activation } = g.epilogue;
-    let c = operand_window(recorder, name, &Operand::from(g.c), in_fours)?;
+    let c = operand_window(recorder, name, &Operand::from(g.c), in_fours).map(WindowMut)?;
     params.c_offset = c.first;
     let bias = bias.map(|bias| Ok((recorder.window(name, &bias)?, bias.batch_stride))).transpose()?;
     if let Some((window, stride)) = &bias {
         (params.bias_offset, params.bias_batch_stride) = (window.first, *stride as u32);
-        constants.push(("BIAS", 1.0));
+        constants.push(shader::BIAS.is(true));
     }
     let scale = match scale {
-        Some(Scaling::Rows(s)) => Some((s, 1.0)),
-        Some(Scaling::Columns(s)) => Some((s, 2.0)),
+        Some(Scaling::Rows(s)) => Some((s, shader::OF_ROWS)),
+        Some(Scaling::Columns(s)) => Some((s, shader::OF_COLUMNS)),
         None => None,
     };
     let scale = scale.map(|(s, code)| Ok((recorder.window(name, &s)?, s.batch_stride, code))).transpose()?;
     if let Some((window, stride, code)) = &scale {
         (params.scale_offset, params.scale_batch_stride) = (window.first, *stride as u32);
-        constants.push(("SCALE", *code));
+        constants.push(shader::SCALE.is(*code));
     }
     if let Some(activation) = activation {
-        constants.extend([("ACTIVATION", 1.0), ("FUNCTION", f64::from(activation as u32))]);
+        constants.extend([shader::ACTIVATION.is(true), shader::FUNCTION.is(activation as u32)]);
     }
     Ok((c, bias.map(|b| b.0), scale.map(|s| s.0)))
 }

@@ -1,6 +1,5 @@
-use super::library::shaders::HISTOGRAM;
-use super::library::shaders::params::Histogram as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::histogram::{Bindings, HIGH, HISTOGRAM, KEY, LOW, PLACES, Params};
 use super::{Recorder, Result, View};
 
 /// What is counted.
@@ -49,17 +48,16 @@ pub fn histogram(
     if count == 0 {
         return Ok(());
     }
-    let (from, to) = (recorder.window(NAME, &x.flat())?, recorder.window(NAME, &counts.flat())?);
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let (from, to) = (recorder.window(NAME, &x.flat())?, recorder.window_mut(NAME, &counts.flat())?);
+    let groups = recorder.grid(NAME, count as u64, HISTOGRAM.workgroup)?;
     let (key, value, shift) = match by {
-        CountBy::High => (0.0, 0, 0),
-        CountBy::Low(upper) => (1.0, upper, 0),
-        CountBy::Places { magnitude, shift } => (2.0, magnitude, shift),
+        CountBy::High => (HIGH, 0, 0),
+        CountBy::Low(upper) => (LOW, upper, 0),
+        CountBy::Places { magnitude, shift } => (PLACES, magnitude, shift),
     };
     recorder.dispatch(Dispatch {
-        shader: &HISTOGRAM,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS)), ("KEY", key)],
+        entry: HISTOGRAM.on(Bindings { x: from, counts: to }),
+        constants: &[KEY.is(key)],
         params: Params {
             count: count as u32,
             x_offset: from.first,
@@ -68,7 +66,6 @@ pub fn histogram(
             shift,
             out_offset: to.first,
         },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

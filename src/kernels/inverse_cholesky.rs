@@ -1,15 +1,15 @@
 use super::gemm::gemm_trapezoid;
-use super::library::shaders::INVERSE_CHOLESKY;
-use super::library::shaders::params::InverseCholesky as Params;
-use super::recorder::{Dispatch, ELEMENTS, Window, require};
+use super::recorder::{Dispatch, Window, WindowMut, require};
+use super::shaders::Bound;
+use super::shaders::inverse_cholesky::{self as shader, EQUILIBRATE, FACTOR, PANEL, Params};
 use super::view::scratch;
 use super::{Gemm, Recorder, Result, View};
 use crate::matrix::{Op, Shape};
 
 const NAME: &str = "inverse_cholesky";
 
-/// Rows of a diagonal block, as in the shader.
-const BLOCK: usize = 32;
+/// Rows of a diagonal block.
+const BLOCK: usize = shader::SIDE as usize;
 
 /// Rows of a panel: what it takes out of the rows below is one product of that depth.
 pub(crate) const CHOLESKY_PANEL: usize = 4 * BLOCK;
@@ -93,7 +93,7 @@ pub(crate) fn equilibrate(
     scratch: &CholeskyScratch<'_>,
     w: &View<'_>,
 ) -> Result<()> {
-    Steps::new(recorder, g, scratch, w)?.encode(recorder, "equilibrate")
+    Steps::new(recorder, g, scratch, w)?.equilibrate(recorder)
 }
 
 /// The step of [`inverse_cholesky`] that finishes the panel of rows at `start` and takes it out of the rows below.
@@ -110,8 +110,8 @@ pub(crate) fn eliminate(
     let end = n.min(start + CHOLESKY_PANEL);
     for first in (start..end).step_by(BLOCK) {
         steps.params = Params { start: start as u32, first: first as u32, smallest, ..steps.params };
-        steps.encode(recorder, "factor")?;
-        steps.encode(recorder, "panel")?;
+        steps.factor(recorder)?;
+        steps.panel(recorder)?;
     }
     if end == n {
         return Ok(());
@@ -127,11 +127,11 @@ pub(crate) fn eliminate(
 struct Steps<'a> {
     params: Params,
     g: Window<'a>,
-    work: Window<'a>,
-    w: Window<'a>,
-    inverse: Window<'a>,
-    column: Window<'a>,
-    row: Window<'a>,
+    work: WindowMut<'a>,
+    w: WindowMut<'a>,
+    inverse: WindowMut<'a>,
+    column: WindowMut<'a>,
+    row: WindowMut<'a>,
 }
 
 impl<'a> Steps<'a> {
@@ -143,7 +143,7 @@ impl<'a> Steps<'a> {
     ) -> Result<Self> {
         let Shape { batch, rows: n, .. } = g.shape;
         let [work, column, row, inverse] = CholeskyScratch::shapes(batch, n);
-        let (from, to) = (recorder.window(NAME, g)?, recorder.window(NAME, w)?);
+        let (from, to) = (recorder.window(NAME, g)?, recorder.window_mut(NAME, w)?);
         let params = Params {
             n: n as u32,
             batch: batch as u32,
@@ -160,31 +160,41 @@ impl<'a> Steps<'a> {
         Ok(Steps {
             params,
             g: from,
-            work: recorder.window(NAME, &View::packed(scratch.work, work))?,
+            work: recorder.window_mut(NAME, &View::packed(scratch.work, work))?,
             w: to,
-            inverse: recorder.window(NAME, &View::packed(scratch.inverse, inverse))?,
-            column: recorder.window(NAME, &View::packed(scratch.column, column))?,
-            row: recorder.window(NAME, &View::packed(scratch.row, row))?,
+            inverse: recorder.window_mut(NAME, &View::packed(scratch.inverse, inverse))?,
+            column: recorder.window_mut(NAME, &View::packed(scratch.column, column))?,
+            row: recorder.window_mut(NAME, &View::packed(scratch.row, row))?,
         })
     }
 
-    fn encode(&self, recorder: &mut Recorder<'_>, entry: &'static str) -> Result<()> {
-        let equilibrate = [(1, &self.g), (2, &self.work)];
-        let factor = [(1, &self.g), (2, &self.work), (4, &self.inverse), (5, &self.column)];
-        let panel = [(2, &self.work), (3, &self.w), (4, &self.inverse), (5, &self.column), (6, &self.row)];
-        let Params { n, batch, fours, .. } = self.params;
-        let batch = u64::from(batch);
-        let (windows, groups): (&[_], _) = match entry {
-            "equilibrate" => {
-                (&equilibrate, recorder.grid(NAME, batch * 4 * u64::from(fours).pow(2), ELEMENTS)?)
-            }
-            "factor" => (&factor, recorder.grid(NAME, batch, 1)?),
-            _ => (&panel, recorder.grid(NAME, batch * u64::from(n.div_ceil(BLOCK as u32)), 1)?),
-        };
-        let constants: &[_] =
-            if entry == "equilibrate" { &[("WORKGROUP", f64::from(ELEMENTS))] } else { &[] };
-        let params = self.params;
-        recorder.dispatch(Dispatch { shader: &INVERSE_CHOLESKY, entry, constants, params, windows, groups });
+    fn equilibrate(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let Params { batch, fours, .. } = self.params;
+        let entry = EQUILIBRATE.on(shader::Equilibrate { g: self.g, work: self.work });
+        self.encode(recorder, entry, u64::from(batch) * 4 * u64::from(fours).pow(2), EQUILIBRATE.workgroup)
+    }
+
+    fn factor(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let Steps { g, work, inverse, column, .. } = *self;
+        let entry = FACTOR.on(shader::Factor { g, work, inverse, column });
+        self.encode(recorder, entry, self.params.batch.into(), 1)
+    }
+
+    fn panel(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let Steps { params: Params { n, batch, .. }, work, w, inverse, column, row, .. } = *self;
+        let entry = PANEL.on(shader::Panel { work, w, inverse, column, row });
+        self.encode(recorder, entry, u64::from(batch) * u64::from(n.div_ceil(BLOCK as u32)), 1)
+    }
+
+    fn encode(
+        &self,
+        recorder: &mut Recorder<'_>,
+        entry: Bound<'_, Params>,
+        count: u64,
+        workgroup: u32,
+    ) -> Result<()> {
+        let groups = recorder.grid(NAME, count, workgroup)?;
+        recorder.dispatch(Dispatch { entry, constants: &[], params: self.params, groups });
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
-use super::library::shaders::params::LayerNorm as Params;
-use super::library::shaders::{LAYER_NORM, LAYER_NORM_VEC4};
 use super::recorder::{Dispatch, require};
+use super::shaders::layer_norm::{Bindings, LAYER_NORM, Params, RMS};
+use super::shaders::layer_norm_vec4;
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
 
@@ -27,16 +27,15 @@ pub fn layer_norm(
         return Ok(());
     }
     let workgroup = if x.shape.cols > 1024 { 256 } else { 64 };
-    let (from, to) = (recorder.window(NAME, x)?, recorder.window(NAME, out)?);
+    let (from, to) = (recorder.window(NAME, x)?, recorder.window_mut(NAME, out)?);
     let (w, b) = (recorder.window(NAME, weight)?, recorder.window(NAME, bias)?);
     let in_fours = [x, weight, bias, out].into_iter().all(View::is_in_fours);
-    let (shader, step) = if in_fours { (&LAYER_NORM_VEC4, 4) } else { (&LAYER_NORM, 1) };
+    let (entry, step) = if in_fours { (&layer_norm_vec4::LAYER_NORM, 4) } else { (&LAYER_NORM, 1) };
     let fours = |elements: usize| (elements / step) as u32;
     let groups = recorder.grid(NAME, x.shape.rows as u64, 1)?;
     recorder.dispatch(Dispatch {
-        shader,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(workgroup)), ("RMS", f64::from(u8::from(rms)))],
+        entry: entry.on(Bindings { x: from, weight: w, bias: b, out: to }),
+        constants: &[entry.workgroup.is(workgroup), RMS.is(rms)],
         params: Params {
             rows: x.shape.rows as u32,
             cols: fours(x.shape.cols),
@@ -48,7 +47,6 @@ pub fn layer_norm(
             out_row_stride: fours(out.row_stride),
             epsilon,
         },
-        windows: &[(1, &from), (2, &w), (3, &b), (4, &to)],
         groups,
     });
     Ok(())

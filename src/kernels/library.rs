@@ -1,32 +1,11 @@
 //! The shaders of a device, compiled as they are first needed.
 
+use super::shaders::{self, Bound, Shader};
 use super::tile::{ENOUGH_TILES, built_in};
 use super::{Choice, Parameters, Recorder, ShapeClass, Stamps, Tile};
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::marker::PhantomData;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-/// One WGSL file, that takes parameters of type `P`.
-pub(crate) struct Shader<P> {
-    pub name: &'static str,
-    pub source: &'static str,
-    /// The numbers of the bindings that it may write.
-    pub written: &'static [u32],
-    params: PhantomData<P>,
-}
-
-impl<P> Shader<P> {
-    const fn new(name: &'static str, source: &'static str, written: &'static [u32]) -> Self {
-        Shader { name, source, written, params: PhantomData }
-    }
-}
-
-/// The shaders that `build.rs` found and validated, and the structs of their parameters.
-pub(crate) mod shaders {
-    use super::Shader;
-    include!(concat!(env!("OUT_DIR"), "/shaders.rs"));
-}
 
 /// Whether shaders check their own indices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
@@ -219,9 +198,10 @@ impl Kernels {
 
     /// A number that changes with the shaders of the products, so that what was measured of others is not taken for these.
     pub fn products_version() -> u64 {
-        use shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC2, GEMM_VEC4, SUM_PARTS};
-        let sources = [&GEMM, &GEMM_VEC4, &GEMM_VEC2, &GEMM_DIRECT, &GEMM_BLOCKS, &SUM_PARTS];
-        let bytes = sources.iter().flat_map(|shader| shader.source.bytes());
+        use shaders::{gemm, gemm_blocks, gemm_direct, gemm_vec2, gemm_vec4, sum_parts};
+        let tiled = [gemm::SHADER, gemm_vec4::SHADER, gemm_vec2::SHADER];
+        let sources = tiled.iter().chain(&[gemm_direct::SHADER, gemm_blocks::SHADER, sum_parts::SHADER]);
+        let bytes = sources.flat_map(|shader| shader.source.bytes());
         // FNV-1a
         bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
     }
@@ -235,39 +215,27 @@ impl Kernels {
         &self.device
     }
 
-    /// The pipeline of a shader's entry point with these overrides, over storage of these numbers.
-    pub(super) fn pipeline<P>(
-        &self,
-        shader: &'static Shader<P>,
-        entry: &'static str,
-        constants: &[(&'static str, f64)],
-        storage: impl Iterator<Item = u32>,
-    ) -> Pipeline {
+    /// The pipeline of an entry point with these overrides.
+    pub(super) fn pipeline<P>(&self, entry: &Bound<'_, P>, constants: &[(&'static str, f64)]) -> Pipeline {
         let bits = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
-        let key = PipelineKey { entry, shader: shader.name, constants: bits };
-        let mut pipelines = lock(&self.pipelines);
-        pipelines.entry(key).or_insert_with(|| self.compile(shader, entry, constants, storage)).clone()
+        let key = PipelineKey { entry: entry.entry, shader: entry.shader.name, constants: bits };
+        lock(&self.pipelines).entry(key).or_insert_with(|| self.compile(entry, constants)).clone()
     }
 
-    fn compile<P>(
-        &self,
-        shader: &Shader<P>,
-        entry: &str,
-        constants: &[(&str, f64)],
-        storage: impl Iterator<Item = u32>,
-    ) -> Pipeline {
+    fn compile<P>(&self, entry: &Bound<'_, P>, constants: &[(&str, f64)]) -> Pipeline {
+        let shader = entry.shader;
         let module = lock(&self.modules).entry(shader.name).or_insert_with(|| self.module(shader)).clone();
-        let layout = self.layout(shader, storage);
+        let layout = self.layout(entry);
         let pipeline_layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: Some(entry),
+            label: Some(entry.entry),
             bind_group_layouts: &[Some(&layout)],
             immediate_size: 0,
         });
         let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(entry),
+            label: Some(entry.entry),
             layout: Some(&pipeline_layout),
             module: &module,
-            entry_point: Some(entry),
+            entry_point: Some(entry.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
                 constants,
                 // Every kernel writes workgroup memory before it reads it.
@@ -278,7 +246,7 @@ impl Kernels {
         Pipeline { pipeline, layout }
     }
 
-    fn layout<P>(&self, shader: &Shader<P>, storage: impl Iterator<Item = u32>) -> wgpu::BindGroupLayout {
+    fn layout<P>(&self, entry: &Bound<'_, P>) -> wgpu::BindGroupLayout {
         let binding = |binding: u32, ty, size, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,
@@ -287,16 +255,15 @@ impl Kernels {
         };
         let size = wgpu::BufferSize::new(size_of::<P>() as u64);
         let params = binding(0, wgpu::BufferBindingType::Uniform, size, true);
-        let storage = storage.map(|number| {
-            let read_only = !shader.written.contains(&number);
-            binding(number, wgpu::BufferBindingType::Storage { read_only }, None, false)
+        let storage = entry.storage.iter().map(|&(number, written)| {
+            binding(number, wgpu::BufferBindingType::Storage { read_only: !written }, None, false)
         });
         let entries: Vec<_> = std::iter::once(params).chain(storage).collect();
-        let descriptor = wgpu::BindGroupLayoutDescriptor { label: Some(shader.name), entries: &entries };
-        self.device.create_bind_group_layout(&descriptor)
+        let label = Some(entry.shader.name);
+        self.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label, entries: &entries })
     }
 
-    fn module<P>(&self, shader: &Shader<P>) -> wgpu::ShaderModule {
+    fn module(&self, shader: Shader) -> wgpu::ShaderModule {
         let descriptor = wgpu::ShaderModuleDescriptor {
             label: Some(shader.name),
             source: wgpu::ShaderSource::Wgsl(enabled(shader.source)),

@@ -1,6 +1,5 @@
-use super::library::shaders::MAGNITUDE_SUMS;
-use super::library::shaders::params::MagnitudeSums as Params;
 use super::recorder::{Dispatch, require};
+use super::shaders::magnitude_sums::{Bindings, MAGNITUDE_SUMS, Params};
 use super::{Recorder, Result, View};
 
 /// Pieces of sums that [`magnitude_sums`] adds to: for each of 256 exponents three pieces of 8 bits.
@@ -11,8 +10,6 @@ pub const MOST_MAGNITUDES: usize = 1 << 24;
 
 /// Numbers of a thread.
 const EACH: u32 = 64;
-const WORKGROUP: u32 = 256;
-
 /// Adds the magnitudes of the packed `x`, at most [`MOST_MAGNITUDES`], to the [`MAGNITUDE_PIECES`] of `sums`, exactly:
 /// [`magnitude_sum`] puts them together.
 ///
@@ -26,14 +23,12 @@ pub fn magnitude_sums(recorder: &mut Recorder<'_>, x: &View<'_>, sums: &View<'_>
     if count == 0 {
         return Ok(());
     }
-    let (from, to) = (recorder.window(NAME, &x.flat())?, recorder.window(NAME, &sums.flat())?);
-    let groups = recorder.grid(NAME, count as u64, WORKGROUP * EACH)?;
+    let (from, to) = (recorder.window(NAME, &x.flat())?, recorder.window_mut(NAME, &sums.flat())?);
+    let groups = recorder.grid(NAME, count as u64, MAGNITUDE_SUMS.workgroup * EACH)?;
     recorder.dispatch(Dispatch {
-        shader: &MAGNITUDE_SUMS,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(WORKGROUP))],
+        entry: MAGNITUDE_SUMS.on(Bindings { x: from, sums: to }),
+        constants: &[],
         params: Params { count: count as u32, x_offset: from.first, out_offset: to.first, each: EACH },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

@@ -1,11 +1,7 @@
-use super::library::shaders::MEAN_ROWS;
-use super::library::shaders::params::MeanRows as Params;
 use super::recorder::{Dispatch, require};
+use super::shaders::mean_rows::{Bindings, MEAN_ROWS, Params};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
-
-/// Threads of a workgroup.
-const WORKGROUP: u32 = 64;
 
 /// The mean row of every segment. `starts` is `1 x 1 x (segments + 1)`, its elements unsigned integers: the first row of
 /// each segment and the end of the last, none past the rows of `x`. `out` is `1 x segments x cols`.
@@ -22,12 +18,11 @@ pub fn mean_rows(recorder: &mut Recorder<'_>, x: &View<'_>, starts: &View<'_>, o
         return Ok(());
     }
     let (from, list) = (recorder.window(NAME, x)?, recorder.window(NAME, starts)?);
-    let to = recorder.window(NAME, out)?;
-    let groups = recorder.grid(NAME, out.shape.len() as u64, WORKGROUP)?;
+    let to = recorder.window_mut(NAME, out)?;
+    let groups = recorder.grid(NAME, out.shape.len() as u64, MEAN_ROWS.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &MEAN_ROWS,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(WORKGROUP))],
+        entry: MEAN_ROWS.on(Bindings { x: from, starts: list, out: to }),
+        constants: &[],
         params: Params {
             count: out.shape.len() as u32,
             cols: out.shape.cols as u32,
@@ -38,7 +33,6 @@ pub fn mean_rows(recorder: &mut Recorder<'_>, x: &View<'_>, starts: &View<'_>, o
             out_offset: to.first,
             out_row_stride: out.row_stride as u32,
         },
-        windows: &[(1, &from), (2, &list), (3, &to)],
         groups,
     });
     Ok(())

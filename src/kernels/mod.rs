@@ -60,6 +60,7 @@ mod rotary;
 mod row_divergence;
 mod row_ranks;
 mod scale;
+mod shaders;
 mod softmax;
 mod stamps;
 mod symmetric_eigen;

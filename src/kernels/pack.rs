@@ -1,6 +1,6 @@
-use super::library::shaders::params::Pack as Params;
-use super::library::shaders::{PACK, PACK_VEC4};
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, WindowMut, require};
+use super::shaders::pack::{Bindings, FORMAT, PACK, Params};
+use super::shaders::pack_vec4;
 use super::unpack::format;
 use super::{Raw, Recorder, Result, View};
 
@@ -21,11 +21,11 @@ pub fn pack(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &Raw<'_>) -> Resul
     if dst.len == 0 {
         return Ok(());
     }
-    let (from, to) = (recorder.window(NAME, &src.flat())?, recorder.raw_window(NAME, dst)?);
+    let (from, to) = (recorder.window(NAME, &src.flat())?, recorder.raw_window(NAME, dst).map(WindowMut)?);
     let fours = [from.first as usize, to.first as usize, dst.len].iter().all(|n| n.is_multiple_of(4));
-    let (shader, threads) =
-        if fours { (&PACK_VEC4, dst.len / 4) } else { (&PACK, dst.len.div_ceil(per_word)) };
-    let groups = recorder.grid(NAME, threads as u64, ELEMENTS)?;
+    let (entry, threads) =
+        if fours { (&pack_vec4::PACK, dst.len / 4) } else { (&PACK, dst.len.div_ceil(per_word)) };
+    let groups = recorder.grid(NAME, threads as u64, entry.workgroup)?;
     let params = match fours {
         true => Params { count: threads as u32, src_offset: from.first / 4, dst_offset: to.first / 4 },
         false => {
@@ -33,11 +33,9 @@ pub fn pack(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &Raw<'_>) -> Resul
         }
     };
     recorder.dispatch(Dispatch {
-        shader,
-        entry: NAME,
-        constants: &[("FORMAT", format(dst.dtype)), ("WORKGROUP", f64::from(ELEMENTS))],
+        entry: entry.on(Bindings { src: from, dst: to }),
+        constants: &[FORMAT.is(format(dst.dtype))],
         params,
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

@@ -2,6 +2,7 @@
 
 use super::library::Pipeline;
 use super::recorder::Window;
+use super::shaders::Bound;
 
 /// Dispatches whose parameters share one buffer.
 const SLOTS: u64 = 64;
@@ -21,18 +22,17 @@ pub(crate) struct Parameters {
 /// What one dispatch or several bind.
 struct Group {
     layout: wgpu::BindGroupLayout,
-    storage: Vec<(u32, wgpu::Buffer, [u64; 2])>,
+    windows: Vec<(wgpu::Buffer, [u64; 2])>,
     group: wgpu::BindGroup,
 }
 
 impl Group {
-    fn is_of(&self, layout: &wgpu::BindGroupLayout, windows: &[(u32, &Window<'_>)]) -> bool {
-        let same = |(mine, (number, window)): (&(u32, wgpu::Buffer, [u64; 2]), &(u32, &Window<'_>))| {
-            mine.0 == *number && mine.1 == *window.buffer && mine.2 == [window.start, window.size]
+    /// A layout has as many windows as another that equals it.
+    fn is_of(&self, layout: &wgpu::BindGroupLayout, windows: &[Window<'_>]) -> bool {
+        let same = |((buffer, range), window): (&(wgpu::Buffer, [u64; 2]), &Window<'_>)| {
+            buffer == window.buffer && *range == [window.start, window.size]
         };
-        self.layout == *layout
-            && self.storage.len() == windows.len()
-            && self.storage.iter().zip(windows).all(same)
+        self.layout == *layout && self.windows.iter().zip(windows).all(same)
     }
 }
 
@@ -43,25 +43,28 @@ impl Parameters {
     }
 
     /// Stores one dispatch's parameters, and gives what it binds and the offset of the parameters in that.
-    pub(super) fn bind(
+    pub(super) fn bind<P>(
         &mut self,
         bytes: &[u8],
         pipeline: &Pipeline,
-        windows: &[(u32, &Window<'_>)],
+        entry: &Bound<'_, P>,
     ) -> (wgpu::BindGroup, u32) {
         let (buffer, offset) = self.push(bytes);
-        if let Some(known) = self.groups.iter().rev().find(|group| group.is_of(&pipeline.layout, windows)) {
+        if let Some(known) =
+            self.groups.iter().rev().find(|group| group.is_of(&pipeline.layout, &entry.windows))
+        {
             return (known.group.clone(), offset);
         }
-        let mut entries = vec![entry(0, &buffer, [0, bytes.len() as u64])];
-        entries.extend(windows.iter().map(|(i, w)| entry(*i, w.buffer, [w.start, w.size])));
+        let storage = entry.storage.iter().zip(&entry.windows);
+        let mut entries = vec![binding(0, &buffer, [0, bytes.len() as u64])];
+        entries.extend(storage.map(|(&(number, _), w)| binding(number, w.buffer, [w.start, w.size])));
         let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
             layout: &pipeline.layout,
             entries: &entries,
         });
-        let storage = windows.iter().map(|(i, w)| (*i, w.buffer.clone(), [w.start, w.size])).collect();
-        self.groups.push(Group { layout: pipeline.layout.clone(), storage, group: group.clone() });
+        let windows = entry.windows.iter().map(|w| (w.buffer.clone(), [w.start, w.size])).collect();
+        self.groups.push(Group { layout: pipeline.layout.clone(), windows, group: group.clone() });
         (group, offset)
     }
 
@@ -109,7 +112,7 @@ impl Drop for Parameters {
     }
 }
 
-fn entry(binding: u32, buffer: &wgpu::Buffer, [offset, size]: [u64; 2]) -> wgpu::BindGroupEntry<'_> {
+fn binding(binding: u32, buffer: &wgpu::Buffer, [offset, size]: [u64; 2]) -> wgpu::BindGroupEntry<'_> {
     let size = wgpu::BufferSize::new(size);
     wgpu::BindGroupEntry {
         binding,

@@ -1,6 +1,5 @@
-use super::library::shaders::PATCHES;
-use super::library::shaders::params::Patches as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::patches::{Bindings, PATCHES, Params};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
 
@@ -25,12 +24,11 @@ pub fn patches(
     if out.shape.is_empty() {
         return Ok(());
     }
-    let (from, to) = (recorder.window(NAME, images)?, recorder.window(NAME, out)?);
-    let groups = recorder.grid(NAME, out.shape.len() as u64, ELEMENTS)?;
+    let (from, to) = (recorder.window(NAME, images)?, recorder.window_mut(NAME, out)?);
+    let groups = recorder.grid(NAME, out.shape.len() as u64, PATCHES.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &PATCHES,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: PATCHES.on(Bindings { images: from, out: to }),
+        constants: &[],
         params: Params {
             count: out.shape.len() as u32,
             cols: out.shape.cols as u32,
@@ -44,7 +42,6 @@ pub fn patches(
             out_offset: to.first,
             out_row_stride: out.row_stride as u32,
         },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

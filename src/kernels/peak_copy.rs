@@ -1,6 +1,5 @@
-use super::library::shaders::PEAK_COPY;
-use super::library::shaders::params::PeakCopy as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::peak_copy::{Bindings, PEAK_COPY, Params};
 use super::{Recorder, Result, View};
 
 /// `dst = src` as fast as the device copies, for the peak that others are compared with. Both are packed, begin with their
@@ -17,14 +16,12 @@ pub fn peak_copy(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &View<'_>) ->
     if count == 0 {
         return Ok(());
     }
-    let (from, to) = (recorder.window(NAME, &src.flat())?, recorder.window(NAME, &dst.flat())?);
-    let groups = recorder.grid(NAME, count as u64 / 4, ELEMENTS)?;
+    let (from, to) = (recorder.window(NAME, &src.flat())?, recorder.window_mut(NAME, &dst.flat())?);
+    let groups = recorder.grid(NAME, count as u64 / 4, PEAK_COPY.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &PEAK_COPY,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: PEAK_COPY.on(Bindings { src: from, dst: to }),
+        constants: &[],
         params: Params { count: (count / 4) as u32 },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

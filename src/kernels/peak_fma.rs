@@ -1,9 +1,6 @@
-use super::library::shaders::PEAK_FMA;
-use super::library::shaders::params::PeakFma as Params;
 use super::recorder::{Dispatch, require};
+use super::shaders::peak_fma::{Bindings, PEAK_FMA, Params};
 use super::{Recorder, Result, View};
-
-const WORKGROUP: u32 = 64;
 
 /// Multiply-adds of one thread in one round.
 const STEPS: u64 = 16 * 8;
@@ -26,14 +23,12 @@ pub fn peak_fma(recorder: &mut Recorder<'_>, rounds: u32, out: &View<'_>) -> Res
     if count == 0 {
         return Ok(());
     }
-    let to = recorder.window(NAME, &out.flat())?;
-    let groups = recorder.grid(NAME, count as u64, WORKGROUP)?;
+    let to = recorder.window_mut(NAME, &out.flat())?;
+    let groups = recorder.grid(NAME, count as u64, PEAK_FMA.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &PEAK_FMA,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(WORKGROUP))],
+        entry: PEAK_FMA.on(Bindings { out: to }),
+        constants: &[],
         params: Params { count: count as u32, rounds, factor: 0.999, term: 0.001 },
-        windows: &[(1, &to)],
         groups,
     });
     Ok(())

@@ -1,10 +1,7 @@
-use super::library::shaders::POLARIZE;
-use super::library::shaders::params::Polarize as Params;
 use super::recorder::{Dispatch, require};
+use super::shaders::polarize::{AMPLIFY, Bindings, FULL, POLARITY, POLARIZE, Params, REVERSED, SUPPRESS};
 use super::{Recorder, Result, View};
 use crate::matrix::Polarity;
-
-const WORKGROUP: u32 = 256;
 
 /// The polarized scaling rule over all elements of each matrix, in place: `v = (v / mean v)^exponent`, turned by
 /// `polarity`; the power is 0 where the mean is 0. Elements must not be negative, and matrices have no gaps.
@@ -19,17 +16,16 @@ pub fn polarize(recorder: &mut Recorder<'_>, v: &View<'_>, exponent: f32, polari
         return Ok(());
     }
     let polarity = match polarity {
-        Polarity::Full => 0.0,
-        Polarity::Amplify => 1.0,
-        Polarity::Suppress => 2.0,
-        Polarity::Reversed => 3.0,
+        Polarity::Full => FULL,
+        Polarity::Amplify => AMPLIFY,
+        Polarity::Suppress => SUPPRESS,
+        Polarity::Reversed => REVERSED,
     };
-    let window = recorder.window(NAME, v)?;
+    let window = recorder.window_mut(NAME, v)?;
     let groups = recorder.grid(NAME, shape.batch as u64, 1)?;
     recorder.dispatch(Dispatch {
-        shader: &POLARIZE,
-        entry: NAME,
-        constants: &[("POLARITY", polarity), ("WORKGROUP", f64::from(WORKGROUP))],
+        entry: POLARIZE.on(Bindings { v: window }),
+        constants: &[POLARITY.is(polarity)],
         params: Params {
             batch: shape.batch as u32,
             count: shape.matrix_len() as u32,
@@ -37,7 +33,6 @@ pub fn polarize(recorder: &mut Recorder<'_>, v: &View<'_>, exponent: f32, polari
             batch_stride: v.batch_stride as u32,
             exponent,
         },
-        windows: &[(1, &window)],
         groups,
     });
     Ok(())

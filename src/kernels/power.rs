@@ -1,6 +1,5 @@
-use super::library::shaders::POWER;
-use super::library::shaders::params::Power as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::power::{Bindings, POWER, Params};
 use super::{Recorder, Result, View};
 
 /// `x = x^exponent`, element by element, in place; `x` must not be negative and has no gaps. A zero stays zero, whatever
@@ -14,14 +13,12 @@ pub fn power(recorder: &mut Recorder<'_>, x: &View<'_>, exponent: f32) -> Result
     if x.shape.is_empty() {
         return Ok(());
     }
-    let window = recorder.window(NAME, x)?;
-    let groups = recorder.grid(NAME, x.shape.len() as u64, ELEMENTS)?;
+    let window = recorder.window_mut(NAME, x)?;
+    let groups = recorder.grid(NAME, x.shape.len() as u64, POWER.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &POWER,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: POWER.on(Bindings { x: window }),
+        constants: &[],
         params: Params { count: x.shape.len() as u32, offset: window.first, exponent },
-        windows: &[(1, &window)],
         groups,
     });
     Ok(())

@@ -1,6 +1,5 @@
-use super::library::shaders::RANDOM_NORMAL;
-use super::library::shaders::params::RandomNormal as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::random_normal::{Bindings, Params, RANDOM_NORMAL};
 use super::{Recorder, Result, View};
 
 /// Standard normals: element `i` of the packed `dst` is number `first + i` of stream `stream` of `seed`, the same bits on
@@ -21,12 +20,11 @@ pub fn random_normal(
     if count == 0 {
         return Ok(());
     }
-    let to = recorder.window(NAME, &dst.flat())?;
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let to = recorder.window_mut(NAME, &dst.flat())?;
+    let groups = recorder.grid(NAME, count as u64, RANDOM_NORMAL.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &RANDOM_NORMAL,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: RANDOM_NORMAL.on(Bindings { dst: to }),
+        constants: &[],
         params: Params {
             count: count as u32,
             offset: to.first,
@@ -35,7 +33,6 @@ pub fn random_normal(
             key_low: seed as u32,
             key_high: (seed >> 32) as u32,
         },
-        windows: &[(1, &to)],
         groups,
     });
     Ok(())

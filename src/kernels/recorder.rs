@@ -1,11 +1,9 @@
 //! Encoding of one dispatch: what is the same for all kernels.
 
-use super::library::{Pipeline, Shader};
+use super::library::Pipeline;
+use super::shaders::Bound;
 use super::{Error, Kernels, Parameters, Raw, Result, Stamped, Stamps, View};
 use crate::matrix::Dtype;
-
-/// Threads of a workgroup in kernels that go element by element.
-pub(super) const ELEMENTS: u32 = 256;
 
 /// A compute pass that kernels encode into.
 pub struct Recorder<'a> {
@@ -21,7 +19,8 @@ enum Target<'a> {
     Own(Box<wgpu::ComputePass<'a>>, Parameters),
 }
 
-/// Part of a buffer as a shader binds it.
+/// Part of a buffer as a shader binds it, to read.
+#[derive(Clone, Copy)]
 pub(super) struct Window<'a> {
     pub buffer: &'a wgpu::Buffer,
     /// In bytes, aligned as the device demands.
@@ -40,14 +39,23 @@ impl Window<'_> {
     }
 }
 
+/// Part of a buffer as a shader binds it, to write.
+#[derive(Clone, Copy)]
+pub(super) struct WindowMut<'a>(pub Window<'a>);
+
+impl<'a> std::ops::Deref for WindowMut<'a> {
+    type Target = Window<'a>;
+
+    fn deref(&self) -> &Window<'a> {
+        &self.0
+    }
+}
+
 /// One dispatch.
-pub(super) struct Dispatch<'a, P: 'static> {
-    pub shader: &'static Shader<P>,
-    pub entry: &'static str,
+pub(super) struct Dispatch<'a, P> {
+    pub entry: Bound<'a, P>,
     pub constants: &'a [(&'static str, f64)],
     pub params: P,
-    /// Storage bindings and their numbers; binding 0 is the parameters.
-    pub windows: &'a [(u32, &'a Window<'a>)],
     pub groups: [u32; 3],
 }
 
@@ -76,24 +84,24 @@ impl<'a> Recorder<'a> {
     }
 
     pub(super) fn dispatch<P: bytemuck::Pod>(&mut self, dispatch: Dispatch<'_, P>) {
-        let Dispatch { shader, entry, constants, params, windows, groups } = dispatch;
-        let storage = windows.iter().map(|&(number, _)| number);
-        let pipeline = self.kernels.pipeline(shader, entry, constants, storage);
+        let Dispatch { entry, constants, params, groups } = dispatch;
+        let pipeline = self.kernels.pipeline(&entry, constants);
         let bytes = bytemuck::bytes_of(&params);
         match &mut self.target {
             Target::Caller(pass, params, stamps) => {
-                encode(pass, &pipeline, params.bind(bytes, &pipeline, windows), groups);
+                encode(pass, &pipeline, params.bind(bytes, &pipeline, &entry), groups);
                 if let Some(stamps) = stamps {
-                    stamps.push(pass, Some(Stamped { shader: shader.name, entry, groups }));
+                    let stamped = Stamped { shader: entry.shader.name, entry: entry.entry, groups };
+                    stamps.push(pass, Some(stamped));
                 }
             }
             Target::Own(pass, params) => {
-                encode(pass, &pipeline, params.bind(bytes, &pipeline, windows), groups);
+                encode(pass, &pipeline, params.bind(bytes, &pipeline, &entry), groups);
             }
         }
     }
 
-    /// What a kernel binds for a view.
+    /// What a kernel binds for a view that it reads.
     pub(super) fn window<'v>(&self, kernel: &'static str, view: &View<'v>) -> Result<Window<'v>> {
         if view.row_stride >= view.shape.cols || view.shape.rows <= 1 {
             self.bytes(kernel, view.buffer, 4 * view.offset, 4 * view.span().max(1), 4)
@@ -101,6 +109,11 @@ impl<'a> Recorder<'a> {
             let reason = format!("rows of {} elements are {} apart", view.shape.cols, view.row_stride);
             Err(Error::Operands { kernel, reason })
         }
+    }
+
+    /// What a kernel binds for a view that it writes.
+    pub(super) fn window_mut<'v>(&self, kernel: &'static str, view: &View<'v>) -> Result<WindowMut<'v>> {
+        self.window(kernel, view).map(WindowMut)
     }
 
     /// What a kernel binds for raw numbers.

@@ -1,10 +1,8 @@
-use super::library::shaders::params::ReduceColumns as Params;
-use super::library::shaders::{REDUCE_COLUMNS, REDUCE_COLUMNS_VEC4};
 use super::recorder::{Dispatch, require};
+use super::shaders::reduce_columns::{Bindings, Params, REDUCE_COLUMNS, ROOT, TERMS};
+use super::shaders::reduce_columns_vec4;
 use super::{Recorder, Result, Terms, View};
 use crate::matrix::Shape;
-
-const WORKGROUP: u32 = 64;
 
 /// Rows that one step had better add up at once: a longer column is cut into chunks of so many, and a second step, of
 /// [`Terms::Sums`], adds the chunks up.
@@ -36,23 +34,19 @@ pub fn reduce_columns(
         return Ok(());
     }
     let in_fours = [x, &y, out].into_iter().all(View::is_in_fours);
-    let (shader, step) = if in_fours { (&REDUCE_COLUMNS_VEC4, 4) } else { (&REDUCE_COLUMNS, 1) };
-    let across = (x.shape.cols / step).div_ceil(WORKGROUP as usize);
+    let (entry, step) =
+        if in_fours { (&reduce_columns_vec4::REDUCE_COLUMNS, 4) } else { (&REDUCE_COLUMNS, 1) };
+    let across = (x.shape.cols / step).div_ceil(entry.workgroup as usize);
     let count = (across * chunks * x.shape.batch) as u64;
     let groups = recorder.grid(NAME, count, 1)?;
     let (from_x, from_y) = (recorder.window(NAME, x)?, recorder.window(NAME, &y)?);
-    let to = recorder.window(NAME, out)?;
+    let to = recorder.window_mut(NAME, out)?;
     let [x_offset, x_row_stride, x_batch_stride] = from_x.places(x, step);
     let [y_offset, y_row_stride, y_batch_stride] = from_y.places(&y, step);
     let [out_offset, out_row_stride, out_batch_stride] = to.places(out, step);
     recorder.dispatch(Dispatch {
-        shader,
-        entry: NAME,
-        constants: &[
-            ("WORKGROUP", f64::from(WORKGROUP)),
-            ("TERMS", terms.code()),
-            ("ROOT", f64::from(u8::from(root))),
-        ],
+        entry: entry.on(Bindings { x: from_x, y: from_y, out: to }),
+        constants: &[TERMS.is(terms.code()), ROOT.is(root)],
         params: Params {
             rows: x.shape.rows as u32,
             cols: (x.shape.cols / step) as u32,
@@ -69,7 +63,6 @@ pub fn reduce_columns(
             out_row_stride,
             out_batch_stride,
         },
-        windows: &[(1, &from_x), (2, &from_y), (3, &to)],
         groups,
     });
     Ok(())

@@ -1,8 +1,6 @@
-use super::library::shaders::params::ReduceRows as Params;
-use super::library::shaders::{
-    REDUCE_ROWS, REDUCE_ROWS_SUBGROUP, REDUCE_ROWS_VEC4, REDUCE_ROWS_VEC4_SUBGROUP,
-};
 use super::recorder::{Dispatch, require};
+use super::shaders::reduce_rows::{Bindings, PRODUCTS, Params, REDUCE_ROWS, ROOT, SQUARES, SUMS, TERMS};
+use super::shaders::{reduce_rows_subgroup, reduce_rows_vec4, reduce_rows_vec4_subgroup};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
 
@@ -19,11 +17,11 @@ pub enum Terms<'a> {
 
 impl Terms<'_> {
     /// The number by which the shaders know it.
-    pub(super) fn code(&self) -> f64 {
+    pub(super) fn code(&self) -> u32 {
         match self {
-            Terms::Products(_) => 0.0,
-            Terms::Squares => 1.0,
-            Terms::Sums => 2.0,
+            Terms::Products(_) => PRODUCTS,
+            Terms::Squares => SQUARES,
+            Terms::Sums => SUMS,
         }
     }
 }
@@ -60,25 +58,20 @@ pub fn reduce_rows(
     let workgroup = if chunk > 1024 { 256 } else { 64 };
     let groups = recorder.grid(NAME, out.shape.len() as u64, 1)?;
     let (from_x, from_y) = (recorder.window(NAME, x)?, recorder.window(NAME, &y)?);
-    let to = recorder.window(NAME, out)?;
+    let to = recorder.window_mut(NAME, out)?;
     let in_fours = x.is_in_fours() && y.is_in_fours() && chunk.is_multiple_of(4);
-    let (shader, step) = match (in_fours, recorder.kernels().subgroups()) {
-        (true, true) => (&REDUCE_ROWS_VEC4_SUBGROUP, 4),
-        (true, false) => (&REDUCE_ROWS_VEC4, 4),
-        (false, true) => (&REDUCE_ROWS_SUBGROUP, 1),
+    let (entry, step) = match (in_fours, recorder.kernels().subgroups()) {
+        (true, true) => (&reduce_rows_vec4_subgroup::REDUCE_ROWS, 4),
+        (true, false) => (&reduce_rows_vec4::REDUCE_ROWS, 4),
+        (false, true) => (&reduce_rows_subgroup::REDUCE_ROWS, 1),
         (false, false) => (&REDUCE_ROWS, 1),
     };
     let [x_offset, x_row_stride, x_batch_stride] = from_x.places(x, step);
     let [y_offset, y_row_stride, y_batch_stride] = from_y.places(&y, step);
     let [out_offset, out_row_stride, out_batch_stride] = to.places(out, 1);
     recorder.dispatch(Dispatch {
-        shader,
-        entry: NAME,
-        constants: &[
-            ("WORKGROUP", f64::from(workgroup)),
-            ("TERMS", terms.code()),
-            ("ROOT", f64::from(u8::from(root))),
-        ],
+        entry: entry.on(Bindings { x: from_x, y: from_y, out: to }),
+        constants: &[entry.workgroup.is(workgroup), TERMS.is(terms.code()), ROOT.is(root)],
         params: Params {
             rows: x.shape.rows as u32,
             cols: (x.shape.cols / step) as u32,
@@ -95,7 +88,6 @@ pub fn reduce_rows(
             out_row_stride,
             out_batch_stride,
         },
-        windows: &[(1, &from_x), (2, &from_y), (3, &to)],
         groups,
     });
     Ok(())

@@ -1,6 +1,5 @@
-use super::library::shaders::ROTARY;
-use super::library::shaders::params::Rotary as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::rotary::{Bindings, Params, ROTARY};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
 
@@ -25,14 +24,14 @@ pub fn rotary(
     if x.shape.is_empty() {
         return Ok(());
     }
-    let (to, c, s) = (recorder.window(NAME, x)?, recorder.window(NAME, cos)?, recorder.window(NAME, sin)?);
+    let (to, c, s) =
+        (recorder.window_mut(NAME, x)?, recorder.window(NAME, cos)?, recorder.window(NAME, sin)?);
     let pairs = x.shape.cols / head_dim * half;
     let count = x.shape.rows * pairs;
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let groups = recorder.grid(NAME, count as u64, ROTARY.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &ROTARY,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: ROTARY.on(Bindings { cosines: c, sines: s, x: to }),
+        constants: &[],
         params: Params {
             count: count as u32,
             pairs: pairs as u32,
@@ -45,7 +44,6 @@ pub fn rotary(
             sin_offset: s.first,
             sin_row_stride: sin.row_stride as u32,
         },
-        windows: &[(1, &c), (2, &s), (3, &to)],
         groups,
     });
     Ok(())

@@ -1,6 +1,5 @@
-use super::library::shaders::ROW_DIVERGENCE;
-use super::library::shaders::params::RowDivergence as Params;
 use super::recorder::{Dispatch, require};
+use super::shaders::row_divergence::{Bindings, Params, ROW_DIVERGENCE};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
 
@@ -21,14 +20,13 @@ pub fn row_divergence(
     if out.shape.is_empty() {
         return Ok(());
     }
-    let [b, d, to] = [base, delta, out].map(|view| recorder.window(NAME, &view.flat()));
-    let (b, d, to) = (b?, d?, to?);
+    let (b, d) = (recorder.window(NAME, &base.flat())?, recorder.window(NAME, &delta.flat())?);
+    let to = recorder.window_mut(NAME, &out.flat())?;
     let rows = base.shape.batch * base.shape.rows;
     let groups = recorder.grid(NAME, rows as u64, 1)?;
     recorder.dispatch(Dispatch {
-        shader: &ROW_DIVERGENCE,
-        entry: NAME,
-        constants: &[("WORKGROUP", 256.0)],
+        entry: ROW_DIVERGENCE.on(Bindings { base: b, delta: d, out: to }),
+        constants: &[],
         params: Params {
             rows: rows as u32,
             cols: base.shape.cols as u32,
@@ -36,7 +34,6 @@ pub fn row_divergence(
             delta_offset: d.first,
             out_offset: to.first,
         },
-        windows: &[(1, &b), (2, &d), (3, &to)],
         groups,
     });
     Ok(())

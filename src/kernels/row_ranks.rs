@@ -1,6 +1,5 @@
-use super::library::shaders::ROW_RANKS;
-use super::library::shaders::params::RowRanks as Params;
 use super::recorder::{Dispatch, require};
+use super::shaders::row_ranks::{Bindings, Params, ROW_RANKS};
 use super::{Recorder, Result, View};
 
 /// The rank of every number in its row by magnitude, 0 for the smallest; of equal ones the first in the row has the highest.
@@ -17,12 +16,11 @@ pub fn row_ranks(recorder: &mut Recorder<'_>, x: &View<'_>, order: &View<'_>, ou
         return Ok(());
     }
     let rows = x.shape.batch * x.shape.rows;
-    let [from, scratch, to] = [x, order, out].map(|view| recorder.window(NAME, &view.flat()));
-    let (from, scratch, to) = (from?, scratch?, to?);
+    let from = recorder.window(NAME, &x.flat())?;
+    let (scratch, to) = (recorder.window_mut(NAME, &order.flat())?, recorder.window_mut(NAME, &out.flat())?);
     let groups = recorder.grid(NAME, rows as u64, 1)?;
     recorder.dispatch(Dispatch {
-        shader: &ROW_RANKS,
-        entry: NAME,
+        entry: ROW_RANKS.on(Bindings { x: from, order: scratch, out: to }),
         constants: &[],
         params: Params {
             rows: rows as u32,
@@ -31,7 +29,6 @@ pub fn row_ranks(recorder: &mut Recorder<'_>, x: &View<'_>, order: &View<'_>, ou
             order_offset: scratch.first,
             out_offset: to.first,
         },
-        windows: &[(1, &from), (2, &scratch), (3, &to)],
         groups,
     });
     Ok(())

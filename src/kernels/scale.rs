@@ -1,6 +1,6 @@
-use super::library::shaders::params::Scale as Params;
-use super::library::shaders::{SCALE, SCALE_VEC4};
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::scale::{Bindings, DIVIDE, Params, SCALE};
+use super::shaders::scale_vec4;
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
 
@@ -51,15 +51,14 @@ fn scale(
         return Ok(());
     }
     let stride = |len: usize, stride: usize| if len > 1 { stride as u32 } else { 0 };
-    let (to, from) = (recorder.window(NAME, x)?, recorder.window(NAME, s)?);
-    let (shader, step) = if x.is_in_fours() { (&SCALE_VEC4, 4) } else { (&SCALE, 1) };
+    let (to, from) = (recorder.window_mut(NAME, x)?, recorder.window(NAME, s)?);
+    let (entry, step) = if x.is_in_fours() { (&scale_vec4::SCALE, 4) } else { (&SCALE, 1) };
     let count = x.shape.len() / step;
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
+    let groups = recorder.grid(NAME, count as u64, entry.workgroup)?;
     let [x_offset, x_row_stride, x_batch_stride] = to.places(x, step);
     recorder.dispatch(Dispatch {
-        shader,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS)), ("DIVIDE", f64::from(u8::from(divide)))],
+        entry: entry.on(Bindings { s: from, x: to }),
+        constants: &[DIVIDE.is(divide)],
         params: Params {
             count: count as u32,
             rows: x.shape.rows as u32,
@@ -73,7 +72,6 @@ fn scale(
             s_col_stride: stride(s.shape.cols, step),
             s_next: stride(s.shape.cols, 1),
         },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

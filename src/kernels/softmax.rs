@@ -1,6 +1,6 @@
-use super::library::shaders::params::Softmax as Params;
-use super::library::shaders::{SOFTMAX, SOFTMAX_POSITIONS, SOFTMAX_VEC4};
-use super::recorder::{Dispatch, require};
+use super::recorder::{Dispatch, Window, require};
+use super::shaders::softmax::{Bindings, CAPPED, CAUSAL, Params, SOFTMAX};
+use super::shaders::{softmax_positions, softmax_vec4};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
 
@@ -45,30 +45,23 @@ pub fn softmax(
         format!("scores are {}, positions are {positions}", scores.shape)
     })?;
     let workgroup = if cols > 1024 { 256 } else { 64 };
-    let at = recorder.window(NAME, scores)?;
+    let at = recorder.window_mut(NAME, scores)?;
     let of_positions = positions.map(|p| recorder.window(NAME, p)).transpose()?;
-    let (shader, step) = match positions {
-        Some(_) => (&SOFTMAX_POSITIONS, 1),
-        None if scores.is_in_fours() => (&SOFTMAX_VEC4, 4),
-        None => (&SOFTMAX, 1),
+    let (entry, step) = match of_positions {
+        Some(positions) => {
+            (softmax_positions::SOFTMAX.on(softmax_positions::Bindings { scores: at, positions }), 1)
+        }
+        None if scores.is_in_fours() => (softmax_vec4::SOFTMAX.on(Bindings { scores: at }), 4),
+        None => (SOFTMAX.on(Bindings { scores: at }), 1),
     };
     let [offset, row_stride, batch_stride] = at.places(scores, step);
     let count = batch * rows;
     let groups = recorder.grid(NAME, count as u64, 1)?;
-    let mut windows = vec![(1, &at)];
-    windows.extend(of_positions.as_ref().map(|window| (2, window)));
     // of the first row's query and the first column's key
-    let first = |window: &super::recorder::Window<'_>, p: &View<'_>| {
-        window.first + (p.shape.cols / 2 + key - query) as u32
-    };
+    let first = |(window, p): (Window<'_>, &View<'_>)| window.first + (p.shape.cols / 2 + key - query) as u32;
     recorder.dispatch(Dispatch {
-        shader,
-        entry: NAME,
-        constants: &[
-            ("WORKGROUP", f64::from(workgroup)),
-            ("CAUSAL", f64::from(u8::from(causal))),
-            ("CAPPED", f64::from(u8::from(cap.is_some()))),
-        ],
+        entry,
+        constants: &[SOFTMAX.workgroup.is(workgroup), CAUSAL.is(causal), CAPPED.is(cap.is_some())],
         params: Params {
             rows: rows as u32,
             cols: cols as u32,
@@ -80,10 +73,9 @@ pub fn softmax(
             key: key as u32,
             window: window.unwrap_or(0) as u32,
             cap: cap.unwrap_or(0.0),
-            positions_offset: of_positions.as_ref().zip(positions).map_or(0, |(window, p)| first(window, p)),
+            positions_offset: of_positions.zip(positions).map_or(0, first),
             positions_stride: positions.map_or(0, |p| p.batch_stride as u32),
         },
-        windows: &windows,
         groups,
     });
     Ok(())

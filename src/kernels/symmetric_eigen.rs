@@ -1,6 +1,7 @@
-use super::library::shaders::params::{SymmetricEigen as Params, SymmetricEigenBlocks as BlockParams};
-use super::library::shaders::{SYMMETRIC_EIGEN, SYMMETRIC_EIGEN_BLOCKS};
-use super::recorder::{Dispatch, Window, require};
+use super::recorder::{Dispatch, Window, WindowMut, require};
+use super::shaders::Bound;
+use super::shaders::symmetric_eigen::{self as shader, ORDER, Params, START, SWEEP};
+use super::shaders::symmetric_eigen_blocks::{self as blocks, SOLVE, TURN};
 use super::view::scratch;
 use super::{Kernels, Products, Recorder, Result, Terms, View, axpby, gemm, reduce_rows, syrk};
 use crate::matrix::{Op, Shape};
@@ -26,10 +27,8 @@ const SWEEPS: usize = 12;
 /// Sweeps over blocks encoded: their order of rotations takes one or two more where eigenvalues fall geometrically.
 const BLOCK_SWEEPS: usize = 14;
 
-const WORKGROUP: u32 = 256;
-
 /// Rows and columns of a pair of blocks.
-const SIDE: usize = 32;
+const SIDE: usize = blocks::SIDE as usize;
 
 /// Buffers that [`symmetric_eigen`] works in, of at least [`EigenScratch::lens`] elements.
 #[derive(Clone, Copy, Debug)]
@@ -138,12 +137,12 @@ pub(crate) fn symmetric_eigen_step(
         return Ok(());
     }
     match step {
-        EigenStep::Start => Steps::new(recorder, a, scratch, values, vectors)?.encode(recorder, "start"),
-        EigenStep::Sweep => Steps::new(recorder, a, scratch, values, vectors)?.encode(recorder, "sweep"),
+        EigenStep::Start => Steps::new(recorder, a, scratch, values, vectors)?.start(recorder),
+        EigenStep::Sweep => Steps::new(recorder, a, scratch, values, vectors)?.sweep(recorder),
         EigenStep::Round { sweep, round } => turn_blocks(recorder, a.shape, scratch, sweep, round),
         EigenStep::Finish => {
             rayleigh_quotients(recorder, a, scratch)?;
-            Steps::new(recorder, a, scratch, values, vectors)?.encode(recorder, "order")
+            Steps::new(recorder, a, scratch, values, vectors)?.order(recorder)
         }
     }
 }
@@ -160,25 +159,19 @@ fn turn_blocks(
     let pairs = n.div_ceil(SIDE);
     let flags = Shape::matrix(1, batch * (3 + pairs));
     let turns = Shape::new(batch, pairs * SIDE, SIDE);
-    let work = recorder.window(NAME, &View::packed(scratch.work, shape))?;
-    let vectors = recorder.window(NAME, &View::packed(scratch.rotations, shape))?;
-    let turns = recorder.window(NAME, &View::packed(scratch.polished, turns))?;
-    let rotated = recorder.window(NAME, &View::packed(scratch.rotated, flags))?;
-    let solve = [(1, &work), (3, &turns), (4, &rotated)];
-    let turn = [(1, &work), (2, &vectors), (3, &turns), (4, &rotated)];
-    let params = BlockParams { n: n as u32, batch: batch as u32, sweep: sweep as u32, round: round as u32 };
+    let work = recorder.window_mut(NAME, &View::packed(scratch.work, shape))?;
+    let v = recorder.window_mut(NAME, &View::packed(scratch.rotations, shape))?;
+    let turns = recorder.window_mut(NAME, &View::packed(scratch.polished, turns))?;
+    let rotated = recorder.window_mut(NAME, &View::packed(scratch.rotated, flags))?;
+    let solve = SOLVE.on(blocks::Solve { work, turns, rotated });
+    let turn = TURN.on(blocks::Turn { work, v, turns, rotated });
+    let params =
+        blocks::Params { n: n as u32, batch: batch as u32, sweep: sweep as u32, round: round as u32 };
     // tiles below the diagonal of pairs, in rows folded to one length, and strips of vectors
     let shared = pairs.div_ceil(2) * (pairs - 1) + pairs * pairs;
-    for (entry, windows, items) in [("solve", &solve[..], pairs), ("turn", &turn[..], shared)] {
+    for (entry, items) in [(solve, pairs), (turn, shared)] {
         let groups = recorder.grid(NAME, (batch * items) as u64, 1)?;
-        recorder.dispatch(Dispatch {
-            shader: &SYMMETRIC_EIGEN_BLOCKS,
-            entry,
-            constants: &[],
-            params,
-            windows,
-            groups,
-        });
+        recorder.dispatch(Dispatch { entry, constants: &[], params, groups });
     }
     Ok(())
 }
@@ -205,13 +198,13 @@ fn rayleigh_quotients(recorder: &mut Recorder<'_>, a: &View<'_>, scratch: &Eigen
 struct Steps<'a> {
     params: Params,
     a: Window<'a>,
-    work: Window<'a>,
-    rotations: Window<'a>,
-    rotated: Window<'a>,
+    work: WindowMut<'a>,
+    rotations: WindowMut<'a>,
+    rotated: WindowMut<'a>,
     polished: Window<'a>,
     unsorted: Window<'a>,
-    values: Window<'a>,
-    vectors: Window<'a>,
+    values: WindowMut<'a>,
+    vectors: WindowMut<'a>,
 }
 
 impl<'a> Steps<'a> {
@@ -227,13 +220,14 @@ impl<'a> Steps<'a> {
         let mut steps = Steps {
             params: bytemuck::Zeroable::zeroed(),
             a: recorder.window(NAME, a)?,
-            work: recorder.window(NAME, &View::packed(scratch.work, packed))?,
-            rotations: recorder.window(NAME, &View::packed(scratch.rotations, packed))?,
-            rotated: recorder.window(NAME, &View::packed(scratch.rotated, Shape::matrix(1, 2 * batch)))?,
+            work: recorder.window_mut(NAME, &View::packed(scratch.work, packed))?,
+            rotations: recorder.window_mut(NAME, &View::packed(scratch.rotations, packed))?,
+            rotated: recorder
+                .window_mut(NAME, &View::packed(scratch.rotated, Shape::matrix(1, 2 * batch)))?,
             polished: recorder.window(NAME, &View::packed(scratch.polished, packed))?,
             unsorted: recorder.window(NAME, &View::packed(scratch.values, row))?,
-            values: recorder.window(NAME, values)?,
-            vectors: recorder.window(NAME, vectors)?,
+            values: recorder.window_mut(NAME, values)?,
+            vectors: recorder.window_mut(NAME, vectors)?,
         };
         steps.params = Params {
             n: n as u32,
@@ -250,19 +244,33 @@ impl<'a> Steps<'a> {
         Ok(steps)
     }
 
-    fn encode(&self, recorder: &mut Recorder<'_>, entry: &'static str) -> Result<()> {
-        let start = [(1, &self.a), (2, &self.work), (3, &self.rotations), (4, &self.rotated)];
-        let sweep = [(2, &self.work), (3, &self.rotations), (4, &self.rotated)];
-        let order = [(1, &self.polished), (5, &self.unsorted), (6, &self.values), (7, &self.vectors)];
-        let batch = u64::from(self.params.batch);
-        let (windows, groups): (&[_], _) = match entry {
-            "start" => (&start, recorder.grid(NAME, batch, 1)?),
-            "sweep" => (&sweep, recorder.grid(NAME, batch, 1)?),
-            _ => (&order, recorder.grid(NAME, batch * u64::from(self.params.n), WORKGROUP)?),
-        };
-        let constants = &[("WORKGROUP", f64::from(WORKGROUP))];
-        let params = self.params;
-        recorder.dispatch(Dispatch { shader: &SYMMETRIC_EIGEN, entry, constants, params, windows, groups });
+    fn start(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let Steps { a, work, rotations: v, rotated, .. } = *self;
+        let entry = START.on(shader::Start { a, work, v, rotated });
+        self.encode(recorder, entry, self.params.batch.into(), 1)
+    }
+
+    fn sweep(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let Steps { work, rotations: v, rotated, .. } = *self;
+        let entry = SWEEP.on(shader::Sweep { work, v, rotated });
+        self.encode(recorder, entry, self.params.batch.into(), 1)
+    }
+
+    fn order(&self, recorder: &mut Recorder<'_>) -> Result<()> {
+        let Steps { params: Params { n, batch, .. }, polished: a, unsorted, values, vectors, .. } = *self;
+        let entry = ORDER.on(shader::Order { a, unsorted, values, vectors });
+        self.encode(recorder, entry, u64::from(batch) * u64::from(n), ORDER.workgroup)
+    }
+
+    fn encode(
+        &self,
+        recorder: &mut Recorder<'_>,
+        entry: Bound<'_, Params>,
+        count: u64,
+        workgroup: u32,
+    ) -> Result<()> {
+        let groups = recorder.grid(NAME, count, workgroup)?;
+        recorder.dispatch(Dispatch { entry, constants: &[], params: self.params, groups });
         Ok(())
     }
 }

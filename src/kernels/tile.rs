@@ -1,7 +1,6 @@
 //! How a product is shared out among threads, and which way suits which shape.
 
-use super::library::Shader;
-use super::library::shaders::{GEMM, GEMM_BLOCKS, GEMM_DIRECT, GEMM_VEC2, GEMM_VEC4, params};
+use super::shaders::{Bound, Entry, Override, gemm, gemm_blocks, gemm_direct, gemm_vec2, gemm_vec4};
 use crate::matrix::{Dtype, Op};
 use std::fmt;
 use std::str::FromStr;
@@ -59,38 +58,45 @@ impl Tile {
         }
     }
 
-    /// Where its shader is: for matrices that lie `in_fours`, or anywhere; for operands of which one is `narrow`, of 16-bit
-    /// numbers, or for f32.
-    pub(super) fn shader(
+    /// Its shader over these operands: for matrices that lie `in_fours`, or anywhere; for operands of which one is `narrow`, of
+    /// 16-bit numbers, or for f32.
+    pub(super) fn entry<'a>(
         self,
         in_fours: bool,
         narrow: bool,
-    ) -> (&'static Shader<params::Gemm>, &'static str) {
-        let tiled = match (in_fours, narrow) {
-            (false, _) => &GEMM,
-            (true, false) => &GEMM_VEC4,
-            (true, true) => &GEMM_VEC2,
+        operands: gemm::Bindings<'a>,
+    ) -> Bound<'a, gemm::Params> {
+        let tiled = |anywhere: Tiled, fours: Tiled, narrow_fours: Tiled| match (in_fours, narrow) {
+            (false, _) => anywhere.on(operands),
+            (true, false) => fours.on(operands),
+            (true, true) => narrow_fours.on(operands),
         };
         match self {
-            Tile::Direct if in_fours => (&GEMM_BLOCKS, "gemm_blocks"),
-            Tile::Direct => (&GEMM_DIRECT, "gemm_direct"),
-            Tile::Large => (tiled, "gemm_large"),
-            Tile::Medium => (tiled, "gemm_medium"),
-            Tile::Small | Tile::Wide | Tile::Tall => (tiled, "gemm_small"),
+            Tile::Direct if in_fours => gemm_blocks::GEMM_BLOCKS.on(operands),
+            Tile::Direct => gemm_direct::GEMM_DIRECT.on(operands),
+            Tile::Large => tiled(gemm::GEMM_LARGE, gemm_vec4::GEMM_LARGE, gemm_vec2::GEMM_LARGE),
+            Tile::Medium => tiled(gemm::GEMM_MEDIUM, gemm_vec4::GEMM_MEDIUM, gemm_vec2::GEMM_MEDIUM),
+            Tile::Small | Tile::Wide | Tile::Tall => {
+                tiled(gemm::GEMM_SMALL, gemm_vec4::GEMM_SMALL, gemm_vec2::GEMM_SMALL)
+            }
         }
     }
 
     /// What its shader must be told.
     pub(super) fn constants(self) -> Vec<(&'static str, f64)> {
+        let is = |side: Override<u32>, threads: usize| side.is(threads as u32);
         let (rows, cols) = self.sides();
-        let mut constants = vec![("TILE_M", rows as f64), ("TILE_N", cols as f64)];
+        let mut constants = vec![is(gemm::TILE_M, rows), is(gemm::TILE_N, cols)];
         if self != Tile::Direct {
             let (tall, wide) = self.part();
-            constants.extend([("DOWN", (rows / tall) as f64), ("ACROSS", (cols / wide) as f64)]);
+            constants.extend([is(gemm::DOWN, rows / tall), is(gemm::ACROSS, cols / wide)]);
         }
         constants
     }
 }
+
+/// An entry point of the products through workgroup memory.
+type Tiled = Entry<gemm::Params, gemm::Bindings<'static>, ()>;
 
 impl fmt::Display for Tile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,13 +1,7 @@
-use super::library::shaders::TRANSPOSE;
-use super::library::shaders::params::Transpose as Params;
 use super::recorder::{Dispatch, require};
+use super::shaders::transpose::{Bindings, Params, SIDE, TRANSPOSE};
 use super::{Recorder, Result, View};
 use crate::matrix::Shape;
-
-const WORKGROUP: u32 = 256;
-
-/// Rows and columns of a tile.
-const SIDE: usize = 32;
 
 /// `dst[b, j, i] = src[b, i, j]`, bit by bit.
 ///
@@ -21,16 +15,16 @@ pub fn transpose(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &View<'_>) ->
     if dst.shape.is_empty() {
         return Ok(());
     }
-    let (from, to) = (recorder.window(NAME, src)?, recorder.window(NAME, dst)?);
-    let across = cols.div_ceil(SIDE);
-    let tiles = across * rows.div_ceil(SIDE);
+    let (from, to) = (recorder.window(NAME, src)?, recorder.window_mut(NAME, dst)?);
+    let side = SIDE as usize;
+    let across = cols.div_ceil(side);
+    let tiles = across * rows.div_ceil(side);
     let groups = recorder.grid(NAME, (batch * tiles) as u64, 1)?;
     let [src_offset, src_row_stride, src_batch_stride] = from.places(src, 1);
     let [dst_offset, dst_row_stride, dst_batch_stride] = to.places(dst, 1);
     recorder.dispatch(Dispatch {
-        shader: &TRANSPOSE,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(WORKGROUP))],
+        entry: TRANSPOSE.on(Bindings { src: from, dst: to }),
+        constants: &[],
         params: Params {
             rows: rows as u32,
             cols: cols as u32,
@@ -44,7 +38,6 @@ pub fn transpose(recorder: &mut Recorder<'_>, src: &View<'_>, dst: &View<'_>) ->
             dst_row_stride,
             dst_batch_stride,
         },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

@@ -1,6 +1,5 @@
-use super::library::shaders::TRIM;
-use super::library::shaders::params::Trim as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::trim::{Params, TRIM, TRIM_BY, Trim, TrimBy};
 use super::{Recorder, Result, View};
 use crate::matrix::Cut;
 
@@ -23,25 +22,25 @@ pub fn trim(
     if count == 0 {
         return Ok(());
     }
-    let to = recorder.window(NAME, &x.flat())?;
+    let to = recorder.window_mut(NAME, &x.flat())?;
     let from = by.map(|by| recorder.window(NAME, &by.flat())).transpose()?;
-    let groups = recorder.grid(NAME, count as u64, ELEMENTS)?;
-    let windows: Vec<_> = std::iter::once((1, &to)).chain(from.as_ref().map(|from| (2, from))).collect();
+    let groups = recorder.grid(NAME, count as u64, TRIM.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &TRIM,
-        entry: if by.is_some() { "trim_by" } else { NAME },
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: match from {
+            Some(by) => TRIM_BY.on(TrimBy { x: to, by }),
+            None => TRIM.on(Trim { x: to }),
+        },
+        constants: &[],
         params: Params {
             count: count as u32,
             x_offset: to.first,
-            by_offset: from.as_ref().map_or(0, |from| from.first),
+            by_offset: from.map_or(0, |from| from.first),
             first: first as u32,
             keep_bits: keep.bits,
             keep_places: keep.places,
             drop_bits: drop.bits,
             drop_places: drop.places,
         },
-        windows: &windows,
         groups,
     });
     Ok(())

@@ -1,6 +1,5 @@
-use super::library::shaders::UNIT_SCALE;
-use super::library::shaders::params::UnitScale as Params;
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::unit_scale::{Bindings, Params, UNIT_SCALE};
 use super::{Recorder, Result, View};
 
 /// `x = 2^k`, the power of two with `1 <= x 2^k < 2`, element by element and in place, for `x` that is not negative and has no
@@ -14,14 +13,12 @@ pub fn unit_scale(recorder: &mut Recorder<'_>, x: &View<'_>) -> Result<()> {
     if x.shape.is_empty() {
         return Ok(());
     }
-    let window = recorder.window(NAME, x)?;
-    let groups = recorder.grid(NAME, x.shape.len() as u64, ELEMENTS)?;
+    let window = recorder.window_mut(NAME, x)?;
+    let groups = recorder.grid(NAME, x.shape.len() as u64, UNIT_SCALE.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader: &UNIT_SCALE,
-        entry: NAME,
-        constants: &[("WORKGROUP", f64::from(ELEMENTS))],
+        entry: UNIT_SCALE.on(Bindings { x: window }),
+        constants: &[],
         params: Params { count: x.shape.len() as u32, offset: window.first },
-        windows: &[(1, &window)],
         groups,
     });
     Ok(())

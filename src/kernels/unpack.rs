@@ -1,15 +1,15 @@
-use super::library::shaders::params::Unpack as Params;
-use super::library::shaders::{UNPACK, UNPACK_F16, UNPACK_VEC4};
-use super::recorder::{Dispatch, ELEMENTS, require};
+use super::recorder::{Dispatch, require};
+use super::shaders::unpack::{BF16, Bindings, F16, F32, FORMAT, Params, UNPACK};
+use super::shaders::{unpack_f16, unpack_vec4};
 use super::{Raw, Recorder, Result, View};
 use crate::matrix::Dtype;
 
-/// The number by which `unpack.wgsl` and `pack.wgsl` know a type.
-pub(super) fn format(dtype: Dtype) -> f64 {
+/// The number by which the shaders know a type.
+pub(super) fn format(dtype: Dtype) -> u32 {
     match dtype {
-        Dtype::F32 => 0.0,
-        Dtype::F16 => 1.0,
-        Dtype::Bf16 => 2.0,
+        Dtype::F32 => F32,
+        Dtype::F16 => F16,
+        Dtype::Bf16 => BF16,
     }
 }
 
@@ -24,29 +24,26 @@ pub fn unpack(recorder: &mut Recorder<'_>, src: &Raw<'_>, dst: &View<'_>) -> Res
     if src.len == 0 {
         return Ok(());
     }
-    let (from, to) = (recorder.raw_window(NAME, src)?, recorder.window(NAME, &dst.flat())?);
+    let (from, to) = (recorder.raw_window(NAME, src)?, recorder.window_mut(NAME, &dst.flat())?);
     let fours = [from.first as usize, to.first as usize, src.len].iter().all(|n| n.is_multiple_of(4));
     let per_word = 4 / src.dtype.size();
     // An odd start adds a word.
     let words = (src.len + from.first as usize % per_word).div_ceil(per_word);
-    let (shader, step, threads) = if fours { (&UNPACK_VEC4, 4, src.len / 4) } else { (&UNPACK, 1, words) };
-    let groups = recorder.grid(NAME, threads as u64, ELEMENTS)?;
-    let workgroup = ("WORKGROUP", f64::from(ELEMENTS));
     let by_device = fours && src.dtype == Dtype::F16 && recorder.kernels().half_floats();
-    let (shader, entry, constants) = match by_device {
-        true => (&UNPACK_F16, "unpack_f16", &[workgroup][..]),
-        false => (shader, NAME, &[workgroup, ("FORMAT", format(src.dtype))][..]),
+    let (entry, step, threads) = match (fours, by_device) {
+        (true, true) => (&unpack_f16::UNPACK_F16, 4, src.len / 4),
+        (true, false) => (&unpack_vec4::UNPACK, 4, src.len / 4),
+        (false, _) => (&UNPACK, 1, words),
     };
+    let groups = recorder.grid(NAME, threads as u64, entry.workgroup)?;
     recorder.dispatch(Dispatch {
-        shader,
-        entry,
-        constants,
+        entry: entry.on(Bindings { src: from, dst: to }),
+        constants: (!by_device).then(|| FORMAT.is(format(src.dtype))).as_slice(),
         params: Params {
             count: src.len as u32 / step,
             src_offset: from.first / step,
             dst_offset: to.first / step,
         },
-        windows: &[(1, &from), (2, &to)],
         groups,
     });
     Ok(())

@@ -1,7 +1,8 @@
-//! The driver, as far as it takes to compile: `VK_KHR_pipeline_executable_properties` tells what it made of a pipeline.
+//! A Vulkan driver, as far as it takes to compile: `VK_KHR_pipeline_executable_properties` tells what it made of a pipeline.
 
-use crate::Result;
-use crate::spirv::Module;
+use crate::cases::Case;
+use crate::report::Compiled;
+use crate::{Result, assembly, spirv};
 use ash::vk;
 use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_char};
@@ -10,19 +11,10 @@ use std::ffi::{CStr, CString, c_char};
 pub struct Driver {
     device: ash::Device,
     executables: ash::khr::pipeline_executable_properties::Device,
-    /// As the driver calls it, `Null hardware (RADV NAVI21)`.
-    pub device_name: String,
     /// The driver's version, `Mesa 22.3.6`.
     pub version: String,
     _instance: ash::Instance,
     _entry: ash::Entry,
-}
-
-/// What became of a pipeline.
-pub struct Compiled {
-    /// The driver's numbers, by its names for them.
-    pub statistics: BTreeMap<String, u64>,
-    pub assembly: String,
 }
 
 impl Driver {
@@ -37,15 +29,15 @@ impl Driver {
             let mut about = vk::PhysicalDeviceDriverProperties::default();
             let mut properties = vk::PhysicalDeviceProperties2::default().push_next(&mut about);
             instance.get_physical_device_properties2(physical, &mut properties);
-            let device_name = text(&properties.properties.device_name);
             let version = text(&about.driver_info);
             let device = open_device(&instance, physical)?;
             let executables = ash::khr::pipeline_executable_properties::Device::new(&instance, &device);
-            Ok(Driver { device, executables, device_name, version, _instance: instance, _entry: entry })
+            Ok(Driver { device, executables, version, _instance: instance, _entry: entry })
         }
     }
 
-    pub fn compile(&self, module: &Module) -> Result<Compiled> {
+    pub fn compile(&self, case: &Case) -> Result<Compiled> {
+        let module = spirv::compile(case)?;
         let device = &self.device;
         // SAFETY: as above
         unsafe {
@@ -78,8 +70,22 @@ impl Driver {
             let made = device.create_compute_pipelines(vk::PipelineCache::null(), &info, None);
             let pipeline = *made.map_err(|(_, e)| e)?.first().ok_or("no pipeline")?;
             let executable = vk::PipelineExecutableInfoKHR::default().pipeline(pipeline);
-            Ok(Compiled { statistics: self.statistics(&executable)?, assembly: self.assembly(&executable)? })
+            self.compiled(&executable)
         }
+    }
+
+    /// By the names that RADV, ANV and NVK have for them.
+    fn compiled(&self, executable: &vk::PipelineExecutableInfoKHR<'_>) -> Result<Compiled> {
+        let statistics = self.statistics(executable)?;
+        let sum = |names: &[&str]| names.iter().filter_map(|name| statistics.get(*name)).sum();
+        Ok(Compiled {
+            registers: sum(&["VGPRs", "Number of GPRs"]),
+            spilled: sum(&["Spilled VGPRs", "Spilled SGPRs", "Spill Count", "Spills to memory"]),
+            shared: sum(&["LDS size", "Workgroup Memory Size", "Shared Memory Size"]),
+            waves: sum(&["Subgroups per SIMD", "Max warps/SM"]),
+            instructions: sum(&["Instructions", "Instruction Count", "Instruction count"]),
+            program: assembly::of_radv(&self.assembly(executable)?),
+        })
     }
 
     fn statistics(&self, executable: &vk::PipelineExecutableInfoKHR<'_>) -> Result<BTreeMap<String, u64>> {
@@ -104,8 +110,8 @@ impl Driver {
                 form.p_data = text.as_mut_ptr().cast();
             }
             read(handle, executable, &mut count, forms.as_mut_ptr()).result()?;
-            let at = forms.iter().position(|form| text(&form.name) == "Assembly").ok_or("no assembly")?;
-            Ok(String::from_utf8_lossy(&texts[at]).trim_end_matches('\0').to_owned())
+            let last = texts.last().map(|text| String::from_utf8_lossy(text)).unwrap_or_default();
+            Ok(last.trim_end_matches('\0').to_owned())
         }
     }
 }

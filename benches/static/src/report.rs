@@ -1,8 +1,8 @@
 //! What was found of all pipelines on one family: a table, a file to keep, and what is worse than it may be.
 
+use crate::Result;
+use crate::assembly::Program;
 use crate::cases::Case;
-use crate::driver::{Compiled, Driver};
-use crate::{Result, assembly};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,46 +17,58 @@ const MOST_SHARED: u64 = 16_384;
 /// Instructions, in percent, that a program may gain before it is a regression.
 const MORE_INSTRUCTIONS: u64 = 5;
 
+/// What a compiler made of a pipeline.
+pub struct Compiled {
+    pub registers: u64,
+    pub spilled: u64,
+    pub shared: u64,
+    pub waves: u64,
+    pub instructions: u64,
+    pub program: Program,
+}
+
 /// Of one family.
 #[derive(Serialize, Deserialize)]
 pub struct Report {
-    pub family: String,
-    /// Other versions of the driver make other programs.
-    driver: String,
-    pipelines: BTreeMap<String, Numbers>,
+    family: String,
+    /// Other versions of the compiler make other programs.
+    pub driver: String,
+    pub pipelines: BTreeMap<String, Numbers>,
 }
 
 /// Of one pipeline.
 #[derive(Serialize, Deserialize)]
-struct Numbers {
-    registers: u64,
-    spilled: u64,
+pub struct Numbers {
+    pub registers: u64,
+    pub spilled: u64,
     /// Bytes of workgroup memory.
-    shared: u64,
-    /// Waves that a SIMD holds.
-    waves: u64,
-    instructions: u64,
+    pub shared: u64,
+    /// Waves that a SIMD holds, or warps a scheduler.
+    pub waves: u64,
+    pub instructions: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
-    of_loop: Option<LoopNumbers>,
+    pub of_loop: Option<LoopNumbers>,
 }
 
 /// Of a product's loop over the depth.
 #[derive(Serialize, Deserialize)]
-struct LoopNumbers {
-    multiply_adds: u64,
-    other_vector: u64,
-    loads: u64,
-    exposed_waits: u64,
+pub struct LoopNumbers {
+    pub multiply_adds: u64,
+    pub other_vector: u64,
+    pub loads: u64,
+    pub exposed_waits: u64,
 }
 
 impl Report {
-    pub fn new(driver: &Driver) -> Report {
-        let inside = driver.device_name.split(['(', ')']).nth(1).unwrap_or(&driver.device_name);
-        let family = inside.trim_start_matches("RADV ").to_owned();
-        Report { family, driver: driver.version.clone(), pipelines: BTreeMap::new() }
+    pub fn new(family: &str, driver: String) -> Report {
+        Report { family: family.to_owned(), driver, pipelines: BTreeMap::new() }
     }
 
-    pub fn read(path: &Path) -> Result<Report> {
+    /// What is kept, if anything is.
+    pub fn read(path: &Path) -> Result<Option<Report>> {
+        if !path.exists() {
+            return Ok(None);
+        }
         let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
         Ok(serde_json::from_str(&text).map_err(|e| format!("{}: {e}", path.display()))?)
     }
@@ -67,22 +79,14 @@ impl Report {
     }
 
     pub fn add(&mut self, case: &Case, compiled: &Compiled) {
-        let number = |name| compiled.statistics.get(name).copied().unwrap_or_default();
-        let of_loop =
-            assembly::product_loop(&compiled.assembly).filter(|_| case.is_product).map(|it| LoopNumbers {
-                multiply_adds: it.multiply_adds,
-                other_vector: it.other_vector,
-                loads: it.loads,
-                exposed_waits: it.exposed_waits,
-            });
-        let numbers = Numbers {
-            registers: number("VGPRs"),
-            spilled: number("Spilled VGPRs") + number("Spilled SGPRs"),
-            shared: number("LDS size"),
-            waves: number("Subgroups per SIMD"),
-            instructions: number("Instructions"),
-            of_loop,
-        };
+        let of_loop = compiled.program.product_loop().filter(|_| case.is_product).map(|it| LoopNumbers {
+            multiply_adds: it.multiply_adds,
+            other_vector: it.other_vector,
+            loads: it.loads,
+            exposed_waits: it.exposed_waits,
+        });
+        let &Compiled { registers, spilled, shared, waves, instructions, .. } = compiled;
+        let numbers = Numbers { registers, spilled, shared, waves, instructions, of_loop };
         self.pipelines.insert(case.name.clone(), numbers);
     }
 
@@ -104,41 +108,43 @@ impl Report {
         text
     }
 
-    /// A line for everything beyond its limit, or worse than it was with the same driver.
-    pub fn complaints(&self, kept: &Report) -> Vec<String> {
+    /// A line for everything beyond its limit, or worse than it was with the same compiler.
+    pub fn complaints(&self, kept: Option<&Report>) -> Vec<String> {
         let mut complaints = Vec::new();
         let mut at_most = |name: &str, what: &str, is: u64, limit: u64| {
             if is > limit {
                 complaints.push(format!("{name}: {what} {is}, at most {limit}"));
             }
         };
+        let same = kept.filter(|kept| kept.driver == self.driver);
         for (name, n) in &self.pipelines {
+            let before = same.and_then(|kept| kept.pipelines.get(name));
             at_most(name, "registers", n.registers, MOST_REGISTERS);
-            at_most(name, "spilled registers", n.spilled, 0);
+            at_most(name, "spilled registers", n.spilled, before.map_or(0, |before| before.spilled));
             at_most(name, "bytes of workgroup memory", n.shared, MOST_SHARED);
-            let Some(before) = kept.pipelines.get(name).filter(|_| kept.driver == self.driver) else {
-                continue;
-            };
+            let Some(before) = before else { continue };
             at_most(name, "registers", n.registers, before.registers);
-            at_most(
-                name,
-                "instructions",
-                n.instructions,
-                before.instructions * (100 + MORE_INSTRUCTIONS) / 100,
-            );
+            let instructions = before.instructions * (100 + MORE_INSTRUCTIONS) / 100;
+            at_most(name, "instructions", n.instructions, instructions);
             if let (Some(now), Some(before)) = (&n.of_loop, &before.of_loop) {
                 at_most(name, "exposed waits", now.exposed_waits, before.exposed_waits);
             }
         }
-        if kept.driver != self.driver {
-            println!("{}: kept of {}, so held against limits alone", self.family, kept.driver);
-        } else {
-            let new = self.pipelines.keys().filter(|name| !kept.pipelines.contains_key(*name));
-            let gone = kept.pipelines.keys().filter(|name| !self.pipelines.contains_key(*name));
-            complaints.extend(new.map(|name| format!("{name}: not kept; run scripts/gpu-static --keep")));
-            complaints.extend(
-                gone.map(|name| format!("{name}: kept, and no longer there; run scripts/gpu-static --keep")),
-            );
+        match (kept, same) {
+            (_, Some(kept)) => {
+                let new = self.pipelines.keys().filter(|name| !kept.pipelines.contains_key(*name));
+                let gone = kept.pipelines.keys().filter(|name| !self.pipelines.contains_key(*name));
+                complaints.extend(new.map(|name| format!("{name}: not kept; run scripts/gpu-static --keep")));
+                complaints.extend(
+                    gone.map(|name| {
+                        format!("{name}: kept, and no longer there; run scripts/gpu-static --keep")
+                    }),
+                );
+            }
+            (Some(kept), None) => {
+                println!("{}: kept of {}, so held against limits alone", self.family, kept.driver);
+            }
+            (None, None) => println!("{}: nothing is kept, so held against limits alone", self.family),
         }
         complaints
     }

@@ -2,9 +2,9 @@
 
 use crate::Result;
 use crate::cases::Case;
-use naga::back::{pipeline_constants::process_overrides, spv};
+use crate::shader;
+use naga::back::spv;
 use naga::proc::{BoundsCheckPolicies, BoundsCheckPolicy::Unchecked};
-use naga::valid::{Capabilities, ValidationFlags, Validator};
 
 /// A shader with one entry point.
 pub struct Module {
@@ -15,15 +15,7 @@ pub struct Module {
 }
 
 pub fn compile(case: &Case) -> Result<Module> {
-    let wrong = |text: String| format!("{}: {text}", case.name);
-    let parsed =
-        naga::front::wgsl::parse_str(&case.source).map_err(|e| wrong(e.emit_to_string(&case.source)))?;
-    let info = Validator::new(ValidationFlags::all(), Capabilities::all())
-        .validate(&parsed)
-        .map_err(|e| wrong(e.emit_to_string(&case.source)))?;
-    let stage = naga::ShaderStage::Compute;
-    let constants = case.constants.iter().map(|&(name, value)| (name.to_owned(), value)).collect();
-    let (module, info) = process_overrides(&parsed, &info, Some((stage, &case.entry)), &constants)?;
+    let (module, info) = shader::resolve(case)?;
     let options = spv::Options {
         lang_version: (1, 6),
         flags: spv::WriterFlags::LABEL_VARYINGS,
@@ -38,7 +30,8 @@ pub fn compile(case: &Case) -> Result<Module> {
         emit_int_div_checks: false,
         ..Default::default()
     };
-    let pipeline = spv::PipelineOptions { entry_point: case.entry.clone(), shader_stage: stage };
+    let pipeline =
+        spv::PipelineOptions { entry_point: case.entry.clone(), shader_stage: naga::ShaderStage::Compute };
     let words = spv::write_vec(&module, &info, &options, Some(&pipeline))?;
     let globals = module.global_variables.iter().filter_map(|(_, global)| {
         global.binding.as_ref().map(|b| (b.binding, global.space == naga::AddressSpace::Uniform))
