@@ -29,12 +29,17 @@ fn main() {
     };
     let ignored = python.is_err();
     let of_python = python.clone();
+    let for_mamba = python.clone();
     let run = move || {
         python.as_deref().iter().for_each(|python| the_hooks_write_what_capture_writes(python));
         Ok(())
     };
     let run_on_others = move || {
         of_python.as_deref().iter().for_each(|python| the_hooks_find_the_names_of_files(python));
+        Ok(())
+    };
+    let run_on_mamba = move || {
+        for_mamba.as_deref().iter().for_each(|python| the_hooks_find_weights_before_their_inputs(python));
         Ok(())
     };
     let trials = vec![
@@ -45,12 +50,14 @@ fn main() {
             run_on_others,
         )
         .with_ignored_flag(ignored),
+        Trial::test(format!("the_hooks_find_weights_before_their_inputs{note}"), run_on_mamba)
+            .with_ignored_flag(ignored),
         Trial::test("the_hooks_need_nothing_but_torch", || {
             the_hooks_need_nothing_but_torch();
             Ok(())
         }),
     ];
-    claims::run(trials, Stated { cpu: 0, adapter: 0, besides: 3 });
+    claims::run(trials, Stated { cpu: 0, adapter: 0, besides: 4 });
 }
 
 /// A Python that can run the hooks on a model of transformers, or why there is none.
@@ -146,6 +153,27 @@ fn the_hooks_find_the_names_of_files(python: &str) {
             close(&b, &a, 1e-5, &format!("{golden} {weight}"));
         }
     }
+}
+
+/// Mamba's `dt_proj` is a layer whose module is never called: `W x^T` with what `x_proj` makes.
+fn the_hooks_find_weights_before_their_inputs(python: &str) {
+    let place = Place::new();
+    let script = format!(
+        "import torch, transformers\nfrom safetensors.torch import load_file\n\
+         config = transformers.MambaConfig(hidden_size=16, num_hidden_layers=1, vocab_size=20, state_size=4)\n\
+         transformers.MambaModel(config).save_pretrained('expert')\n\
+         expert = transformers.MambaModel.from_pretrained('expert').eval()\n\
+         samples = [dict(input_ids=torch.tensor([[1, 2, 3, 4, 5]]))]\n{}\n\
+         found, weights, at = load_file('cars.safetensors'), expert.state_dict(), 'layers.0.mixer.'\n\
+         made = found[at + 'x_proj.weight.input'] @ weights[at + 'x_proj.weight'].T\n\
+         taken = found[at + 'dt_proj.weight.input']\n\
+         assert taken.shape == (5, config.time_step_rank), taken.shape\n\
+         assert torch.allclose(made[:, :taken.shape[1]], taken, atol=1e-6)\n",
+        snippet()
+    );
+    place.write("script.py", script);
+    let ran = Command::new(python).arg("script.py").current_dir(place.0.path()).output().unwrap();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&ran.stderr));
 }
 
 /// `X^T X`, which does not tell in which order an expert saw its tokens.
