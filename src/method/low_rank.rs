@@ -97,27 +97,18 @@ impl<T: Tensor> Cores<T> {
         solver: Solver,
     ) -> Result<Compressed<T>> {
         let (Shape { batch: tasks, rows, cols: d_in }, d_out) = (self.k.shape(), self.q.shape().cols);
-        let all = tasks * rows;
-        let (u, v) = (
-            basis_of(
-                backend,
-                backend.duplicate(&self.q)?.reshape(Shape::matrix(all, d_out))?,
-                solver.accuracy,
-            )
-            .await?,
-            basis_of(
-                backend,
-                backend.duplicate(&self.k)?.reshape(Shape::matrix(all, d_in))?,
-                solver.accuracy,
-            )
-            .await?,
-        );
+        // rows of all tasks, one below the other
+        let q = backend.duplicate(&self.q)?.reshape(Shape::matrix(tasks * rows, d_out))?;
+        let k = backend.duplicate(&self.k)?.reshape(Shape::matrix(tasks * rows, d_in))?;
+        let u = basis_of(backend, backend.duplicate(&q)?, solver.accuracy).await?;
+        let v = basis_of(backend, backend.duplicate(&k)?, solver.accuracy).await?;
         let (wide, deep) = (u.shape().rows, v.shape().rows);
-        // M_t = (U Q_t^T)(K_t V^T), stored task by task
-        let (u_of_all, v_of_all) = (repeated(backend, &u, tasks)?, repeated(backend, &v, tasks)?);
-        let left = backend.matmul(&u_of_all, Op::None, &self.q, Op::Transpose)?;
-        let right = backend.matmul(&self.k, Op::None, &v_of_all, Op::Transpose)?;
-        let cores = backend.matmul(&left, Op::None, &right, Op::None)?;
+        // M_t = (Q_t U^T)^T (K_t V^T)
+        let left = backend.matmul(&q, Op::None, &u, Op::Transpose)?.reshape(Shape::new(tasks, rows, wide))?;
+        let right =
+            backend.matmul(&k, Op::None, &v, Op::Transpose)?.reshape(Shape::new(tasks, rows, deep))?;
+        drop((q, k));
+        let cores = backend.matmul(&left, Op::Transpose, &right, Op::None)?;
         let tucker = Tucker { wide, deep, r: r.min(wide).min(deep) };
         let (u_r, v_r) = tucker.solve(backend, &levelled(backend, &cores).await?).await?;
         let left = backend.matmul(&repeated(backend, &u_r, tasks)?, Op::None, &cores, Op::None)?;
@@ -273,9 +264,10 @@ async fn levelled<B: Backend>(backend: &B, cores: &B::Tensor) -> Result<B::Tenso
     Ok(levelled)
 }
 
-/// Most rounds of alternation, and the relative gain in energy below which it has converged.
-const ROUNDS: usize = 20;
-const CONVERGED: f64 = 1e-6;
+/// Most rounds of alternation, and how far a round moves a direction, root mean square, where it has converged: little enough that
+/// one round more or less, which rounding may decide, makes no difference.
+const ROUNDS: usize = 60;
+const CONVERGED: f64 = 2e-6;
 
 /// Tucker-2 of T matrices `M_t` (`wide x deep`): orthonormal rows `U` and `V`, `r` each, that keep most of `sum ||U M_t V^T||^2`.
 struct Tucker {
@@ -285,37 +277,52 @@ struct Tucker {
 }
 
 impl Tucker {
-    /// From the leading singular vectors of both unfoldings (HOSVD), by alternation.
+    /// From the leading singular vectors of both unfoldings (HOSVD), by alternation; singular vectors of what the other side sees.
+    ///
+    /// A half of a round is a step of orthogonal iteration, `U <- orth(U C)` with `C` of what `V` sees, which costs no decomposition
+    /// and loses no energy: it makes most of the linear bound of `tr(U C U^T)`, and rests where the singular vectors do.
     async fn solve<B: Backend>(&self, backend: &B, m: &B::Tensor) -> Result<(B::Tensor, B::Tensor)> {
-        let tasks = m.shape().batch;
         // below each other the rows of all M_t are those of one matrix, whose right singular vectors are wanted
-        let stacked = backend.duplicate(m)?.reshape(Shape::matrix(tasks * self.wide, self.deep))?;
-        let (mut v, _) = self.leading(backend, &stacked).await?;
-        let mut best = 0.0;
-        let mut u = backend.zeros(Shape::matrix(self.r, self.wide))?;
+        let stacked = backend.duplicate(m)?.reshape(Shape::matrix(m.shape().batch * self.wide, self.deep))?;
+        let mut v = self.leading(backend, &stacked).await?;
+        let mut u = self.leading(backend, &self.seen_by(backend, &v, m, Op::Transpose)?).await?;
         for _ in 0..ROUNDS {
-            // V M_t^T, below each other: rows of the outputs' space
-            let of_inputs = backend.matmul(&repeated(backend, &v, tasks)?, Op::None, m, Op::Transpose)?;
-            (u, _) =
-                self.leading(backend, &of_inputs.reshape(Shape::matrix(tasks * self.r, self.wide))?).await?;
-            let of_outputs = backend.matmul(&repeated(backend, &u, tasks)?, Op::None, m, Op::None)?;
-            let energy;
-            (v, energy) =
-                self.leading(backend, &of_outputs.reshape(Shape::matrix(tasks * self.r, self.deep))?).await?;
-            if energy <= best * (1.0 + CONVERGED) {
+            let before = v;
+            v = towards_leading(backend, &self.seen_by(backend, &u, m, Op::None)?, &before).await?;
+            u = towards_leading(backend, &self.seen_by(backend, &v, m, Op::Transpose)?, &u).await?;
+            let overlap = backend.matmul(&v, Op::None, &before, Op::Transpose)?;
+            let mut moved = backend.duplicate(&v)?;
+            backend.gemm(-1.0, &overlap, Op::None, &before, Op::None, 1.0, &mut moved)?;
+            let moved = backend.download(&backend.frobenius_norms(&moved)?).await?;
+            if moved.iter().all(|&moved| f64::from(moved) <= CONVERGED * (self.r as f64).sqrt()) {
                 break;
             }
-            best = energy;
         }
+        u = self.leading(backend, &self.seen_by(backend, &v, m, Op::Transpose)?).await?;
+        v = self.leading(backend, &self.seen_by(backend, &u, m, Op::None)?).await?;
         Ok((u, v))
     }
 
-    /// The leading right singular vectors of a matrix as rows, and the energy along them.
-    async fn leading<B: Backend>(&self, backend: &B, x: &B::Tensor) -> Result<(B::Tensor, f64)> {
+    /// `W M_t` or `W M_t^T` of all tasks, below each other: rows of the space of the other side.
+    fn seen_by<B: Backend>(&self, backend: &B, w: &B::Tensor, m: &B::Tensor, op: Op) -> Result<B::Tensor> {
+        let tasks = m.shape().batch;
+        let seen = backend.matmul(&repeated(backend, w, tasks)?, Op::None, m, op)?;
+        let cols = seen.shape().cols;
+        seen.reshape(Shape::matrix(tasks * self.r, cols))
+    }
+
+    /// The leading right singular vectors of a matrix as rows.
+    async fn leading<B: Backend>(&self, backend: &B, x: &B::Tensor) -> Result<B::Tensor> {
         let Shape { rows, cols, .. } = x.shape();
         let product = SymmetricProduct::Factor { x, op: Op::Transpose };
         let pairs =
             leading_eigenpairs(backend, product, self.r, &[rows.min(cols)], Accuracy::Exact, 0).await?;
-        Ok((pairs.basis, pairs.values.iter().flatten().sum()))
+        Ok(pairs.basis)
     }
+}
+
+/// `orth(W X^T X)`: a step of orthogonal iteration towards the leading right singular vectors of `X`.
+async fn towards_leading<B: Backend>(backend: &B, x: &B::Tensor, w: &B::Tensor) -> Result<B::Tensor> {
+    let along = backend.matmul(w, Op::None, x, Op::Transpose)?;
+    orthonormal(backend, &backend.matmul(&along, Op::None, x, Op::None)?, Accuracy::Balanced).await
 }
