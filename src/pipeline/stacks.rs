@@ -88,15 +88,19 @@ impl Stack<'_> {
     pub fn base<B: Backend>(&self, job: &Job<'_, B>, reader: &mut Reader<'_>) -> Result<B::Tensor, Error> {
         let (backend, base) = (job.backend, &job.family.base);
         let device = || Error::device(&self.layer.name);
+        let mut values_of = |part: &Part| -> Result<B::Tensor, Error> {
+            let shape = Shape::matrix(part.rows, part.elements() / part.rows.max(1));
+            let stored = reader.base(base.values(&part.name, 0..part.elements())?)?;
+            let values = backend.unpack(shape, stored.dtype(), &stored).map_err(device())?;
+            if self.layer.transposed { backend.transpose(&values).map_err(device()) } else { Ok(values) }
+        };
+        if let [only] = &self.layer.parts[..] {
+            return values_of(only);
+        }
         let mut whole = backend.zeros(Shape::matrix(self.d_out, self.d_in)).map_err(device())?;
         let mut row = 0;
         for part in &self.layer.parts {
-            let shape = Shape::matrix(part.rows, part.elements() / part.rows.max(1));
-            let stored = reader.base(base.values(&part.name, 0..part.elements())?)?;
-            let mut values = backend.unpack(shape, stored.dtype(), &stored).map_err(device())?;
-            if self.layer.transposed {
-                values = backend.transpose(&values).map_err(device())?;
-            }
+            let values = values_of(part)?;
             let Shape { rows, cols, .. } = values.shape();
             backend
                 .copy_block(&values, [0, 0, 0], &mut whole, [0, row, 0], [1, rows, cols])
