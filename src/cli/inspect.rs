@@ -103,7 +103,9 @@ fn read(path: &Path, key: &str, what: &str) -> Result<Value, Failure> {
 
 /// Whole under its name, or not at all.
 fn write(path: &Path, text: &str) -> Result<(), Failure> {
-    let draft = path.with_added_extension("partial");
+    let mut draft = path.as_os_str().to_owned();
+    draft.push(".partial");
+    let draft = PathBuf::from(draft);
     let written = fs::write(&draft, text).and_then(|()| fs::rename(&draft, path));
     written.map_err(|e| {
         let _ = fs::remove_file(&draft);

@@ -53,18 +53,17 @@ pub fn likeness(eval: &Value) -> Option<Chart> {
     by_tasks("Likeness of features", "centred linear CKA", [("CKA", cka)])
 }
 
-fn of_tasks(eval: &Value, number: impl Fn(&Value) -> Option<f64>) -> Vec<(usize, String, f64)> {
+/// Places, names and numbers.
+type Points = Vec<(usize, String, f64)>;
+
+fn of_tasks(eval: &Value, number: impl Fn(&Value) -> Option<f64>) -> Points {
     let tasks = eval.get("tasks").and_then(Value::as_array).into_iter().flatten();
     let of = |(i, task): (usize, &Value)| Some((i, task.get("task")?.as_str()?.to_owned(), number(task)?));
     tasks.enumerate().filter_map(of).collect()
 }
 
 /// A number of every task, as far as there are any.
-fn by_tasks<const N: usize>(
-    title: &str,
-    vertical: &str,
-    series: [(&str, Vec<(usize, String, f64)>); N],
-) -> Option<Chart> {
+fn by_tasks<const N: usize>(title: &str, vertical: &str, series: [(&str, Points); N]) -> Option<Chart> {
     let series = series.map(|(name, points)| Series { name: name.to_owned(), points });
     let series: Vec<Series> = series.into_iter().filter(|series| !series.points.is_empty()).collect();
     let chart = chart(title, vertical, series);
