@@ -8,7 +8,7 @@ use rayon::prelude::*;
 /// Elements worked on at a time: those of all tasks stay in the cache.
 const BLOCK: usize = 1 << 10;
 
-/// With cuts, of what they leave.
+/// With cuts, of what they leave: trimmed in the cache.
 pub fn across(x: &CpuTensor, cuts: Option<&[(Cut, Cut)]>, rule: Across<'_>) -> CpuTensor {
     let n = x.shape.matrix_len();
     let mut out = memory::take(n);
@@ -18,55 +18,19 @@ pub fn across(x: &CpuTensor, cuts: Option<&[(Cut, Cut)]>, rule: Across<'_>) -> C
             let first = piece * ELEMENTS_PER_TASK + block * BLOCK;
             let tasks: Vec<&[f32]> =
                 (0..x.shape.batch).map(|t| &x.values[t * n + first..][..out.len()]).collect();
-            match (cuts, rule) {
-                (None, _) => combine(&tasks, rule, out),
-                (Some(cuts), Across::Elect { factors, divide })
-                    if cuts.iter().all(|cuts| !changes(*cuts, first, out.len())) =>
-                {
-                    let kept: Vec<Kept> = cuts.iter().map(|cuts| Kept::at(*cuts, first)).collect();
-                    elect(&tasks, &kept, factors, divide, out);
-                }
-                (Some(cuts), _) => {
-                    for ((left, x), &cuts) in left.chunks_mut(BLOCK).zip(&tasks).zip(cuts) {
-                        left[..x.len()].copy_from_slice(x);
-                        trim_piece(&mut left[..x.len()], None, cuts, first);
-                    }
-                    let left: Vec<&[f32]> = left.chunks(BLOCK).map(|left| &left[..out.len()]).collect();
-                    combine(&left, rule, out);
-                }
+            let Some(cuts) = cuts else {
+                combine(&tasks, rule, out);
+                continue;
+            };
+            for ((left, x), &cuts) in left.chunks_mut(BLOCK).zip(&tasks).zip(cuts) {
+                left[..x.len()].copy_from_slice(x);
+                trim_piece(&mut left[..x.len()], None, cuts, first);
             }
+            combine(&left.chunks(BLOCK).map(|left| &left[..out.len()]).collect::<Vec<_>>(), rule, out);
         }
     });
     CpuTensor::new(Shape { batch: 1, ..x.shape }, out)
 }
-
-/// Whether a cut lies among equal magnitudes at one of these places.
-fn changes((keep, drop): (Cut, Cut), first: usize, len: usize) -> bool {
-    [keep, drop].iter().any(|cut| (first + 1..first + len).contains(&(cut.places as usize)))
-}
-
-/// Magnitudes that stay: all from `least` to what is less than `below`.
-#[derive(Clone, Copy)]
-struct Kept {
-    least: u32,
-    below: u32,
-}
-
-impl Kept {
-    const ALL: Kept = Kept { least: 0, below: u32::MAX };
-
-    fn at((keep, drop): (Cut, Cut), place: usize) -> Kept {
-        Kept { least: keep.least(place), below: drop.least(place) }
-    }
-
-    /// All bits set if `x` stays, else none: a branch would be foreseen by chance.
-    fn mask(self, x: f32) -> u32 {
-        let magnitude = x.to_bits() & !SIGN;
-        u32::from(magnitude >= self.least && magnitude < self.below).wrapping_neg()
-    }
-}
-
-const SIGN: u32 = 1 << 31;
 
 fn combine(tasks: &[&[f32]], rule: Across<'_>, out: &mut [f32]) {
     match rule {
@@ -75,9 +39,7 @@ fn combine(tasks: &[&[f32]], rule: Across<'_>, out: &mut [f32]) {
             weigh(tasks, votes, out);
             out.iter_mut().for_each(|sum| *sum = f32::from(u8::from(*sum > 0.0)));
         }
-        Across::Elect { factors, divide } => {
-            elect(tasks, &vec![Kept::ALL; tasks.len()], factors, divide, out);
-        }
+        Across::Elect { factors, divide } => elect(tasks, factors, divide, out),
         Across::Share { epsilon, factors } => each(tasks, out, |own| {
             let those = || own.iter().zip(factors).filter(|(x, _)| x.abs() > epsilon);
             match those().count() {
@@ -122,64 +84,32 @@ fn weigh(tasks: &[&[f32]], weights: &[f32], out: &mut [f32]) {
     }
 }
 
-/// Elements elected at a time: what becomes of them stays in registers.
-const LANES: usize = 16;
-
-fn elect(tasks: &[&[f32]], kept: &[Kept], factors: &[f32], divide: Divide, out: &mut [f32]) {
-    let (blocks, rest) = out.as_chunks_mut::<LANES>();
-    let last = LANES * blocks.len();
-    for (block, out) in blocks.iter_mut().enumerate() {
-        *out = elect_lanes(kept, factors, divide, |t| {
-            let mut own = [0.0; LANES];
-            own.copy_from_slice(&tasks[t][LANES * block..][..LANES]);
-            own
-        });
-    }
-    if !rest.is_empty() {
-        let elected = elect_lanes(kept, factors, divide, |t| {
-            let mut own = [0.0; LANES];
-            own[..rest.len()].copy_from_slice(&tasks[t][last..]);
-            own
-        });
-        rest.copy_from_slice(&elected[..rest.len()]);
-    }
-}
-
-#[inline(always)]
-fn elect_lanes(
-    kept: &[Kept],
-    factors: &[f32],
-    divide: Divide,
-    of_task: impl Fn(usize) -> [f32; LANES],
-) -> [f32; LANES] {
-    let (votes, weights) = factors.split_at(kept.len());
-    let mut votes_sum = [0f32; LANES];
-    for (t, (&kept, &vote)) in kept.iter().zip(votes).enumerate() {
-        for (sum, x) in votes_sum.iter_mut().zip(of_task(t)) {
-            *sum += vote * f32::from_bits(x.to_bits() & kept.mask(x));
-        }
-    }
-    let elected = votes_sum.map(|sum| if sum >= 0.0 { 0 } else { SIGN });
-    let (mut sums, mut agreeing) = ([0f32; LANES], [0f32; LANES]);
-    for (t, ((&kept, &vote), &weight)) in kept.iter().zip(votes).zip(weights).enumerate() {
+fn elect(tasks: &[&[f32]], factors: &[f32], divide: Divide, out: &mut [f32]) {
+    const SIGN: u32 = 1 << 31;
+    let (votes, weights) = factors.split_at(tasks.len());
+    let (mut elected, mut agreeing) = ([0u32; BLOCK], [0f32; BLOCK]);
+    let (elected, agreeing) = (&mut elected[..out.len()], &mut agreeing[..out.len()]);
+    weigh(tasks, votes, out);
+    elected.iter_mut().zip(&*out).for_each(|(sign, sum)| *sign = if *sum >= 0.0 { 0 } else { SIGN });
+    out.fill(0.0);
+    for ((x, &vote), &weight) in tasks.iter().zip(votes).zip(weights) {
         if vote == 0.0 {
             continue;
         }
         let own = vote.to_bits() & SIGN;
-        for (((sum, total), elected), x) in sums.iter_mut().zip(&mut agreeing).zip(elected).zip(of_task(t)) {
-            // the sign bit of what the three make together; no product that may underflow
+        for (((sum, total), &x), elected) in out.iter_mut().zip(&mut *agreeing).zip(*x).zip(&*elected) {
+            // the sign bit of what the three make together; no product that may underflow, and no branch, which nobody could foresee
             let agrees = ((x.to_bits() ^ own ^ elected) >> 31).wrapping_sub(1);
-            let agrees = agrees & kept.mask(x) & if x == 0.0 { 0 } else { u32::MAX };
+            let agrees = if x == 0.0 { 0 } else { agrees };
             *sum += f32::from_bits((weight * x).to_bits() & agrees);
             *total += f32::from_bits(weight.to_bits() & agrees);
         }
     }
-    for (sum, total) in sums.iter_mut().zip(agreeing) {
+    for (sum, total) in out.iter_mut().zip(agreeing) {
         match divide {
             Divide::Never => {}
-            Divide::UnlessZero => *sum /= if total == 0.0 { 1.0 } else { total },
+            Divide::UnlessZero => *sum /= if *total == 0.0 { 1.0 } else { *total },
             Divide::BySome => *sum /= total.max(1e-6),
         }
     }
-    sums
 }
