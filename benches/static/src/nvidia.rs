@@ -12,7 +12,7 @@ use std::ptr::null;
 
 /// NVRTC for one architecture, `sm_90`, and nvdisasm.
 pub struct Compiler {
-    library: Library,
+    nvrtc: Library,
     disassembler: PathBuf,
     architecture: String,
     /// A folder of this run's.
@@ -30,8 +30,8 @@ impl Compiler {
         let scratch = std::env::temp_dir().join(format!("esmerge-static-{}", std::process::id()));
         std::fs::create_dir_all(&scratch)?;
         // SAFETY: loading runs NVIDIA's own initialisation
-        let library = unsafe { Library::new(library)? };
-        Ok(Compiler { library, disassembler, architecture: architecture.to_lowercase(), scratch })
+        let nvrtc = unsafe { Library::new(library)? };
+        Ok(Compiler { nvrtc, disassembler, architecture: architecture.to_lowercase(), scratch })
     }
 
     pub fn version(&self) -> Result<String> {
@@ -39,7 +39,7 @@ impl Compiler {
         // SAFETY: as `nvrtc.h` declares it
         unsafe {
             let version: Symbol<'_, unsafe extern "C" fn(*mut c_int, *mut c_int) -> c_int> =
-                self.library.get(b"nvrtcVersion")?;
+                self.nvrtc.get(b"nvrtcVersion")?;
             version(&mut major, &mut minor);
         }
         Ok(format!("NVRTC {major}.{minor}"))
@@ -93,9 +93,9 @@ impl Compiler {
         let source = CString::new(source)?;
         // SAFETY: as `nvrtc.h` declares them, with strings that outlive the calls
         unsafe {
-            let create: Symbol<'_, Create> = self.library.get(b"nvrtcCreateProgram")?;
-            let compile: Symbol<'_, Compile> = self.library.get(b"nvrtcCompileProgram")?;
-            let destroy: Symbol<'_, Destroy> = self.library.get(b"nvrtcDestroyProgram")?;
+            let create: Symbol<'_, Create> = self.nvrtc.get(b"nvrtcCreateProgram")?;
+            let compile: Symbol<'_, Compile> = self.nvrtc.get(b"nvrtcCompileProgram")?;
+            let destroy: Symbol<'_, Destroy> = self.nvrtc.get(b"nvrtcDestroyProgram")?;
             let mut program = std::ptr::null_mut();
             create(&mut program, source.as_ptr(), c"shader.cu".as_ptr(), 0, null(), null());
             let failed = compile(program, options.len() as c_int, options.as_ptr());
@@ -116,8 +116,8 @@ impl Compiler {
         type Get = unsafe extern "C" fn(Program, *mut c_char) -> c_int;
         // SAFETY: as `nvrtc.h` declares them; the buffer is of the size that it says
         unsafe {
-            let size: Symbol<'_, Size> = self.library.get(format!("{name}Size").as_bytes())?;
-            let get: Symbol<'_, Get> = self.library.get(name.as_bytes())?;
+            let size: Symbol<'_, Size> = self.nvrtc.get(format!("{name}Size").as_bytes())?;
+            let get: Symbol<'_, Get> = self.nvrtc.get(name.as_bytes())?;
             let mut len = 0;
             size(program, &mut len);
             let mut bytes = vec![0u8; len];
