@@ -1,6 +1,5 @@
 use super::gemm::gemm_trapezoid;
-use super::recorder::{Dispatch, Window, WindowMut, require};
-use super::shaders::Bound;
+use super::recorder::{Window, WindowMut, require};
 use super::shaders::inverse_cholesky::{self as shader, EQUILIBRATE, FACTOR, PANEL, Params};
 use super::view::scratch;
 use super::{Gemm, Recorder, Result, View};
@@ -171,30 +170,30 @@ impl<'a> Steps<'a> {
     fn equilibrate(&self, recorder: &mut Recorder<'_>) -> Result<()> {
         let Params { batch, fours, .. } = self.params;
         let entry = EQUILIBRATE.on(shader::Equilibrate { g: self.g, work: self.work });
-        self.encode(recorder, entry, u64::from(batch) * 4 * u64::from(fours).pow(2), EQUILIBRATE.workgroup)
+        recorder.dispatch_threads(
+            NAME,
+            entry,
+            self.params,
+            u64::from(batch) * 4 * u64::from(fours).pow(2),
+            EQUILIBRATE.workgroup,
+        )
     }
 
     fn factor(&self, recorder: &mut Recorder<'_>) -> Result<()> {
         let Steps { g, work, inverse, column, .. } = *self;
         let entry = FACTOR.on(shader::Factor { g, work, inverse, column });
-        self.encode(recorder, entry, self.params.batch.into(), 1)
+        recorder.dispatch_threads(NAME, entry, self.params, self.params.batch.into(), 1)
     }
 
     fn panel(&self, recorder: &mut Recorder<'_>) -> Result<()> {
         let Steps { params: Params { n, batch, .. }, work, w, inverse, column, row, .. } = *self;
         let entry = PANEL.on(shader::Panel { work, w, inverse, column, row });
-        self.encode(recorder, entry, u64::from(batch) * u64::from(n.div_ceil(BLOCK as u32)), 1)
-    }
-
-    fn encode(
-        &self,
-        recorder: &mut Recorder<'_>,
-        entry: Bound<'_, Params>,
-        count: u64,
-        workgroup: u32,
-    ) -> Result<()> {
-        let groups = recorder.grid(NAME, count, workgroup)?;
-        recorder.dispatch(Dispatch { entry, constants: &[], params: self.params, groups });
-        Ok(())
+        recorder.dispatch_threads(
+            NAME,
+            entry,
+            self.params,
+            u64::from(batch) * u64::from(n.div_ceil(BLOCK as u32)),
+            1,
+        )
     }
 }

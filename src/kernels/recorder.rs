@@ -101,6 +101,20 @@ impl<'a> Recorder<'a> {
         }
     }
 
+    /// `count` threads of an entry point without constants, in workgroups of so many.
+    pub(super) fn dispatch_threads<P: bytemuck::Pod>(
+        &mut self,
+        kernel: &'static str,
+        entry: Bound<'_, P>,
+        params: P,
+        count: u64,
+        workgroup: u32,
+    ) -> Result<()> {
+        let groups = self.grid(kernel, count, workgroup)?;
+        self.dispatch(Dispatch { entry, constants: &[], params, groups });
+        Ok(())
+    }
+
     /// What a kernel binds for a view that it reads.
     pub(super) fn window<'v>(&self, kernel: &'static str, view: &View<'v>) -> Result<Window<'v>> {
         if view.row_stride >= view.shape.cols || view.shape.rows <= 1 {

@@ -1,5 +1,4 @@
 use super::recorder::{Dispatch, Window, WindowMut, require};
-use super::shaders::Bound;
 use super::shaders::symmetric_eigen::{self as shader, ORDER, Params, START, SWEEP};
 use super::shaders::symmetric_eigen_blocks::{self as blocks, SOLVE, TURN};
 use super::view::scratch;
@@ -247,30 +246,18 @@ impl<'a> Steps<'a> {
     fn start(&self, recorder: &mut Recorder<'_>) -> Result<()> {
         let Steps { a, work, rotations: v, rotated, .. } = *self;
         let entry = START.on(shader::Start { a, work, v, rotated });
-        self.encode(recorder, entry, self.params.batch.into(), 1)
+        recorder.dispatch_threads(NAME, entry, self.params, self.params.batch.into(), 1)
     }
 
     fn sweep(&self, recorder: &mut Recorder<'_>) -> Result<()> {
         let Steps { work, rotations: v, rotated, .. } = *self;
         let entry = SWEEP.on(shader::Sweep { work, v, rotated });
-        self.encode(recorder, entry, self.params.batch.into(), 1)
+        recorder.dispatch_threads(NAME, entry, self.params, self.params.batch.into(), 1)
     }
 
     fn order(&self, recorder: &mut Recorder<'_>) -> Result<()> {
         let Steps { params: Params { n, batch, .. }, polished: a, unsorted, values, vectors, .. } = *self;
         let entry = ORDER.on(shader::Order { a, unsorted, values, vectors });
-        self.encode(recorder, entry, u64::from(batch) * u64::from(n), ORDER.workgroup)
-    }
-
-    fn encode(
-        &self,
-        recorder: &mut Recorder<'_>,
-        entry: Bound<'_, Params>,
-        count: u64,
-        workgroup: u32,
-    ) -> Result<()> {
-        let groups = recorder.grid(NAME, count, workgroup)?;
-        recorder.dispatch(Dispatch { entry, constants: &[], params: self.params, groups });
-        Ok(())
+        recorder.dispatch_threads(NAME, entry, self.params, u64::from(batch) * u64::from(n), ORDER.workgroup)
     }
 }
