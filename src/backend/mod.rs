@@ -363,6 +363,9 @@ pub trait Backend {
     /// Accurate to a few f32 roundings of the largest eigenvalue.
     fn symmetric_eigen(&self, a: &Self::Tensor) -> Result<(Self::Tensor, Self::Tensor)>;
 
+    /// Whether it computes on the host's own processor, so that what the host does in f64 keeps no faster device waiting.
+    fn is_the_host(&self) -> bool;
+
     /// The order up to which [`symmetric_eigen`](Backend::symmetric_eigen) is quicker than reading the matrices back, solving
     /// them in f64 on the host and uploading the vectors.
     fn largest_eigenproblem(&self) -> usize {

@@ -1,6 +1,6 @@
 //! Leading eigenvectors of the symmetric positive semidefinite matrices whose factors are at hand.
 
-use super::host::{self, Matrix, Threads, product, symmetric_eigen};
+use super::host::{self, Matrix, Threads, gram, product, symmetric_eigen};
 use super::{Accuracy, subspace};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
 
@@ -212,10 +212,10 @@ fn leading_of_factor(y: &Matrix, r: usize, rank: usize, threads: Threads) -> Res
     let (d, n) = (y.rows, y.cols);
     let trace = y.values.iter().map(|v| v * v).sum();
     if d <= n {
-        let eigen = symmetric_eigen(&product(y, Op::None, y, Op::Transpose, threads), threads)?;
+        let eigen = symmetric_eigen(&gram(y, Op::None, threads), threads)?;
         return Ok(truncate(eigen.values, &eigen.vectors, r, rank, trace));
     }
-    let eigen = symmetric_eigen(&product(y, Op::Transpose, y, Op::None, threads), threads)?;
+    let eigen = symmetric_eigen(&gram(y, Op::Transpose, threads), threads)?;
     let kept = eigen.vectors.first_rows(r.min(n));
     let mut vectors = product(&kept, Op::None, y, Op::Transpose, threads);
     vectors.scale_rows(|j| if eigen.values[j] > 0.0 { eigen.values[j].sqrt().recip() } else { 0.0 });

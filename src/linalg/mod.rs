@@ -13,6 +13,7 @@ mod rational;
 mod singular;
 mod standing;
 mod subspace;
+mod triangular;
 mod unit;
 
 pub use eigen::{
@@ -22,6 +23,7 @@ pub use eigen::{
 pub use orthonormalize::{append_block, orthonormalize_rows, qr_rows};
 pub use polar::{CHECKS, NULL_SINGULAR_VALUE, PendingPolar, Polar, pending_polar, polar, unfinished};
 pub use singular::singular_values;
+pub use triangular::triangular_factor;
 
 use std::fmt;
 use std::str::FromStr;

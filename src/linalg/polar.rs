@@ -1,6 +1,6 @@
 //! The orthogonal polar factor by an iteration of matrix products and Cholesky factorizations, and its nuclear norm.
 
-use super::host::{Matrix, Threads, product, symmetric_eigen};
+use super::host::{Matrix, Threads, gram, product, symmetric_eigen};
 use super::rational::{self, Step};
 use super::{Accuracy, probes, unit::UnitScaled};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
@@ -324,7 +324,7 @@ struct PseudoPolar {
 
 /// Of a wide matrix: `U diag(1/s) U^T A` with `A A^T = U diag(s^2) U^T`.
 fn pseudo_polar(a: &Matrix) -> Result<PseudoPolar> {
-    let eigen = symmetric_eigen(&product(a, Op::None, a, Op::Transpose, Threads::All), Threads::All)?;
+    let eigen = symmetric_eigen(&gram(a, Op::None, Threads::All), Threads::All)?;
     let sigma: Vec<f64> = eigen.values.iter().map(|v| v.max(0.0).sqrt()).collect();
     let largest = sigma.first().copied().unwrap_or(0.0);
     let rank = sigma.iter().take_while(|&&s| s > NULL_SINGULAR_VALUE * largest).count();

@@ -25,7 +25,7 @@ const UNSETTLED: f64 = 0.3;
 const STEEP: f64 = 1e6;
 
 /// Power steps between two looks, at most.
-const MOST_STEPS: usize = 8;
+pub(super) const MOST_STEPS: usize = 8;
 
 /// How much more a filter may enlarge the leading direction than the last wanted one: rows, which are orthogonal to 2^-24, are kept
 /// apart from the leading one.

@@ -12,7 +12,7 @@ use super::{
     eigen::{self, SymmetricMatrix},
     host::{self, Matrix, SymmetricEigen, Threads, symmetric_eigen},
     orthonormalize_rows,
-    standing::{By, Lengths, Standing},
+    standing::{By, Lengths, MOST_STEPS, Standing},
     unit::{UnitScaled, unit_scaled_gram},
 };
 use crate::backend::{Backend, Error, Op, Result, Shape, Tensor};
@@ -34,7 +34,7 @@ pub fn pays_off<T: Tensor>(
         SymmetricProduct::Factor { x, .. } => x.shape().rows.min(x.shape().cols),
         SymmetricProduct::Congruence { d, .. } => d.shape().rows,
     };
-    block_size(r, accuracy) * 3 < smaller * 2 && ranks.iter().all(|&rank| r * 4 < rank * 3)
+    block_size(r, accuracy) * 5 < smaller * 4 && ranks.iter().all(|&rank| r * 4 < rank * 3)
 }
 
 /// The `r` leading eigenpairs of `c`, of which member `b` has at most `ranks[b]` nonzero eigenvalues.
@@ -129,6 +129,15 @@ impl<T: Tensor> Problem<T> {
         let op = if *in_range { *side } else { other };
         let (sigma, basis) = eigen::by_host(backend, SymmetricMatrix::Factor(values, op), r).await?;
         Ok(Found { basis, sigma })
+    }
+
+    /// Whether a decomposition in f64 is less work than a round of products of a block with the factor, where both are done by the same
+    /// processor. One of order `n` takes `9 n^3` operations, which are four times as slow as products in f32, and its Gram matrix is made
+    /// in f64, half as fast.
+    fn is_quicker_by_host(&self, block: usize) -> bool {
+        let n = self.matrix.shape().rows as f64;
+        let other = self.factor.as_ref().map_or(0.0, |factor| factor.values.shape().matrix_len() as f64 / n);
+        36.0 * n.powi(3) + 4.0 * n * n * other < (MOST_STEPS * 4 * block) as f64 * n * other
     }
 
     /// Some of the batch.
@@ -239,7 +248,8 @@ struct Iteration {
 
 impl Iteration {
     /// Steps until the wanted directions of every member are found to the tolerance, each for those members alone that need it. The
-    /// host waits once, and once more for every round of further steps. What no number of steps finds is decomposed in f64.
+    /// host waits once, and once more for every round of further steps. What no number of steps finds, and what takes the host less time than products
+    /// with the factor, is decomposed in f64.
     async fn run<B: Backend>(&self, backend: &B, problem: Problem<B::Tensor>) -> Result<Found<B::Tensor>> {
         let mut rest = problem;
         let batch = rest.matrix.shape().batch;
@@ -264,23 +274,28 @@ impl Iteration {
                 }
                 whole = Some(all);
             }
+            let beyond_gram = |open: &Standing| rest.factor.is_some() && open.needs_factor(self.tolerance);
+            let quicker = backend.is_the_host() && rest.is_quicker_by_host(self.block);
+            let (left, open): (Vec<Standing>, Vec<Standing>) =
+                open.into_iter().partition(|open| round == ROUNDS || quicker && beyond_gram(open));
+            if !left.is_empty() {
+                let chosen: Vec<usize> = left.iter().map(|left| left.member).collect();
+                let found = rest.members(backend, &chosen)?.by_host(backend, self.wanted).await?;
+                let mut all = whole.take().map_or_else(|| found.room_for(backend, batch), Ok)?;
+                for (from, &member) in chosen.iter().enumerate() {
+                    all.take(backend, &found, from, which[member])?;
+                }
+                whole = Some(all);
+            }
             if open.is_empty() {
                 break;
+            }
+            if open.iter().any(beyond_gram) {
+                by = By::Factor;
             }
             let chosen: Vec<usize> = open.iter().map(|open| open.member).collect();
             which = chosen.iter().map(|&member| which[member]).collect();
             rest = rest.members(backend, &chosen)?;
-            if round == ROUNDS {
-                let found = rest.by_host(backend, self.wanted).await?;
-                let mut all = whole.take().map_or_else(|| found.room_for(backend, batch), Ok)?;
-                for (from, &to) in which.iter().enumerate() {
-                    all.take(backend, &found, from, to)?;
-                }
-                return Ok(all);
-            }
-            if rest.factor.is_some() && open.iter().any(|open| open.needs_factor(self.tolerance)) {
-                by = By::Factor;
-            }
             q = self.further(
                 backend,
                 &rest,

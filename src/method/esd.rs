@@ -2,7 +2,9 @@
 
 use super::{Decomposition, Solver};
 use crate::backend::{Backend, Op, Result, Shape, Tensor};
-use crate::linalg::{Accuracy, PendingEigenpairs, SymmetricProduct, energy_retention, pending_eigenpairs};
+use crate::linalg::{
+    Accuracy, PendingEigenpairs, SymmetricProduct, energy_retention, pending_eigenpairs, triangular_factor,
+};
 
 /// What is known of the inputs of one layer in each of T experts.
 pub enum Inputs<T> {
@@ -128,13 +130,45 @@ pub(super) async fn pending_subspace<B: Backend>(
     };
     match inputs {
         Inputs::Activations { x, .. } => {
-            let shift = output_shift(backend, x, deltas)?;
+            let fewer = fewer_tokens(backend, x, d_out, r, solver.accuracy).await?;
+            let shift = output_shift(backend, fewer.as_ref().unwrap_or(x), deltas)?;
             solve(SymmetricProduct::Factor { x: &shift, op: Op::Transpose }).await
         }
         Inputs::Gram { gram, .. } => solve(SymmetricProduct::Congruence { d: deltas, g: gram }).await,
         Inputs::DataFree => solve(SymmetricProduct::Factor { x: deltas, op: Op::None }).await,
     }
 }
+
+/// `R_t` (`T x d_in x d_in`) with `R_t^T R_t = X_t^T X_t`, whose output shift has the covariance of that of `X_t`: where there are
+/// more tokens than input dimensions, and a device that gains by it. `exact` takes the tokens as they are.
+async fn fewer_tokens<B: Backend>(
+    backend: &B,
+    x: &B::Tensor,
+    d_out: usize,
+    r: usize,
+    accuracy: Accuracy,
+) -> Result<Option<B::Tensor>> {
+    let Shape { rows: tokens, cols: d_in, .. } = x.shape();
+    // multiply-adds of an output shift of `m` rows, of its Gram matrix, and of an iteration on that
+    let work = |m: usize| {
+        let [m, d_in, d_out, r] = [m, d_in, d_out, r].map(|n| n as f64);
+        let (small, large) = (m.min(d_out), m.max(d_out));
+        m * d_in * d_out + small * small * (0.5 * large + PRODUCTS * BLOCK * r)
+    };
+    // of the factor, in f64: half as fast as f32
+    let price = (tokens as f64 + d_in as f64 / 3.0) * (d_in as f64).powi(2);
+    let pays = tokens > d_in && work(tokens) - work(d_in) > price;
+    if accuracy == Accuracy::Exact || !pays || !backend.is_the_host() {
+        return Ok(None);
+    }
+    triangular_factor(backend, x).await
+}
+
+/// Products with the matrix that subspace iteration makes, about.
+const PRODUCTS: f64 = 8.0;
+
+/// Vectors it has for each that is wanted, about.
+const BLOCK: f64 = 1.5;
 
 /// The rank budget of a task, `r = floor(d_out / T)`, at least 1.
 pub fn rank_budget(d_out: usize, tasks: usize) -> usize {

@@ -4,10 +4,12 @@ use super::{Error, Result};
 use crate::host::all_threads;
 use faer::diag::Diag;
 use faer::dyn_stack::{MemBuffer, MemStack};
+use faer::linalg::cholesky::llt::factor::{self as llt, cholesky_in_place_scratch};
 use faer::linalg::evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch};
 use faer::linalg::matmul::matmul;
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::solvers::Solve;
-use faer::{Accum, Mat, MatRef, Par, Side};
+use faer::{Accum, Mat, MatMut, MatRef, Par, Side};
 
 /// Eigenvalues, descending, and the eigenvectors as columns in the same order.
 pub struct SymmetricEigen {
@@ -59,6 +61,19 @@ pub fn thin_qr(a: &Mat<f64>) -> (Mat<f64>, Mat<f64>) {
 pub fn gram_of_rows(a: MatRef<'_, f32>, par: Par) -> Mat<f64> {
     let wide = Mat::from_fn(a.nrows(), a.ncols(), |i, j| f64::from(a[(i, j)]));
     product(wide.as_ref(), wide.transpose(), par)
+}
+
+/// The lower triangle of `A A^T` is added to that of `gram`.
+pub fn add_gram_of_rows(gram: MatMut<'_, f64>, a: MatRef<'_, f64>, par: Par) {
+    let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
+    triangular::matmul(gram, lower, Accum::Add, a, whole, a.transpose(), whole, 1.0, par);
+}
+
+/// `L` with `A = L L^T` in place of a symmetric positive definite matrix, in its lower triangle; false if it is not that in f64.
+pub fn cholesky_in_place(a: MatMut<'_, f64>, par: Par) -> bool {
+    let scratch = cholesky_in_place_scratch::<f64>(a.nrows(), par, Default::default());
+    let mut memory = MemBuffer::new(scratch);
+    llt::cholesky_in_place(a, Default::default(), par, MemStack::new(&mut memory), Default::default()).is_ok()
 }
 
 /// `A B` in f64.

@@ -411,6 +411,10 @@ impl Backend for Cpu {
         factor::solve(alpha, (m, smallest), side, x, beta, y)
     }
 
+    fn is_the_host(&self) -> bool {
+        true
+    }
+
     fn largest_eigenproblem(&self) -> usize {
         0 // reading back costs nothing
     }

@@ -44,6 +44,11 @@ impl Failure {
 }
 
 impl Context {
+    /// Whether its adapter is a program on the host's own processor.
+    pub fn is_software(&self) -> bool {
+        self.info.device_type == wgpu::DeviceType::Cpu
+    }
+
     pub async fn open(adapter: &wgpu::Adapter, config: &Config) -> Result<Self> {
         let clock = if config.profile { Stamps::FEATURES } else { wgpu::Features::empty() };
         let wanted = Kernels::optional_features() | config.features | clock;

@@ -135,16 +135,14 @@ struct Live {
     largest_eigenproblem: usize,
 }
 
-/// [`Config::largest_eigenproblem`] of software, which shares its processor with the solver on the host.
+/// [`Config::largest_eigenproblem`] of software, which shares its processor with the solver on the host; no other device has so small a
+/// one, unless it is configured to behave like software.
 const ON_SOFTWARE: usize = 128;
 
 impl Live {
     fn new(context: Context, config: &Config) -> Rc<Self> {
         let context = Rc::new(context);
-        let by_default = match context.info.device_type {
-            wgpu::DeviceType::Cpu => ON_SOFTWARE,
-            _ => LARGEST_EIGENPROBLEM,
-        };
+        let by_default = if context.is_software() { ON_SOFTWARE } else { LARGEST_EIGENPROBLEM };
         let pace = context.pace.with(config);
         let tuner = |tune: &Autotune| Tuner::open(&context.info, &context.kernels, tune.folder.as_deref());
         Rc::new(Live {

@@ -519,6 +519,10 @@ impl Backend for Gpu {
         Ok((values, vectors))
     }
 
+    fn is_the_host(&self) -> bool {
+        self.live().largest_eigenproblem <= super::ON_SOFTWARE
+    }
+
     fn largest_eigenproblem(&self) -> usize {
         self.live().largest_eigenproblem
     }

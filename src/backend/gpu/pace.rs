@@ -72,7 +72,7 @@ impl Pace {
 
     /// Of a device that was just opened.
     pub(super) async fn measured(context: &Context) -> Result<Pace> {
-        if context.info.device_type == wgpu::DeviceType::Cpu {
+        if context.is_software() {
             return Ok(Pace::untimed());
         }
         Ok(Pace::of_speed(speed(context).await?))

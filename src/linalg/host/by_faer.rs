@@ -1,6 +1,6 @@
 //! By faer, on all threads.
 
-use super::{Matrix, SymmetricEigen, Threads};
+use super::{Matrix, SymmetricEigen, Threads, lift};
 use crate::backend::cpu::dense;
 use crate::backend::{Op, Result};
 use crate::host::all_threads;
@@ -26,6 +26,34 @@ pub fn product(a: &Matrix, op_a: Op, b: &Matrix, op_b: Op, threads: Threads) -> 
     // C^T = B^T A^T, whose columns are the rows of C
     let transposed = dense::product(view(b, op_b).transpose(), view(a, op_a).transpose(), par(threads));
     columns_as_rows(&transposed)
+}
+
+pub fn gram(a: &Matrix, op: Op, threads: Threads) -> Matrix {
+    let rows = view(a, op);
+    let mut gram = Mat::zeros(rows.nrows(), rows.nrows());
+    dense::add_gram_of_rows(gram.as_mut(), rows, par(threads));
+    Matrix::from_fn(gram.nrows(), gram.nrows(), |i, j| gram[(i.max(j), i.min(j))])
+}
+
+/// Rows that are widened at a time.
+const SLAB: usize = 512;
+
+pub fn triangular_factor(x: &[f32], n: usize, threads: Threads) -> Option<Vec<f32>> {
+    let mut gram = Mat::<f64>::zeros(n, n);
+    for slab in x.chunks(SLAB * n) {
+        // columns are rows of `x`
+        let wide = Mat::from_fn(n, slab.len() / n, |i, j| f64::from(slab[j * n + i]));
+        dense::add_gram_of_rows(gram.as_mut(), wide.as_ref(), par(threads));
+    }
+    let lift = lift((0..n).map(|i| gram[(i, i)]).sum(), x.len() / n, n)?;
+    (0..n).for_each(|i| gram[(i, i)] += lift);
+    if !dense::cholesky_in_place(gram.as_mut(), par(threads)) {
+        return None;
+    }
+    // rows of R are columns of L
+    let row =
+        |i: usize| gram.col(i).iter().enumerate().map(move |(j, &l)| if j < i { 0.0 } else { l as f32 });
+    Some((0..n).flat_map(row).collect())
 }
 
 pub fn symmetric_eigen(a: &Matrix, threads: Threads) -> Result<SymmetricEigen> {

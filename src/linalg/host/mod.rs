@@ -106,6 +106,27 @@ pub(super) fn thin_q(a: &Matrix) -> Matrix {
     solver::thin_q(a)
 }
 
+/// `op(a) op(a)^T`
+pub(super) fn gram(a: &Matrix, op: Op, threads: Threads) -> Matrix {
+    solver::gram(a, op, threads)
+}
+
+/// `R`, upper triangular, `n x n` and row-major, with `R^T R = X^T X` for a row-major `x` of `n` columns, whatever its rank, by
+/// Cholesky. None if `x` holds a value that is not finite.
+pub(super) fn triangular_factor(x: &[f32], n: usize, threads: Threads) -> Option<Vec<f32>> {
+    if n == 0 {
+        return Some(Vec::new());
+    }
+    solver::triangular_factor(x, n, threads)
+}
+
+/// What is added to the diagonal of a Gram matrix of order `n`, of `m` rows, so that rounding leaves it positive definite: its own, of
+/// sums of `m`, and that of its Cholesky factorization, both of the trace. None if that is not finite.
+fn lift(trace: f64, m: usize, n: usize) -> Option<f64> {
+    let rounding = f64::EPSILON * (n as f64 + (m as f64).sqrt()) * trace;
+    rounding.is_finite().then_some(rounding.max(f64::MIN_POSITIVE))
+}
+
 /// Does something for every member of a batch, side by side where there are threads for it.
 pub(super) fn for_each_member<T: Send>(
     batch: usize,
@@ -147,6 +168,46 @@ mod tests {
             assert!((overlap.abs() - 1.0).abs() < 1e-9, "{j}: {overlap}");
         }
         assert!(distance(&by_faer::thin_q(&a), &plain::thin_q(&a)) < 1e-12);
+        for op in [Op::None, Op::Transpose] {
+            let grams = [by_faer::gram, plain::gram].map(|gram| gram(&a, op, Threads::One));
+            assert!(distance(&grams[0], &grams[1]) < 1e-14);
+        }
+    }
+
+    #[test]
+    fn triangular_factors_have_the_inner_products_of_their_columns_whatever_the_rank() {
+        let n = 9;
+        // more rows than are widened at a time; columns that depend on others, are 1e-5 of them, or zero; rows of zeros
+        let x = random(700, n);
+        let of_rank_6 = |i: usize, j: usize| match j {
+            _ if i % 7 == 3 => 0.0,
+            4 => 0.0,
+            7 => x.row(i)[0] - 2.0 * x.row(i)[1],
+            8 => 1e-5 * x.row(i)[8],
+            _ => x.row(i)[j],
+        };
+        let x = Matrix::from_fn(700, n, of_rank_6).narrowed(Op::None);
+        let x64 = Matrix::widened(&x, 700, n, Op::None);
+        let truth = gram(&x64, Op::Transpose, Threads::One);
+        for factor in [by_faer::triangular_factor, plain::triangular_factor] {
+            let r = factor(&x, n, Threads::One).unwrap();
+            assert!((0..n).all(|i| r[i * n..i * n + i].iter().all(|&v| v == 0.0)));
+            let r = Matrix::widened(&r, n, n, Op::None);
+            let found = gram(&r, Op::Transpose, Threads::One);
+            // f32 rounds every entry of R, so that inner products are right to the lengths of their columns
+            for i in 0..n {
+                for j in 0..n {
+                    let lengths = (truth.row(i)[i] * truth.row(j)[j]).sqrt();
+                    let off = (found.row(i)[j] - truth.row(i)[j]).abs();
+                    assert!(
+                        off <= 3e-7 * lengths + 1e-13 * truth.row(0)[0],
+                        "{i}, {j}: {off:e} of {lengths:e}"
+                    );
+                }
+            }
+            assert!(factor(&[1.0, f32::NAN, 2.0, 3.0], 2, Threads::One).is_none());
+            assert!(factor(&[0.0; 12], 3, Threads::One).unwrap().iter().all(|v| v.abs() < 1e-30));
+        }
     }
 
     #[test]

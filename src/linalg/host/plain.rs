@@ -1,6 +1,6 @@
 //! Without another crate, on one thread: plain loops, cyclic Jacobi, Gram-Schmidt.
 
-use super::{Matrix, SymmetricEigen, Threads};
+use super::{Matrix, SymmetricEigen, Threads, lift};
 use crate::backend::{Error, Op, Result};
 
 /// Sweeps at most; about eight are needed.
@@ -16,6 +16,27 @@ pub fn product(a: &Matrix, op_a: Op, b: &Matrix, op_b: Op, _: Threads) -> Matrix
         }
     }
     Matrix { rows: a.rows, cols: b.cols, values }
+}
+
+pub fn gram(a: &Matrix, op: Op, threads: Threads) -> Matrix {
+    let other = if op == Op::None { Op::Transpose } else { Op::None };
+    product(a, op, a, other, threads)
+}
+
+pub fn triangular_factor(x: &[f32], n: usize, threads: Threads) -> Option<Vec<f32>> {
+    let x = Matrix::widened(x, x.len() / n, n, Op::None);
+    let mut a = gram(&x, Op::Transpose, threads);
+    let lift = lift((0..n).map(|i| a.row(i)[i]).sum(), x.rows, n)?;
+    (0..n).for_each(|i| a.values[i * n + i] += lift);
+    let mut l = Matrix::from_fn(n, n, |_, _| 0.0);
+    for i in 0..n {
+        for j in 0..=i {
+            let before: f64 = l.row(i)[..j].iter().zip(&l.row(j)[..j]).map(|(a, b)| a * b).sum();
+            let rest = a.row(i)[j] - before;
+            l.values[i * n + j] = if i > j { rest / l.row(j)[j] } else { rest.sqrt() };
+        }
+    }
+    l.values.iter().all(|v| v.is_finite()).then(|| l.narrowed(Op::Transpose))
 }
 
 fn transposed(a: &Matrix) -> Matrix {
