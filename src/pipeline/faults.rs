@@ -2,7 +2,7 @@
 //! opened anew; where that is no step's own, the merge once more from its journal; and at last the CPU, if it was asked for.
 
 use super::{Error, Job, Progress};
-use crate::backend::Backend;
+use crate::backend::{self, Backend};
 use std::cell::RefCell;
 
 /// What has gone wrong in a run and was dealt with.
@@ -30,7 +30,8 @@ pub(super) async fn try_again<B: Backend>(
 ) -> Result<(), Error> {
     match error.of_device() {
         Some(cause) if job.backend.recover(cause).await => {
-            job.faults.note(format!("{error}; trying again in smaller slices"), progress);
+            let how = if matches!(cause, backend::Error::OutOfMemory { .. }) { " in smaller slices" } else { "" };
+            job.faults.note(format!("{error}; trying again{how}"), progress);
             Ok(())
         }
         _ => Err(error),

@@ -80,11 +80,11 @@ pub(super) async fn all() -> Vec<wgpu::Adapter> {
 /// The best adapter that answers to the selector, or, without one, the best that is hardware.
 pub(super) async fn choose(selector: Option<&str>) -> Result<wgpu::Adapter> {
     let found: Vec<_> = all().await.into_iter().map(|a| (AdapterSummary::new(&a), a)).collect();
-    let list = found.iter().map(|(summary, _)| format!("\n  {summary}")).collect::<String>();
+    let list: Vec<String> = found.iter().map(|(summary, _)| summary.to_string()).collect();
     let suits = |summary: &AdapterSummary| selector.map_or(!summary.is_software(), |s| summary.matches(s));
     let best =
         found.into_iter().filter(|(summary, _)| suits(summary)).min_by_key(|(summary, _)| summary.rank());
-    best.map(|(_, adapter)| adapter).ok_or_else(|| Error::NoAdapter(nothing_found(selector, &list)))
+    best.map(|(_, adapter)| adapter).ok_or_else(|| Error::NoAdapter(nothing_found(selector, &list.join("; "))))
 }
 
 fn nothing_found(selector: Option<&str>, list: &str) -> String {
@@ -95,6 +95,6 @@ fn nothing_found(selector: Option<&str>, list: &str) -> String {
     if list.is_empty() {
         format!("{wanted}; this machine has no adapter at all (is a Vulkan, Metal or DX12 driver installed?)")
     } else {
-        format!("{wanted}; this machine has:{list}")
+        format!("{wanted}; this machine has: {list}")
     }
 }
