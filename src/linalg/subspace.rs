@@ -222,6 +222,29 @@ impl<T: Tensor> Found<T> {
     }
 }
 
+/// What has been found of a batch.
+struct Gathered<T> {
+    batch: usize,
+    found: Option<Found<T>>,
+}
+
+impl<T: Tensor> Gathered<T> {
+    /// Takes members of another batch over: where they are there, and which they are here.
+    fn put<B: Backend<Tensor = T>>(
+        &mut self,
+        backend: &B,
+        other: &Found<T>,
+        places: impl Iterator<Item = (usize, usize)>,
+    ) -> Result<()> {
+        let mut all = self.found.take().map_or_else(|| other.room_for(backend, self.batch), Ok)?;
+        for (from, to) in places {
+            all.take(backend, other, from, to)?;
+        }
+        self.found = Some(all);
+        Ok(())
+    }
+}
+
 /// Some members of a batch.
 fn members<B: Backend>(backend: &B, x: &B::Tensor, chosen: &[usize]) -> Result<B::Tensor> {
     let Shape { rows, cols, .. } = x.shape();
@@ -248,8 +271,8 @@ struct Iteration {
 
 impl Iteration {
     /// Steps until the wanted directions of every member are found to the tolerance, each for those members alone that need it. The
-    /// host waits once, and once more for every round of further steps. What no number of steps finds, and what takes the host less time than products
-    /// with the factor, is decomposed in f64.
+    /// host waits once, and once more for every round of further steps. What no number of steps finds is decomposed in f64, and so is
+    /// what would take products with the factor, where the host needs less time for that.
     async fn run<B: Backend>(&self, backend: &B, problem: Problem<B::Tensor>) -> Result<Found<B::Tensor>> {
         let mut rest = problem;
         let batch = rest.matrix.shape().batch;
@@ -260,32 +283,24 @@ impl Iteration {
             q = orthonormalize_rows(backend, backend.matmul(&q, Op::None, &rest.matrix, Op::None)?, rounds)?;
         }
         let mut by = By::Gram;
-        let mut whole: Option<Found<B::Tensor>> = None;
+        let mut whole = Gathered { batch, found: None };
         let mut which: Vec<usize> = (0..batch).collect(); // members of the whole that the rest are
         for round in 0.. {
             let Attempt { found, done, open, y } = self.attempt(backend, &rest, &q, by).await?;
-            if open.is_empty() && whole.is_none() {
+            if open.is_empty() && whole.found.is_none() {
                 return found.ok_or_else(nothing_found);
             }
             if let Some(found) = found {
-                let mut all = whole.take().map_or_else(|| found.room_for(backend, batch), Ok)?;
-                for &(from, member) in &done {
-                    all.take(backend, &found, from, which[member])?;
-                }
-                whole = Some(all);
+                whole.put(backend, &found, done.iter().map(|&(from, member)| (from, which[member])))?;
             }
             let beyond_gram = |open: &Standing| rest.factor.is_some() && open.needs_factor(self.tolerance);
             let quicker = backend.is_the_host() && rest.is_quicker_by_host(self.block);
-            let (left, open): (Vec<Standing>, Vec<Standing>) =
+            let (for_host, open): (Vec<Standing>, Vec<Standing>) =
                 open.into_iter().partition(|open| round == ROUNDS || quicker && beyond_gram(open));
-            if !left.is_empty() {
-                let chosen: Vec<usize> = left.iter().map(|left| left.member).collect();
+            if !for_host.is_empty() {
+                let chosen: Vec<usize> = for_host.iter().map(|open| open.member).collect();
                 let found = rest.members(backend, &chosen)?.by_host(backend, self.wanted).await?;
-                let mut all = whole.take().map_or_else(|| found.room_for(backend, batch), Ok)?;
-                for (from, &member) in chosen.iter().enumerate() {
-                    all.take(backend, &found, from, which[member])?;
-                }
-                whole = Some(all);
+                whole.put(backend, &found, chosen.iter().map(|&member| which[member]).enumerate())?;
             }
             if open.is_empty() {
                 break;
@@ -305,7 +320,7 @@ impl Iteration {
                 members(backend, &y, &chosen)?,
             )?;
         }
-        whole.ok_or_else(nothing_found)
+        whole.found.ok_or_else(nothing_found)
     }
 
     /// Further steps from a block `q` and what the matrix made of it, `y`.

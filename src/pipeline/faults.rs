@@ -30,7 +30,8 @@ pub(super) async fn try_again<B: Backend>(
 ) -> Result<(), Error> {
     match error.of_device() {
         Some(cause) if job.backend.recover(cause).await => {
-            let how = if matches!(cause, backend::Error::OutOfMemory { .. }) { " in smaller slices" } else { "" };
+            let how =
+                if matches!(cause, backend::Error::OutOfMemory { .. }) { " in smaller slices" } else { "" };
             job.faults.note(format!("{error}; trying again{how}"), progress);
             Ok(())
         }

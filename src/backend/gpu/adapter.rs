@@ -84,7 +84,8 @@ pub(super) async fn choose(selector: Option<&str>) -> Result<wgpu::Adapter> {
     let suits = |summary: &AdapterSummary| selector.map_or(!summary.is_software(), |s| summary.matches(s));
     let best =
         found.into_iter().filter(|(summary, _)| suits(summary)).min_by_key(|(summary, _)| summary.rank());
-    best.map(|(_, adapter)| adapter).ok_or_else(|| Error::NoAdapter(nothing_found(selector, &list.join("; "))))
+    best.map(|(_, adapter)| adapter)
+        .ok_or_else(|| Error::NoAdapter(nothing_found(selector, &list.join("; "))))
 }
 
 fn nothing_found(selector: Option<&str>, list: &str) -> String {
