@@ -43,11 +43,16 @@ fn walk(folder: &Path, seen: &mut HashSet<PathBuf>, files: &mut Vec<PathBuf>) ->
     for path in entries {
         if path.leads_to_folder() {
             walk(&path, seen, files)?;
-        } else if ending(&path).is_some_and(|e| ENDINGS.contains(&e.as_str())) {
+        } else if is_image(&path) {
             files.push(path);
         }
     }
     Ok(())
+}
+
+/// Whether a file is named like an image of a format that is read.
+pub fn is_image(path: &Path) -> bool {
+    ending(path).is_some_and(|e| ENDINGS.contains(&e.as_str()))
 }
 
 fn ending(path: &Path) -> Option<String> {

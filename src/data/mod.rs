@@ -27,6 +27,7 @@ pub use classification::{
 pub use error::Error;
 pub(crate) use error::read_json;
 pub use head::{Classifier, Dense, Head, Squash};
+pub use images::is_image;
 pub use preprocess::Preprocessor;
 pub use proxies::Proxies;
 pub use source::ModelSource;

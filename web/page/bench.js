@@ -100,7 +100,6 @@ export function startBench(work) {
         await run(one);
       } catch (error) {
         failed(one, error);
-        await work.call('close_gpu').catch(() => {});
       }
     }
     find('bench-step').textContent = stopped ? 'stopped' : '';
@@ -127,7 +126,6 @@ export function startBench(work) {
     } catch (error) {
       find('bench-step').textContent = '';
       about = undefined;
-      await work.call('close_gpu').catch(() => {});
       return alertOf(error);
     }
     const wanted = find('bench-kernel').value;

@@ -1,5 +1,6 @@
 // Merging: what was chosen, the plan, the merge, what came of it.
 
+import { lost, note } from './closed.js';
 import { alertOf, bytes, element, find, number, percent, row, time } from './dom.js';
 import { zip } from './zip.js';
 
@@ -10,7 +11,7 @@ const DELTA = '/out/deltas.safetensors';
 
 export function startMerge(work) {
   const files = new Map();
-  let found = { models: [], calibrations: [], tasks: [], errors: [] };
+  let found = { models: [], calibrations: [], tasks: [], samples: [], errors: [] };
   let methods = [];
   let edited = false;
   let merged;
@@ -22,11 +23,14 @@ export function startMerge(work) {
 
   // ---- what was chosen ----
 
+  /** Images that were chosen one by one are samples together. */
+  const place = (path, file) => (!path.includes('/') && file.type?.startsWith('image/') ? `${IN}/images/${path}` : `${IN}/${path}`);
+
   async function add(entries) {
     alertOf();
     for (const [path, file] of entries) {
-      files.set(`${IN}/${path}`, file);
-      await work.call('mount', `${IN}/${path}`, file);
+      files.set(place(path, file), file);
+      await work.call('mount', place(path, file), file);
     }
     await survey();
   }
@@ -37,9 +41,10 @@ export function startMerge(work) {
       methods = await work.json('all_methods');
       find('method').replaceChildren(...methods.map((m) => element('option', { value: m.name, title: m.line }, m.name)));
     }
-    const base = found.models.find((m) => /base|pretrained/i.test(m.name) && m.kind === 'model') ?? found.models[0];
+    const whole = found.models.filter((m) => m.kind === 'model');
+    const base = whole.find((m) => /base|pretrained/i.test(m.name)) ?? whole[0];
     find('models').tBodies[0].replaceChildren(...found.models.map((model) => modelRow(model, model === base)));
-    const calibrated = found.models.some((m) => m !== base && calibrationOf(m));
+    const calibrated = found.models.some((m) => m !== base && inputsOf(m));
     find('method').value = calibrated ? 'esm' : 'task_arithmetic';
     find('alpha').value = calibrated ? 0.5 : 0.3;
     find('chosen').hidden = found.models.length === 0;
@@ -50,16 +55,22 @@ export function startMerge(work) {
     else if (found.models.length === 0) alertOf('there is no model among these files: choose folders with a config.json and .safetensors files, or .safetensors files');
   }
 
-  const calibrationOf = (model) => found.calibrations.find((c) => c.name === model.name)?.path;
+  /** What tells the inputs of an expert's layers, as the recipe says it: files of them, and samples that it is run on. */
+  function inputsThereAre() {
+    const samples = [...found.samples, ...found.tasks].map((s) => ({ ...s, recipe: `{data: ${text(s.path)}}`, how: 'captured from ' }));
+    return [...found.calibrations.map((c) => ({ ...c, recipe: text(c.path), how: '' })), ...samples];
+  }
+
+  const inputsOf = (model) => inputsThereAre().find((inputs) => inputs.name === model.name)?.recipe;
 
   function modelRow(model, isBase) {
     const name = model.path.replace(`${IN}/`, '');
     const is = element('select', { 'aria-label': `What ${name} is`, 'data-model': model.path, on: { change: writeRecipe } },
       ...['expert', 'base', 'left out'].map((text) => element('option', { selected: text === (isBase ? 'base' : 'expert') }, text)));
-    const chosen = calibrationOf(model) ?? 'none';
+    const chosen = inputsOf(model) ?? 'none';
     const inputs = element('select', { 'aria-label': `Inputs of the layers of ${name}`, 'data-inputs': model.path, on: { change: writeRecipe } },
       element('option', { value: 'none' }, 'not known'),
-      ...found.calibrations.map((c) => element('option', { value: c.path, selected: c.path === chosen }, c.path.replace(`${IN}/`, ''))));
+      ...inputsThereAre().map(({ recipe, how, path }) => element('option', { value: recipe, selected: recipe === chosen }, how + path.replace(`${IN}/`, ''))));
     return row(name, number(bytes(model.bytes)), is, inputs);
   }
 
@@ -74,9 +85,10 @@ export function startMerge(work) {
     if (base) lines.push(`base_model: ${text(base.path)}`);
     lines.push('models:');
     for (const { path } of all.filter((m) => m.is === 'expert')) {
-      lines.push(`  - model: ${text(path)}`);
+      const isDelta = found.models.some((m) => m.path === path && m.kind === 'delta');
+      lines.push(`  - model: ${isDelta ? `{delta: ${text(path)}}` : text(path)}`);
       const inputs = document.querySelector(`[data-inputs="${CSS.escape(path)}"]`).value;
-      if (method.calibration) lines.push(`    calibration: ${inputs === 'none' ? 'none' : text(inputs)}`);
+      if (method.calibration) lines.push(`    calibration: ${inputs}`);
     }
     lines.push('parameters:', `  ${method.strength}: ${find('alpha').value || 1}`, `accuracy: ${find('accuracy').value}`, `out_dtype: ${find('dtype').value}`);
     const more = method.example.split('\n').filter((line) => line && !/^(alpha|lambda)\b/.test(line));
@@ -172,6 +184,7 @@ export function startMerge(work) {
       const share = event === 'probe' ? number : total > 0 ? Math.min(done / total, 1) : 0;
       find('progress').value = share;
       const left = share > 0.02 ? `, ${time(((performance.now() - started) / 1000) * (1 - share) / share)} left` : '';
+      note(`A merge was under way when its tab was closed, ${percent(share)} of it done. Nothing of it was kept: choose the files again.`);
       if (text && event !== 'warn') find('step').textContent = `${percent(share)}${left}: ${text}`;
     };
     buttons.forEach((button) => (button.disabled = true));
@@ -182,6 +195,7 @@ export function startMerge(work) {
       buttons.forEach((button) => (button.disabled = false));
       find('going').hidden = find('cancel').hidden = true;
       work.listener = () => {};
+      note();
     }
   }
 
@@ -244,6 +258,7 @@ export function startMerge(work) {
     find('save-folder').hidden = !('showDirectoryPicker' in globalThis);
     find('merged').hidden = false;
     find('merged-title').focus();
+    note('The tab with a merged model was closed before the model was saved. It is gone: choose the files again.');
   }
 
   /** The report's pictures, which bring their own colours and so are shown as images. */
@@ -252,7 +267,8 @@ export function startMerge(work) {
     find('figure').querySelectorAll('img').forEach((img) => URL.revokeObjectURL(img.src));
     find('figure').replaceChildren(...pictures.map((svg) => {
       const title = new DOMParser().parseFromString(svg, 'image/svg+xml').querySelector('title').textContent;
-      return element('img', { src: URL.createObjectURL(new Blob([svg], { type: 'image/svg+xml' })), alt: `Chart: ${title}` });
+      const img = element('img', { src: URL.createObjectURL(new Blob([svg], { type: 'image/svg+xml' })), alt: `Chart: ${title}` });
+      return element('div', { class: 'wide', tabindex: 0, role: 'region', 'aria-label': title }, img);
     }));
   }
 
@@ -263,6 +279,7 @@ export function startMerge(work) {
     find('save').href = URL.createObjectURL(archive);
     find('save').download = 'merged.zip';
     find('save').click();
+    note();
   });
 
   find('save-folder').addEventListener('click', async () => {
@@ -275,6 +292,7 @@ export function startMerge(work) {
         const file = await into.getFileHandle(parts.at(-1), { create: true });
         await blob.stream().pipeTo(await file.createWritable());
       }
+      note();
     } catch (error) {
       if (error.name !== 'AbortError') alertOf(error);
     }
@@ -292,8 +310,8 @@ export function startMerge(work) {
     find('evaluate').disabled = true;
     try {
       for (const task of found.tasks) {
-        const expert = found.models.find((model) => model.name === task.name)?.path;
-        const models = { base, expert, merged: merged && OUT };
+        const expert = found.models.find((model) => model.name === task.name);
+        const models = { base, expert: expert?.kind === 'delta' ? `${base}+delta:${expert.path}` : expert?.path, merged: merged && OUT };
         const results = {};
         for (const [who, model] of Object.entries(models)) {
           if (!model) continue;
@@ -337,6 +355,8 @@ export function startMerge(work) {
     }
     find('strips').append(element('h4', {}, task.name), list);
   }
+
+  lost().then((texts) => texts.length && alertOf([...new Set(texts)].join('\n')), () => {});
 
   return {};
 }

@@ -100,5 +100,6 @@ onmessage = async ({ data: { id, call, with: values } }) => {
     postMessage({ id, value });
   } catch (error) {
     postMessage({ id, error: panic ?? error.message ?? String(error) });
+    if (!panic) esmerge.close_gpu(); // it may be lost: whoever is next opens it anew
   }
 };

@@ -4,7 +4,7 @@ use crate::{Result, json, words};
 use esmerge::adapter::Adapter;
 use esmerge::calibration;
 use esmerge::checkpoint::{Checkpoint, TensorFile};
-use esmerge::data::Task;
+use esmerge::data::{Task, is_image};
 use esmerge::host::disk;
 use esmerge::method::methods;
 use esmerge::method::table::Strength;
@@ -18,6 +18,8 @@ struct Survey {
     models: Vec<Found>,
     calibrations: Vec<Found>,
     tasks: Vec<Found>,
+    /// Folders of images and files of texts, which experts can be run on.
+    samples: Vec<Found>,
     recipes: Vec<Found>,
     /// What looks like a model or a file of tensors and is none, in the library's words.
     errors: Vec<String>,
@@ -28,13 +30,22 @@ struct Found {
     path: PathBuf,
     name: String,
     bytes: u64,
-    /// `model`, `adapter`, or what the file is.
+    /// `model`, `adapter`, `delta`, or what the file is.
     kind: &'static str,
+}
+
+impl Survey {
+    /// Whatever is no image.
+    fn others(&self) -> usize {
+        let texts = self.samples.iter().filter(|samples| samples.kind == "texts").count();
+        self.models.len() + self.calibrations.len() + self.tasks.len() + self.errors.len() + texts
+    }
 }
 
 impl Found {
     fn new(path: &Path, bytes: u64, kind: &'static str) -> Self {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        let name = name.strip_suffix(".delta").unwrap_or(&name).to_owned();
         Found { path: path.to_path_buf(), name, bytes, kind }
     }
 }
@@ -43,11 +54,15 @@ impl Found {
 #[wasm_bindgen]
 pub fn survey(folder: &str) -> Result<String> {
     let mut found = Survey::default();
-    look(Path::new(folder), &mut found).map_err(words)?;
+    let root = Path::new(folder);
+    look(root, &mut found).map_err(words)?;
+    found.samples.retain(|samples| samples.path != root); // it is everything
+    found.samples.sort_by(|a, b| a.path.cmp(&b.path));
     json(&found)
 }
 
-fn look(folder: &Path, found: &mut Survey) -> std::io::Result<()> {
+/// Gives the bytes of the images below the folder, those of models left out.
+fn look(folder: &Path, found: &mut Survey) -> std::io::Result<u64> {
     let entries: Vec<_> = disk::read_dir(folder)?.collect::<std::io::Result<_>>()?;
     let names: Vec<String> = entries.iter().map(|e| e.file_name().to_string_lossy().into_owned()).collect();
     let has = |name: &str| names.iter().any(|n| n == name);
@@ -55,28 +70,33 @@ fn look(folder: &Path, found: &mut Survey) -> std::io::Result<()> {
     let bytes: u64 = entries.iter().filter_map(|e| e.metadata().ok()).map(|meta| meta.len()).sum();
     if Adapter::is_one(folder) {
         found.models.push(Found::new(folder, bytes, "adapter"));
-        return Ok(());
+        return Ok(0);
     }
     if has("config.json") && names.iter().any(|n| weights(&n)) {
         match Checkpoint::open(folder) {
             Ok(_) => found.models.push(Found::new(folder, bytes, "model")),
             Err(error) => found.errors.push(error.to_string()),
         }
-        return Ok(());
+        return Ok(0);
     }
+    let (mut images, mut own, others) = (0, false, found.others());
     for entry in entries {
         let (path, meta) = (entry.path(), entry.metadata()?);
         let name = entry.file_name().to_string_lossy().into_owned();
-        match meta.is_dir() {
-            true => look(&path, found)?,
-            false if name.ends_with(".yaml") || name.ends_with(".yml") => {
-                found.recipes.push(Found::new(&path, meta.len(), "recipe"));
-            }
-            false if weights(&&name) => file(&path, meta.len(), found),
-            false => {}
+        let ending = path.extension().unwrap_or_default().to_string_lossy().to_lowercase();
+        match ending.as_str() {
+            _ if meta.is_dir() => images += look(&path, found)?,
+            "yaml" | "yml" => found.recipes.push(Found::new(&path, meta.len(), "recipe")),
+            "txt" | "jsonl" => found.samples.push(Found::new(&path, meta.len(), "texts")),
+            _ if is_image(&path) => (images, own) = (images + meta.len(), true),
+            _ if weights(&&name) => file(&path, meta.len(), found),
+            _ => {}
         }
     }
-    Ok(())
+    if own || images > 0 && found.others() == others {
+        found.samples.push(Found::new(folder, images, "images"));
+    }
+    Ok(images)
 }
 
 /// A file of tensors that is part of no model's folder.
@@ -91,6 +111,9 @@ fn file(path: &Path, bytes: u64, found: &mut Survey) {
         }
         Ok(_) if Task::open(path).is_ok_and(|task| task.has_head()) => {
             found.tasks.push(Found::new(path, bytes, "task"));
+        }
+        Ok(_) if path.to_string_lossy().ends_with(".delta.safetensors") => {
+            found.models.push(Found::new(path, bytes, "delta"));
         }
         Ok(_) => found.models.push(Found::new(path, bytes, "model")),
     }

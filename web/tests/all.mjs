@@ -1,7 +1,8 @@
 // All tests of what runs in a browser.
 
 import { run } from './browser.mjs';
+import { tests as looks } from './looks.mjs';
 import { tests as page } from './page.mjs';
 import { tests as suite } from './suite.mjs';
 
-await run([...suite, ...page]);
+await run([...suite, ...page, ...looks]);

@@ -1,16 +1,16 @@
 // The page: merging, evaluating, measuring, and what it says when something goes wrong.
 
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { Browser, serve } from './browser.mjs';
 
-const ROOT = new URL('../..', import.meta.url).pathname;
+export const ROOT = new URL('../..', import.meta.url).pathname;
 const DIST = join(ROOT, 'web/dist');
 
 /** The native program, which gives what the page is held against. */
-const NATIVE = process.env.ESMERGE ?? join(ROOT, 'target/release/esmerge');
+export const NATIVE = process.env.ESMERGE ?? join(ROOT, 'target/release/esmerge');
 
 /** The number that 16 bits stand for. */
 function half(bits) {
@@ -30,26 +30,37 @@ function tensors(bytes) {
     const bytes = data.buffer.slice(data.byteOffset + from, data.byteOffset + to);
     if (dtype === 'F32') found.set(name, new Float32Array(bytes));
     if (dtype === 'F16') found.set(name, Float32Array.from(new Uint16Array(bytes), half));
+    if (dtype === 'U8') found.set(name, new Uint8Array(bytes));
   }
   return found;
 }
 
-/** `||a - b|| / ||b||` over everything two models hold, and the largest difference of one number. */
-function distance(a, b) {
-  let [off, size, most] = [0, 0, 0];
+/**
+ * `||a - b|| / ||b - base||` over everything two models hold, so that it is of the merged deltas; the same of the worst tensor, and the
+ * largest difference of one number.
+ */
+function distance(a, b, base) {
+  let [off, size, most, worst] = [0, 0, 0, 0];
   if (a.size !== b.size) throw new Error(`${a.size} tensors, not ${b.size}`);
   for (const [name, values] of b) {
-    const own = a.get(name);
-    if (own?.length !== values.length) throw new Error(`${name} is not there, or of another size`);
+    const [own, from] = [a.get(name), base.get(name)];
+    if (own?.length !== values.length || from?.length !== values.length) throw new Error(`${name} is not there, or of another size`);
+    let [tensorOff, tensorSize] = [0, 0];
     values.forEach((value, i) => {
-      const d = own[i] - value;
-      off += d * d;
-      size += value * value;
-      most = Math.max(most, Math.abs(d));
+      tensorOff += (own[i] - value) ** 2;
+      tensorSize += (value - from[i]) ** 2;
+      most = Math.max(most, Math.abs(own[i] - value));
     });
+    [off, size] = [off + tensorOff, size + tensorSize];
+    if (tensorSize > 0) worst = Math.max(worst, Math.sqrt(tensorOff / tensorSize));
   }
-  return { relative: Math.sqrt(off / size), most };
+  return { relative: Math.sqrt(off / size), worst, most };
 }
+
+const told = ({ relative, worst, most }) => `${relative.toExponential(1)} away, the worst tensor ${worst.toExponential(1)}, a weight at most ${most.toExponential(1)}`;
+
+let exampleBase;
+const base = () => (exampleBase ??= tensors(readFileSync(join(ROOT, 'examples/vision/base/model.safetensors'))));
 
 function nativeMerge(accuracy) {
   const folder = mkdtempSync(join(tmpdir(), 'esmerge-native-'));
@@ -75,13 +86,13 @@ function nativeMerge(accuracy) {
   }
 }
 
-const text = (id) => `document.getElementById('${id}').innerText`;
-const click = (id) => `document.getElementById('${id}').click()`;
-const shown = (id) => `!document.getElementById('${id}').hidden`;
-const set = (id, value) => `(() => { const e = document.getElementById('${id}'); e.value = '${value}'; e.dispatchEvent(new Event('change')); })()`;
+export const text = (id) => `document.getElementById('${id}').innerText`;
+export const click = (id) => `document.getElementById('${id}').click()`;
+export const shown = (id) => `!document.getElementById('${id}').hidden`;
+export const set = (id, value) => `(() => { const e = document.getElementById('${id}'); e.value = '${value}'; e.dispatchEvent(new Event('change')); })()`;
 
 /** A page of a browser, with what it asked for; all gone afterwards. */
-async function inPage(test, { hash = '', flags } = {}) {
+export async function inPage(test, { hash = '', flags } = {}) {
   const server = await serve({ '': DIST });
   const browser = await Browser.start({ flags });
   try {
@@ -100,24 +111,78 @@ async function inPage(test, { hash = '', flags } = {}) {
   }
 }
 
-async function loadExample(page) {
+export async function loadExample(page) {
   await page.value(click('example'));
   await page.until(`${shown('chosen')} || ${shown('alert')}`, 60, 'the example is there');
 }
 
+/** Sets controls. */
+export async function choose(page, controls) {
+  for (const [id, value] of Object.entries(controls)) await page.value(set(id, value));
+}
+
+export async function mergedOrWhy(page, seconds) {
+  await page.until(`${shown('merged')} || ${shown('alert')}`, seconds, 'it is merged');
+  if (await page.value(shown('alert'))) throw new Error(await page.value(text('alert')));
+}
+
 async function mergeExample(page, { device, accuracy }) {
   await loadExample(page);
-  await page.value(set('device', device));
-  await page.value(set('accuracy', accuracy));
-  await page.value(set('dtype', 'float32'));
+  await choose(page, { device, accuracy, dtype: 'float32' });
   await page.value(click('run'));
-  await page.until(`${shown('merged')} || ${shown('alert')}`, 300, 'the example is merged');
-  if (await page.value(shown('alert'))) throw new Error(await page.value(text('alert')));
+  await mergedOrWhy(page, 900);
   return weightsOf(page);
 }
 
+/** What the native program makes of the recipe that the page shows, with files of a folder in the place of the chosen ones. */
+async function nativeOf(page, folder) {
+  const recipe = (await page.value(`document.getElementById('recipe').value`)).replaceAll(`/in/${basename(folder)}`, folder);
+  const beside = mkdtempSync(join(tmpdir(), 'esmerge-native-'));
+  try {
+    writeFileSync(join(beside, 'recipe.yaml'), recipe);
+    execFileSync(NATIVE, ['merge', join(beside, 'recipe.yaml'), join(beside, 'out'), '--device', 'cpu', '-q']);
+    return tensors(readFileSync(join(beside, 'out/model.safetensors')));
+  } finally {
+    rmSync(beside, { recursive: true, force: true });
+  }
+}
+
+/** A grey image as a file of 24 bits a pixel. */
+function bitmap(grey, width, height) {
+  const row = Math.ceil((3 * width) / 4) * 4;
+  const file = Buffer.alloc(54 + row * height);
+  file.write('BM');
+  [[2, file.length], [10, 54], [14, 40], [18, width], [22, height], [34, row * height]].forEach(([at, value]) => file.writeUInt32LE(value, at));
+  file.writeUInt16LE(1, 26);
+  file.writeUInt16LE(24, 28);
+  grey.forEach((value, i) => file.fill(value, 54 + (height - 1 - Math.floor(i / width)) * row + 3 * (i % width), 54 + (height - 1 - Math.floor(i / width)) * row + 3 * (i % width) + 3));
+  return file;
+}
+
+/** Gives a folder to the page. */
+export async function chooseFolder(page, folder) {
+  await page.files('#folders', [folder]);
+  await page.until(`${shown('chosen')} || ${shown('alert')}`, 60, 'the folder is taken');
+  if (await page.value(shown('alert'))) throw new Error(await page.value(text('alert')));
+}
+
+/** One tensor of the merged model. */
+async function tensorOf(page, wanted) {
+  const [dtype, base64] = await page.value(`(async () => {
+    const blob = await esmerge.work.call('blob', '/out/merged/model.safetensors');
+    const length = Number(new DataView(await blob.slice(0, 8).arrayBuffer()).getBigUint64(0, true));
+    const { dtype, data_offsets: [from, to] } = JSON.parse(await blob.slice(8, 8 + length).text())['${wanted}'];
+    const bytes = new Uint8Array(await blob.slice(8 + length + from, 8 + length + to).arrayBuffer());
+    let text = '';
+    for (let i = 0; i < bytes.length; i += 32768) text += String.fromCharCode(...bytes.subarray(i, i + 32768));
+    return [dtype, btoa(text)];
+  })()`);
+  if (dtype !== 'F32') throw new Error(`${wanted} is ${dtype}`);
+  return new Float32Array(new Uint8Array(Buffer.from(base64, 'base64')).buffer);
+}
+
 /** The merged weights, as somebody gets them who saves the file. */
-async function weightsOf(page) {
+export async function weightsOf(page) {
   const base64 = await page.value(`(async () => {
     const link = [...document.querySelectorAll('#outputs a')].find((a) => a.textContent === 'model.safetensors');
     const bytes = new Uint8Array(await (await esmerge.work.call('blob', '/out/merged/model.safetensors')).arrayBuffer());
@@ -128,7 +193,7 @@ async function weightsOf(page) {
   return tensors(Buffer.from(base64, 'base64'));
 }
 
-async function accuraciesOf(page) {
+export async function accuraciesOf(page) {
   await page.value(click('evaluate'));
   await page.until(`document.querySelectorAll('#accuracies tbody tr').length === 4 && !document.getElementById('evaluate').disabled || ${shown('alert')}`, 600, 'all tasks are measured');
   const rows = await page.value(`[...document.querySelectorAll('#accuracies tbody tr')].map((tr) => [tr.cells[0].textContent, JSON.parse(tr.dataset.results)])`);
@@ -140,32 +205,36 @@ const exact = () => (native ??= nativeMerge('exact'));
 
 export const tests = [
   ['the_example_merges_on_the_cpu_to_the_native_weights', () => inPage(async (page) => {
-    const { relative, most } = distance(await mergeExample(page, { device: 'cpu', accuracy: 'exact' }), exact().weights);
-    if (!(most <= 1e-5)) throw new Error(`a weight is ${most} away from the native one`);
+    const off = distance(await mergeExample(page, { device: 'cpu', accuracy: 'exact' }), exact().weights, base());
+    if (!(off.relative <= 1e-5)) throw new Error(told(off));
     const outputs = await page.value(text('outputs'));
     for (const name of ['config.json', 'README.md', 'esmerge-report.json', 'model.safetensors']) {
       if (!outputs.includes(name)) throw new Error(`${name} is not among the outputs: ${outputs}`);
     }
     const memory = await page.value(`esmerge.work.call('memory')`);
-    return `${relative.toExponential(1)} away, at most ${most.toExponential(1)}; ${(memory / 2 ** 20).toFixed(0)} MiB of wasm memory`;
+    return `${told(off)}; ${(memory / 2 ** 20).toFixed(0)} MiB of wasm memory`;
   })],
 
+  // as docs/numerics.md promises
   ['the_example_merges_on_webgpu_moves_its_alpha_and_answers_as_the_native_one', () => inPage(async (page) => {
-    const merged = await mergeExample(page, { device: 'gpu', accuracy: 'exact' });
-    const { relative, most } = distance(merged, exact().weights);
-    if (!(most <= 1e-4)) throw new Error(`a weight is ${most} away from the native one`);
+    const off = distance(await mergeExample(page, { device: 'gpu', accuracy: 'exact' }), exact().weights, base());
+    if (!(off.relative <= 1e-5)) throw new Error(`exact: ${told(off)}`);
     const found = await accuraciesOf(page);
     for (const [task, value] of Object.entries(exact().accuracies)) {
       const [accuracy, samples] = found[task].merged;
       if (Math.abs(accuracy - value) * samples > 1.01) throw new Error(`${task}: ${accuracy}, natively ${value}`);
     }
     await page.value(`(() => { document.getElementById('alpha-again').value = 0; document.getElementById('again').requestSubmit(); })()`);
-    await page.until(`document.getElementById('merged-note').innerText.includes('alpha 0,') || document.getElementById('merged-note').innerText.includes('alpha 0 ') || ${shown('alert')}`, 60, 'another alpha');
-    const base = tensors(readFileSync(join(ROOT, 'examples/vision/base/model.safetensors')));
-    const none = distance(await weightsOf(page), base);
+    await page.until(`/alpha 0[, ]/.test(document.getElementById('merged-note').innerText) || ${shown('alert')}`, 60, 'another alpha');
+    const none = distance(await weightsOf(page), base(), exact().weights);
     if (!(none.most <= 1e-6)) throw new Error(`at alpha 0 it is ${none.most} away from the base`);
-    return `${relative.toExponential(1)} away, at most ${most.toExponential(1)}`;
-  })],
+    await choose(page, { accuracy: 'balanced' });
+    await page.value(click('run'));
+    await mergedOrWhy(page, 900);
+    const balanced = distance(await weightsOf(page), exact().weights, base());
+    if (!(balanced.relative <= 2e-3 && balanced.worst <= 2e-2)) throw new Error(`balanced: ${told(balanced)}`);
+    return `exact ${told(off)}; balanced ${told(balanced)}`;
+  }), { slow: true }],
 
   ['a_file_that_is_cut_short_is_named', () => inPage(async (page) => {
     const folder = mkdtempSync(join(tmpdir(), 'esmerge-cut-'));
@@ -182,6 +251,78 @@ export const tests = [
     }
   })],
 
+  ['a_full_storage_is_told_loses_nothing_else_and_is_no_matter_once_there_is_room', () => inPage(async (page, _, server) => {
+    await loadExample(page);
+    await choose(page, { method: 'task_arithmetic', device: 'cpu', dtype: 'float32' });
+    await page.send('Storage.overrideQuotaForOrigin', { origin: server.address, quotaSize: 500_000 });
+    await page.value(click('run'));
+    await page.until(`${shown('merged')} || ${shown('alert')}`, 120, 'the storage is full');
+    const said = await page.value(text('alert'));
+    if (!said.includes('storage') || !said.includes('full')) throw new Error(`not told: ${said}`);
+    if (await page.value(shown('merged'))) throw new Error('a merge is shown as done that is not');
+    await page.send('Storage.overrideQuotaForOrigin', { origin: server.address });
+    await page.value(click('run'));
+    await mergedOrWhy(page, 120);
+    return said;
+  })],
+
+  ['a_tab_that_is_closed_while_it_merges_is_told_of_by_the_next_and_not_while_it_lives', () => inPage(async (page, browser, server) => {
+    await loadExample(page);
+    await choose(page, { device: 'cpu', accuracy: 'exact' });
+    await page.value(click('run'));
+    await page.until(`document.getElementById('progress').value > 0`, 60, 'it has begun');
+    const url = `${server.address}/index.html?fresh`;
+    const other = await browser.open(url);
+    await other.until(`document.getElementById('version').innerText !== ''`, 60, 'another tab');
+    if (await other.value(shown('alert'))) throw new Error(`told while the tab lives: ${await other.value(text('alert'))}`);
+    await page.close();
+    const said = await (async () => {
+      for (let i = 0; i < 50; i++) { // until the browser has let go of the tab
+        await other.go(url);
+        await other.until(`document.getElementById('version').innerText !== ''`, 60, 'opened anew');
+        if (await other.value(shown('alert'))) return other.value(text('alert'));
+      }
+    })();
+    if (!/merge was under way.*Nothing of it was kept/.test(said)) throw new Error(`not told: ${said}`);
+    const left = await other.value(`(async () => {
+      const folder = await (await navigator.storage.getDirectory()).getDirectoryHandle('esmerge');
+      const names = [];
+      for await (const name of folder.keys()) names.push(name);
+      return names.length;
+    })()`);
+    if (left > 1) throw new Error(`${left} files are in the storage; one tab lives`);
+    await other.go(url);
+    await other.until(`document.getElementById('version').innerText !== ''`, 60, 'opened once more');
+    if (await other.value(shown('alert'))) throw new Error('told twice');
+    await loadExample(other);
+    await choose(other, { method: 'task_arithmetic', device: 'cpu' });
+    await other.value(click('run'));
+    await mergedOrWhy(other, 120);
+    return said;
+  })],
+
+  ['it_works_without_a_network_after_the_first_visit', async () => {
+    const server = await serve({ '': DIST });
+    const browser = await Browser.start();
+    try {
+      const url = `${server.address}/index.html`;
+      const page = await browser.open(url);
+      await page.until('navigator.serviceWorker.controller !== null', 60, 'the page is kept');
+      await loadExample(page);
+      server.end();
+      const gone = await fetch(url).then(() => false, () => true);
+      if (!gone) throw new Error('the server answers still');
+      await page.go(url);
+      await loadExample(page);
+      await choose(page, { method: 'task_arithmetic', device: 'cpu' });
+      await page.value(click('run'));
+      await mergedOrWhy(page, 120);
+    } finally {
+      await browser.end();
+      server.end();
+    }
+  }],
+
   ['a_recipe_that_is_wrong_is_answered_in_the_librarys_words', () => inPage(async (page) => {
     await loadExample(page);
     await page.value(`(() => { const e = document.getElementById('recipe'); e.value = e.value.replace('merge_method: esm', 'merge_method: esn'); e.dispatchEvent(new Event('input')); })()`);
@@ -193,16 +334,14 @@ export const tests = [
 
   ['a_merge_that_is_stopped_leaves_nothing_and_another_can_be_made', () => inPage(async (page) => {
     await loadExample(page);
-    await page.value(set('device', 'cpu'));
-    await page.value(set('accuracy', 'exact'));
+    await choose(page, { device: 'cpu', accuracy: 'exact' });
     await page.value(click('run'));
     await page.until(`!document.getElementById('cancel').hidden && document.getElementById('progress').value > 0`, 60, 'it has begun');
     await page.value(click('cancel'));
     await page.until(shown('alert'), 30, 'it is stopped');
     await page.value(set('method', 'task_arithmetic'));
     await page.value(click('run'));
-    await page.until(`${shown('merged')} || ${shown('alert')}`, 120, 'another merge');
-    if (await page.value(shown('alert'))) throw new Error(await page.value(text('alert')));
+    await mergedOrWhy(page, 120);
   })],
 
   ['every_row_of_the_bench_has_a_small_error_and_a_lost_device_is_a_row', () => inPage(async (page) => {
