@@ -18,7 +18,7 @@ const LEGEND: f64 = 18.0;
 /// Characters of the legend that fit a line.
 const LEGEND_WIDTH: usize = 98;
 
-/// Series beyond these are drawn like earlier ones.
+/// Series beyond these have the marks of earlier ones, every other time hollow.
 const MARKS: usize = 7;
 
 /// Numbers of one kind.
@@ -106,22 +106,22 @@ impl Chart {
             text(&self.vertical)
         )?;
         let last = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.0)).max().unwrap_or(0);
-        let across = |i: usize| left + 8.0 + (width - left - right - 16.0) * i as f64 / last.max(1) as f64;
+        let inner = width - left - right - 16.0;
+        let across = |i: usize| {
+            left + 8.0
+                + match self.joined {
+                    true => inner * i as f64 / last.max(1) as f64,
+                    false => inner * (i as f64 + 0.5) / (last + 1) as f64,
+                }
+        };
         let below = SIZE.1 - bottom + 20.0;
         if self.joined {
             writeln!(svg, "<text x=\"{left}\" y=\"{below}\">{}</text>", text(&self.horizontal))?;
         }
         for (at, name, _) in self.series.first().filter(|_| !self.joined).iter().flat_map(|s| &s.points) {
-            let anchor = if *at == 0 {
-                "start"
-            } else if *at == last {
-                "end"
-            } else {
-                "middle"
-            };
             writeln!(
                 svg,
-                "<text x=\"{:.1}\" y=\"{below}\" text-anchor=\"{anchor}\">{}</text>",
+                "<text x=\"{:.1}\" y=\"{below}\" text-anchor=\"middle\">{}</text>",
                 across(*at),
                 text(name)
             )?;
@@ -174,11 +174,15 @@ impl Chart {
 /// The marks of a series, by its number: they differ in shape too.
 fn mark(series: usize, x: f64, y: f64, label: &str) -> String {
     let colour = format!("var(--{})", series % MARKS);
+    let paint = match series / MARKS % 2 {
+        0 => format!("fill=\"{colour}\""),
+        _ => format!("fill=\"transparent\" stroke=\"{colour}\" stroke-width=\"1.5\""),
+    };
     let title = if label.is_empty() { String::new() } else { format!("<title>{}</title>", text(label)) };
     let polygon = |points: &[(f64, f64)]| {
         let points: Vec<String> =
             points.iter().map(|(dx, dy)| format!("{:.1},{:.1}", x + dx, y + dy)).collect();
-        format!("<polygon fill=\"{colour}\" points=\"{}\">{title}</polygon>", points.join(" "))
+        format!("<polygon {paint} points=\"{}\">{title}</polygon>", points.join(" "))
     };
     match series % MARKS {
         1 => polygon(&[(-3.5, -3.5), (3.5, -3.5), (3.5, 3.5), (-3.5, 3.5)]),
@@ -187,7 +191,7 @@ fn mark(series: usize, x: f64, y: f64, label: &str) -> String {
         4 => polygon(&[(0.0, 4.5), (4.5, -3.5), (-4.5, -3.5)]),
         5 => polygon(&[(-5.0, -1.6), (5.0, -1.6), (5.0, 1.6), (-5.0, 1.6)]),
         6 => polygon(&[(-1.6, -5.0), (1.6, -5.0), (1.6, 5.0), (-1.6, 5.0)]),
-        _ => format!("<circle fill=\"{colour}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.8\">{title}</circle>"),
+        _ => format!("<circle {paint} cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"3.8\">{title}</circle>"),
     }
 }
 
