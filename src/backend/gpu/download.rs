@@ -88,6 +88,10 @@ pub(super) async fn map(context: &Context, buffer: &wgpu::Buffer) -> Result<()> 
     buffer.map_async(wgpu::MapMode::Read, .., keep);
     context.wait(None)?;
     let mapped = mapped.kept().await;
+    if mapped.is_err() {
+        // a browser says that a buffer cannot be mapped before it says why
+        context.settled().await?;
+    }
     context.check()?;
     mapped.map_err(|e| Error::Internal(e.to_string()))
 }
