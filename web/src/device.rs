@@ -75,10 +75,10 @@ pub async fn open_gpu() -> Result<String> {
     }))
 }
 
-/// Takes the adapter away, as a driver does that fails.
+/// Takes the adapter away, as a driver does that fails; whether there was one.
 #[wasm_bindgen]
-pub fn lose_gpu() {
-    GPU.with_borrow(|gpu| gpu.iter().for_each(|gpu| gpu.device().destroy()));
+pub fn lose_gpu() -> bool {
+    GPU.with_borrow(|gpu| gpu.as_ref().map(|gpu| gpu.device().destroy()).is_some())
 }
 
 /// Closes the adapter; the next use opens it again.

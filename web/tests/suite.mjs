@@ -28,5 +28,5 @@ export const tests = [
       await browser.end();
       server.end();
     }
-  }],
+  }, { slow: true }],
 ];
