@@ -53,7 +53,10 @@ fn gemm_small(workgroup: Workgroup, @builtin(local_invocation_index) local: u32)
         stage(local, own, k, lines);
         workgroupBarrier();
         own.at += own.slab;
-        fetch(local, own, &lines);
+        // Around a branch, because NVIDIA's compiler unrolls the loop below, and puts what no branch keeps at its end.
+        if k + DEPTH < params.k {
+            fetch(local, own, &lines);
+        }
         for (var depth = 0u; depth < DEPTH; depth += 4u) {
             let a = depth * FOURS_M + permuted(at.x, depth);
             let b = FIRST_OF_B + depth * FOURS_N + permuted(at.y, depth);

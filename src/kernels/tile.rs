@@ -16,9 +16,9 @@ pub enum Tile {
     Medium,
     /// 128 x 128, 8 x 8 a thread: the least traffic, where the result is large enough to keep a GPU busy.
     Large,
-    /// 32 x 128, 4 x 4 a thread: few rows.
+    /// 32 x 64, 4 x 4 a thread: few rows.
     Wide,
-    /// 128 x 32, 4 x 4 a thread: few columns.
+    /// 64 x 32, 4 x 4 a thread: few columns.
     Tall,
 }
 
@@ -32,8 +32,8 @@ impl Tile {
             Tile::Direct | Tile::Medium => (64, 64),
             Tile::Small => (32, 32),
             Tile::Large => (128, 128),
-            Tile::Wide => (32, 128),
-            Tile::Tall => (128, 32),
+            Tile::Wide => (32, 64),
+            Tile::Tall => (64, 32),
         }
     }
 

@@ -71,22 +71,27 @@ impl Program {
 }
 
 fn count(instructions: &[Instruction]) -> Loop {
-    let mut found = Loop::default();
     let mut is_bare = false; // loads are under way, and nothing was multiplied since
+    count_once(instructions, &mut is_bare);
+    count_once(instructions, &mut is_bare) // as it is in every round but the first: after another
+}
+
+fn count_once(instructions: &[Instruction], is_bare: &mut bool) -> Loop {
+    let mut found = Loop::default();
     for Instruction { kind, waits_for_loads } in instructions {
         if *waits_for_loads {
-            found.exposed_waits += u64::from(is_bare);
-            is_bare = false;
+            found.exposed_waits += u64::from(*is_bare);
+            *is_bare = false;
         }
         match kind {
             Kind::MultiplyAdd => {
                 found.multiply_adds += 1;
-                is_bare = false;
+                *is_bare = false;
             }
             Kind::OtherVector => found.other_vector += 1,
             Kind::Load => {
                 found.loads += 1;
-                is_bare = true;
+                *is_bare = true;
             }
             Kind::Other => {}
         }

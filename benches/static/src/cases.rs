@@ -22,8 +22,8 @@ const TILES: [(&str, &str, [u32; 4]); 5] = [
     ("large", "gemm_large", [128, 128, 8, 8]),
     ("medium", "gemm_medium", [64, 64, 8, 4]),
     ("small", "gemm_small", [32, 32, 4, 4]),
-    ("wide", "gemm_small", [32, 128, 4, 4]),
-    ("tall", "gemm_small", [128, 32, 4, 4]),
+    ("wide", "gemm_small", [32, 64, 4, 4]),
+    ("tall", "gemm_small", [64, 32, 4, 4]),
 ];
 
 const TYPES: [&str; 3] = ["f32", "f16", "bf16"];
