@@ -1,5 +1,5 @@
 //! The kernels inside another wgpu program: principal component analysis in its device, its buffers, its command encoder and
-//! one submission.
+//! one submission. `web/embed` is the same in a page.
 //!
 //!     cargo run --release --no-default-features --example embed
 
@@ -7,20 +7,30 @@ use esmerge::kernels::{
     Checks, EigenScratch, Kernels, Op, Shape, Terms, View, gemm, reduce_columns, symmetric_eigen, syrk,
 };
 use esmerge::wgpu;
+use std::error::Error;
+use std::fmt::Write;
+use std::future::poll_fn;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Poll, Waker};
 
 /// Samples, dimensions, and how many components are wanted.
 const N: usize = 2000;
 const D: usize = 60;
 const K: usize = 4;
 
+#[cfg(not(target_family = "wasm"))]
 fn main() {
-    if let Err(error) = pollster::block_on(run()) {
-        eprintln!("{error}");
-        std::process::exit(1);
+    match pollster::block_on(components()) {
+        Ok(table) => print!("{table}"),
+        Err(error) => {
+            eprintln!("{error}");
+            std::process::exit(1);
+        }
     }
 }
 
-async fn run() -> Result<(), Box<dyn std::error::Error>> {
+/// The principal components, as a table.
+pub async fn components() -> Result<String, Box<dyn Error>> {
     // This program's own device; WebGPU's default limits are enough, and no feature is needed.
     let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
     let adapter = instance.request_adapter(&wgpu::RequestAdapterOptions::default()).await?;
@@ -66,19 +76,20 @@ async fn run() -> Result<(), Box<dyn std::error::Error>> {
     drop(recorder);
     queue.submit([encoder.finish()]);
 
-    let lambda = read(&device, &queue, &values)?;
-    let deviations = read(&device, &queue, &deviations)?;
+    let lambda = read(&device, &queue, &values).await?;
+    let deviations = read(&device, &queue, &deviations).await?;
     let total: f32 = lambda.iter().sum();
-    println!("{}: {N} samples of {D} dimensions", adapter.get_info().name);
-    println!("component  variance  of all  variance of the projections");
+    let mut table = String::new();
+    writeln!(table, "{}: {N} samples of {D} dimensions", adapter.get_info().name)?;
+    writeln!(table, "component  variance  of all  variance of the projections")?;
     for (i, (variance, norm)) in lambda.iter().zip(&deviations).enumerate() {
         let projected = norm * norm / (N - 1) as f32;
-        println!("{:9} {variance:9.3} {:6.1}% {projected:12.3}", i + 1, 100.0 * variance / total);
+        writeln!(table, "{:9} {variance:9.3} {:6.1}% {projected:12.3}", i + 1, 100.0 * variance / total)?;
         if (projected - variance).abs() > 1e-3 * variance {
             return Err(format!("component {} does not have the variance of its eigenvalue", i + 1).into());
         }
     }
-    Ok(())
+    Ok(table)
 }
 
 /// Samples along a few hidden directions, with noise, away from the origin.
@@ -108,11 +119,11 @@ fn storage(device: &wgpu::Device, elements: usize) -> wgpu::Buffer {
     })
 }
 
-fn read(
+async fn read(
     device: &wgpu::Device,
     queue: &wgpu::Queue,
     buffer: &wgpu::Buffer,
-) -> Result<Vec<f32>, Box<dyn std::error::Error>> {
+) -> Result<Vec<f32>, Box<dyn Error>> {
     let target = device.create_buffer(&wgpu::BufferDescriptor {
         label: None,
         size: buffer.size(),
@@ -122,7 +133,24 @@ fn read(
     let mut encoder = device.create_command_encoder(&Default::default());
     encoder.copy_buffer_to_buffer(buffer, 0, &target, 0, buffer.size());
     queue.submit([encoder.finish()]);
-    target.map_async(wgpu::MapMode::Read, .., |_| ());
-    device.poll(wgpu::PollType::wait_indefinitely())?;
+    mapped(device, &target).await?;
     Ok(bytemuck::pod_collect_to_vec(&target.get_mapped_range(..)?))
+}
+
+/// Waits until a buffer can be read. In a browser `poll` returns at once, and the callback comes later.
+async fn mapped(device: &wgpu::Device, buffer: &wgpu::Buffer) -> Result<(), Box<dyn Error>> {
+    let state = Arc::new(Mutex::new((None, None::<Waker>)));
+    let told = Arc::clone(&state);
+    buffer.map_async(wgpu::MapMode::Read, .., move |result| {
+        let mut state = told.lock().unwrap_or_else(PoisonError::into_inner);
+        state.0 = Some(result);
+        state.1.take().into_iter().for_each(Waker::wake);
+    });
+    device.poll(wgpu::PollType::wait_indefinitely())?;
+    let result = poll_fn(|task| {
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.1 = Some(task.waker().clone());
+        state.0.take().map_or(Poll::Pending, Poll::Ready)
+    });
+    Ok(result.await?)
 }
