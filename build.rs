@@ -38,7 +38,7 @@ fn main() {
     if failed {
         exit(1);
     }
-    fs::write(Path::new(&out).join("shaders.rs"), interfaces.text).expect("OUT_DIR is writable");
+    fs::write(Path::new(&out).join("shaders.rs"), interfaces.finish()).expect("OUT_DIR is writable");
 }
 
 /// The commit that is built: of the repository whose root this is, or the one that a package was made of.

@@ -4,15 +4,17 @@
 
 use naga::valid::ModuleInfo;
 use naga::{AddressSpace, Expression, Handle, Literal, Module, Scalar, ScalarKind, StorageAccess, TypeInner};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 /// The modules of all shaders. Structs that are alike are one, so that kernels can choose among shaders that share them.
 #[derive(Default)]
 pub struct Interfaces {
     /// Where structs are, by their fields.
     known: HashMap<String, String>,
+    /// Names of overrides.
+    names: BTreeSet<String>,
     /// The modules' text.
-    pub text: String,
+    text: String,
 }
 
 /// A buffer that an entry point uses.
@@ -38,9 +40,15 @@ impl Interfaces {
         text += &self.structure(shader, "Params", "", &parameters(module).map_err(wrong)?);
         text += &self.entry_points(shader, module, info).map_err(wrong)?;
         text += &constants(module);
-        text += &overrides(module);
+        text += &self.overrides(shader, module);
         self.text += &format!("/// Of `{shader}.wgsl`.\npub(crate) mod {shader} {{\n{text}}}\n");
         Ok(())
+    }
+
+    /// The modules of all shaders, and a type for each name that an override has.
+    pub fn finish(self) -> String {
+        let names: String = self.names.iter().map(|name| format!("pub enum {name} {{}}\n")).collect();
+        format!("{}/// What overrides are called.\npub(crate) mod names {{\n{names}}}\n", self.text)
     }
 
     /// A struct with these fields, or the name of another that has them.
@@ -74,11 +82,39 @@ impl Interfaces {
             let numbers: Vec<_> = storage.iter().map(|it| (it.number, it.written)).collect();
             let (constant, name) = (entry.name.to_uppercase(), &entry.name);
             text += &format!(
-                "pub const {constant}: super::Entry<Params, {bindings}<'static>, {kind}> = \
+                "pub const {constant}: super::Entry<Params, {bindings}<'static>, {kind}, Overrides> = \
                  super::Entry::new(SHADER, {name:?}, &{numbers:?}, {workgroup});\n"
             );
         }
         Ok(text)
+    }
+}
+
+impl Interfaces {
+    /// The type that says which overrides a shader has, and those of them that do not follow from others.
+    fn overrides(&mut self, shader: &str, module: &Module) -> String {
+        let settable = |(handle, it): (Handle<naga::Override>, &naga::Override)| {
+            let found = (it.name.clone()?, rust(module, it.ty)?);
+            is_settable(module, handle).then_some(found)
+        };
+        let found: BTreeSet<_> = module.overrides.iter().filter_map(settable).collect();
+        let (mut constants, mut taken) = (String::new(), String::new());
+        for (name, rust) in &found {
+            let key = camel(&name.to_lowercase());
+            let of = format!("super::names::{key}, {rust}");
+            constants +=
+                &format!("pub const {name}: super::Override<{of}> = super::Override::new({name:?});\n");
+            taken += &format!("impl super::Takes<{of}> for Overrides {{}}\n");
+            self.names.insert(key);
+        }
+        // shaders whose overrides are alike are alike to those who set them
+        match self.known.get(&taken) {
+            Some(first) => format!("pub use super::{first} as Overrides;\n{constants}"),
+            None => {
+                self.known.insert(taken.clone(), format!("{shader}::Overrides"));
+                format!("pub enum Overrides {{}}\n{taken}{constants}")
+            }
+        }
     }
 }
 
@@ -163,7 +199,7 @@ fn workgroup(module: &Module, entry: &naga::EntryPoint) -> Result<(String, Strin
     match module.global_expressions[size] {
         Expression::Override(handle) if is_settable(module, handle) => {
             let name = module.overrides[handle].name.clone().unwrap_or_default();
-            Ok(("super::Override<u32>".into(), name))
+            Ok((format!("super::Override<super::names::{}, u32>", camel(&name.to_lowercase())), name))
         }
         _ => Ok(("()".into(), "()".into())),
     }
@@ -179,16 +215,6 @@ fn constants(module: &Module) -> String {
         }
     };
     module.constants.iter().filter_map(constant).collect()
-}
-
-/// The overrides that do not follow from others.
-fn overrides(module: &Module) -> String {
-    let constant = |(handle, it): (Handle<naga::Override>, &naga::Override)| {
-        let (name, rust) = (it.name.as_deref()?, rust(module, it.ty)?);
-        let text = format!("pub const {name}: super::Override<{rust}> = super::Override::new({name:?});\n");
-        is_settable(module, handle).then_some(text)
-    };
-    module.overrides.iter().filter_map(constant).collect()
 }
 
 fn is_settable(module: &Module, handle: Handle<naga::Override>) -> bool {

@@ -12,7 +12,14 @@ struct Params {
 }
 
 const WORKGROUP: u32 = 256;
-override DIVIDE: u32 = 0; // by the weights that agree: 0 not at all, 1 unless they are 0, 2 by at least 1e-6
+
+// By what an elected sum is divided: by nothing, or by the weights that agree, unless they are 0 or held to 1e-6.
+const NEVER: u32 = 0;
+const UNLESS_ZERO: u32 = 1;
+const BY_SOME: u32 = 2;
+override DIVIDE: u32 = NEVER;
+
+override SHARED: bool = false; // wanted is what other tasks have too, not what they lack
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
@@ -85,10 +92,10 @@ fn elect(place: Place) {
             weights += weight;
         }
     }
-    if DIVIDE == 1u && weights != 0.0 {
+    if DIVIDE == UNLESS_ZERO && weights != 0.0 {
         sum /= weights;
     }
-    if DIVIDE == 2u {
+    if DIVIDE == BY_SOME {
         sum /= max(weights, 1e-6);
     }
     out[params.out_offset + i] = sum;
@@ -122,7 +129,7 @@ fn share(place: Place) {
     out[params.out_offset + i] = result;
 }
 
-// 1 where task `least` has the element, |x_t| > number, together with as many others as DIVIDE says: 1 none, 2 at least one.
+// 1 where task `least` has the element, |x_t| > number, and so has another if SHARED, or else none has.
 @compute @workgroup_size(WORKGROUP)
 fn having(place: Place) {
     let i = element(place);
@@ -136,7 +143,7 @@ fn having(place: Place) {
         }
     }
     let own = abs(value(i, params.least)) > params.number;
-    out[params.out_offset + i] = select(0.0, 1.0, own && (DIVIDE == 2u) == (others > 0u));
+    out[params.out_offset + i] = select(0.0, 1.0, own && SHARED == (others > 0u));
 }
 
 // sum_t x_t where at least `least` tasks count: |x_t| > f_t |sum_s x_s - x_t|.

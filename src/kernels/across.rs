@@ -1,5 +1,6 @@
 use super::recorder::{Dispatch, require};
-use super::shaders::across::{AGREE, APPROACH, DIVIDE, ELECT, HAVING, POSITIVE, SHARE, VARIANCE, WEIGH};
+use super::shaders::across::{AGREE, APPROACH, ELECT, HAVING, POSITIVE, SHARE, VARIANCE, WEIGH};
+use super::shaders::across::{BY_SOME, DIVIDE, NEVER, SHARED, UNLESS_ZERO};
 use super::shaders::across::{Having, Params, Weigh};
 use super::{Recorder, Result, View};
 use crate::matrix::{Across, Divide, Shape};
@@ -29,20 +30,20 @@ pub fn across(
     let count = out.shape.len();
     let groups = recorder.grid(NAME, count as u64, WEIGH.workgroup)?;
     let (alone, weighed) = (Having { x: from, out: to }, Weigh { x: from, factors: given, out: to });
-    let (entry, divide, number, least) = match *rule {
+    let (entry, constant, number, least) = match *rule {
         Across::Weigh(_) => (WEIGH.on(weighed), None, 0.0, 0),
         Across::Positive(_) => (POSITIVE.on(weighed), None, 0.0, 0),
         Across::Elect { divide, .. } => {
             let divide = match divide {
-                Divide::Never => 0,
-                Divide::UnlessZero => 1,
-                Divide::BySome => 2,
+                Divide::Never => NEVER,
+                Divide::UnlessZero => UNLESS_ZERO,
+                Divide::BySome => BY_SOME,
             };
-            (ELECT.on(weighed), Some(divide), 0.0, 0)
+            (ELECT.on(weighed), Some(DIVIDE.is(divide)), 0.0, 0)
         }
         Across::Share { epsilon, .. } => (SHARE.on(weighed), None, epsilon, 0),
         Across::Having { epsilon, task, shared } => {
-            (HAVING.on(alone), Some(1 + u32::from(shared)), epsilon, task)
+            (HAVING.on(alone), Some(SHARED.is(shared)), epsilon, task)
         }
         Across::Agree { least, .. } => (AGREE.on(weighed), None, 0.0, least),
         Across::Variance => (VARIANCE.on(alone), None, 0.0, 0),
@@ -50,7 +51,7 @@ pub fn across(
     };
     recorder.dispatch(Dispatch {
         entry,
-        constants: divide.map(|divide| DIVIDE.is(divide)).as_slice(),
+        constants: constant.as_slice(),
         params: Params {
             count: count as u32,
             tasks: tasks as u32,

@@ -1,6 +1,9 @@
 use super::recorder::{Dispatch, Window, WindowMut, require};
 use super::shaders::gemm::{self as shader, Bindings, Params};
+use super::shaders::gemm_blocks::GEMM_BLOCKS;
+use super::shaders::gemm_direct::{self, GEMM_DIRECT};
 use super::shaders::sum_parts::{self, SUM_PARTS};
+use super::shaders::{Setting, Takes, names};
 use super::unpack::format;
 use super::{Activation, Choice, Recorder, Result, ShapeClass, Tile, View};
 use crate::matrix::{Dtype, Op, Shape};
@@ -231,6 +234,23 @@ impl<'a> Product<'a> {
         recorder.kernels().choice(self.class(), self.gemm.c.shape.batch, self.sizes(), self.triangular)
     }
 
+    /// What its shader must be told.
+    fn settings<O: TakesProduct>(&self, tile: Tile, stored: &Stored<'_>) -> Vec<Setting<O>> {
+        let (g, (rows, cols)) = (&self.gemm, tile.sides());
+        let mut settings = stored.settings();
+        settings.extend([
+            shader::TILE_M.is(rows as u32),
+            shader::TILE_N.is(cols as u32),
+            shader::TRANSPOSE_A.is(g.op_a == Op::Transpose),
+            shader::TRANSPOSE_B.is(g.op_b == Op::Transpose),
+            shader::TRIANGULAR.is(self.triangular),
+            shader::TRAPEZOID.is(self.trapezoid),
+            shader::FORMAT_A.is(format(g.a.dtype)),
+            shader::FORMAT_B.is(format(g.b.dtype)),
+        ]);
+        settings
+    }
+
     /// Some of the batch.
     fn batches(&self, part: std::ops::Range<usize>) -> Self {
         let cut = |view: View<'a>| view.batches(part.clone());
@@ -299,26 +319,61 @@ fn encode_part(recorder: &mut Recorder<'_>, tile: Tile, p: &Product<'_>) -> Resu
         b_batch_stride: g.b.view.batch_stride as u32,
         ..result_params(g)
     };
-    let mut constants = tile.constants();
-    constants.extend([
-        shader::TRANSPOSE_A.is(g.op_a == Op::Transpose),
-        shader::TRANSPOSE_B.is(g.op_b == Op::Transpose),
-        shader::TRIANGULAR.is(p.triangular),
-        shader::TRAPEZOID.is(p.trapezoid),
-        shader::FORMAT_A.is(format(g.a.dtype)),
-        shader::FORMAT_B.is(format(g.b.dtype)),
-    ]);
     let stored_in_fours = in_fours && tile != Tile::Direct;
-    let (c, bias, scale) = result_windows(recorder, p.name, g, stored_in_fours, &mut params, &mut constants)?;
-    let operands = Bindings { a, b, c, bias: bias.unwrap_or(a), scale: scale.unwrap_or(a) };
-    recorder.dispatch(Dispatch {
-        entry: tile.entry(in_fours, narrow, operands),
-        constants: &constants,
-        params,
-        groups: [x, y, g.c.shape.batch as u32],
-    });
+    let stored = Stored::new(recorder, p.name, g, stored_in_fours, &mut params)?;
+    let operands = Bindings {
+        a,
+        b,
+        c: stored.c,
+        bias: stored.bias.unwrap_or(a),
+        scale: stored.scale.map_or(a, |s| s.0),
+    };
+    let groups = [x, y, g.c.shape.batch as u32];
+    match tile {
+        Tile::Direct if in_fours => {
+            let constants = p.settings(tile, &stored);
+            recorder.dispatch(Dispatch {
+                entry: GEMM_BLOCKS.on(operands),
+                constants: &constants,
+                params,
+                groups,
+            });
+        }
+        Tile::Direct => {
+            let constants = p.settings(tile, &stored);
+            recorder.dispatch(Dispatch {
+                entry: GEMM_DIRECT.on(operands),
+                constants: &constants,
+                params,
+                groups,
+            });
+        }
+        _ => {
+            let entry = tile.tiled(in_fours, narrow).on(operands);
+            let mut constants = p.settings(tile, &stored);
+            constants.extend(tile.threads());
+            recorder.dispatch(Dispatch { entry, constants: &constants, params, groups });
+        }
+    }
     Ok(())
 }
+
+/// The overrides of every shader of a product.
+trait TakesProduct:
+    TakesEpilogue
+    + Takes<names::TransposeA, bool>
+    + Takes<names::TransposeB, bool>
+    + Takes<names::Triangular, bool>
+    + Takes<names::Trapezoid, bool>
+    + Takes<names::FormatA, u32>
+    + Takes<names::FormatB, u32>
+    + Takes<names::TileM, u32>
+    + Takes<names::TileN, u32>
+{
+}
+
+impl TakesProduct for shader::Overrides {}
+impl TakesProduct for gemm_direct::Overrides {}
 
 /// The depth in parts, each a matrix of `scratch`, and their sum.
 fn split(recorder: &mut Recorder<'_>, p: &Product<'_>, splits: usize, scratch: &View<'_>) -> Result<()> {
@@ -358,11 +413,15 @@ fn sum_parts(recorder: &mut Recorder<'_>, p: &Product<'_>, parts: &View<'_>) -> 
         a_batch_stride: parts.batch_stride as u32,
         ..result_params(g)
     };
-    let mut constants = Vec::new();
-    let (c, bias, scale) = result_windows(recorder, p.name, g, false, &mut params, &mut constants)?;
+    let stored = Stored::new(recorder, p.name, g, false, &mut params)?;
     let groups = recorder.grid(p.name, g.c.shape.matrix_len() as u64, SUM_PARTS.workgroup)?;
-    let operands =
-        sum_parts::Bindings { a: source, c, bias: bias.unwrap_or(source), scale: scale.unwrap_or(source) };
+    let operands = sum_parts::Bindings {
+        a: source,
+        c: stored.c,
+        bias: stored.bias.unwrap_or(source),
+        scale: stored.scale.map_or(source, |s| s.0),
+    };
+    let constants = stored.settings();
     recorder.dispatch(Dispatch { entry: SUM_PARTS.on(operands), constants: &constants, params, groups });
     Ok(())
 }
@@ -396,34 +455,62 @@ fn result_params(g: &Gemm<'_>) -> Params {
 }
 
 /// What is bound for the result and the vectors of its epilogue.
-fn result_windows<'v>(
-    recorder: &Recorder<'_>,
-    name: &'static str,
-    g: &Gemm<'v>,
-    in_fours: bool,
-    params: &mut Params,
-    constants: &mut Vec<(&'static str, f64)>,
-) -> Result<(WindowMut<'v>, Option<Window<'v>>, Option<Window<'v>>)> {
-    let Epilogue { scale, bias, activation } = g.epilogue;
-    let c = operand_window(recorder, name, &Operand::from(g.c), in_fours).map(WindowMut)?;
-    params.c_offset = c.first;
-    let bias = bias.map(|bias| Ok((recorder.window(name, &bias)?, bias.batch_stride))).transpose()?;
-    if let Some((window, stride)) = &bias {
-        (params.bias_offset, params.bias_batch_stride) = (window.first, *stride as u32);
-        constants.push(shader::BIAS.is(true));
+struct Stored<'v> {
+    c: WindowMut<'v>,
+    bias: Option<Window<'v>>,
+    /// And whether it is of rows or of columns.
+    scale: Option<(Window<'v>, u32)>,
+    activation: Option<Activation>,
+}
+
+/// The overrides of a shader that stores a result.
+trait TakesEpilogue:
+    Takes<names::Bias, bool>
+    + Takes<names::Scale, u32>
+    + Takes<names::Activation, bool>
+    + Takes<names::Function, u32>
+{
+}
+
+impl TakesEpilogue for shader::Overrides {}
+impl TakesEpilogue for gemm_direct::Overrides {}
+impl TakesEpilogue for sum_parts::Overrides {}
+
+impl<'v> Stored<'v> {
+    fn new(
+        recorder: &Recorder<'_>,
+        name: &'static str,
+        g: &Gemm<'v>,
+        in_fours: bool,
+        params: &mut Params,
+    ) -> Result<Self> {
+        let Epilogue { scale, bias, activation } = g.epilogue;
+        let c = operand_window(recorder, name, &Operand::from(g.c), in_fours).map(WindowMut)?;
+        params.c_offset = c.first;
+        let bias = bias.map(|bias| Ok((recorder.window(name, &bias)?, bias.batch_stride))).transpose()?;
+        if let Some((window, stride)) = &bias {
+            (params.bias_offset, params.bias_batch_stride) = (window.first, *stride as u32);
+        }
+        let scale = match scale {
+            Some(Scaling::Rows(s)) => Some((s, shader::OF_ROWS)),
+            Some(Scaling::Columns(s)) => Some((s, shader::OF_COLUMNS)),
+            None => None,
+        };
+        let scale =
+            scale.map(|(s, code)| Ok((recorder.window(name, &s)?, s.batch_stride, code))).transpose()?;
+        if let Some((window, stride, _)) = &scale {
+            (params.scale_offset, params.scale_batch_stride) = (window.first, *stride as u32);
+        }
+        Ok(Stored { c, bias: bias.map(|b| b.0), scale: scale.map(|s| (s.0, s.2)), activation })
     }
-    let scale = match scale {
-        Some(Scaling::Rows(s)) => Some((s, shader::OF_ROWS)),
-        Some(Scaling::Columns(s)) => Some((s, shader::OF_COLUMNS)),
-        None => None,
-    };
-    let scale = scale.map(|(s, code)| Ok((recorder.window(name, &s)?, s.batch_stride, code))).transpose()?;
-    if let Some((window, stride, code)) = &scale {
-        (params.scale_offset, params.scale_batch_stride) = (window.first, *stride as u32);
-        constants.push(shader::SCALE.is(*code));
+
+    fn settings<O: TakesEpilogue>(&self) -> Vec<Setting<O>> {
+        let mut settings = Vec::new();
+        settings.extend(self.bias.map(|_| shader::BIAS.is(true)));
+        settings.extend(self.scale.map(|(_, code)| shader::SCALE.is(code)));
+        if let Some(activation) = self.activation {
+            settings.extend([shader::ACTIVATION.is(true), shader::FUNCTION.is(activation as u32)]);
+        }
+        settings
     }
-    if let Some(activation) = activation {
-        constants.extend([shader::ACTIVATION.is(true), shader::FUNCTION.is(activation as u32)]);
-    }
-    Ok((c, bias.map(|b| b.0), scale.map(|s| s.0)))
 }

@@ -1,6 +1,6 @@
 //! The shaders of a device, compiled as they are first needed.
 
-use super::shaders::{self, Bound, Shader};
+use super::shaders::{self, Bound, Setting, Shader};
 use super::tile::{ENOUGH_TILES, built_in};
 use super::{Choice, Parameters, Recorder, ShapeClass, Stamps, Tile};
 use std::borrow::Cow;
@@ -216,13 +216,14 @@ impl Kernels {
     }
 
     /// The pipeline of an entry point with these overrides.
-    pub(super) fn pipeline<P>(&self, entry: &Bound<'_, P>, constants: &[(&'static str, f64)]) -> Pipeline {
-        let bits = constants.iter().map(|&(name, value)| (name, value.to_bits())).collect();
+    pub(super) fn pipeline<P, O>(&self, entry: &Bound<'_, P, O>, constants: &[Setting<O>]) -> Pipeline {
+        let bits = constants.iter().map(|it| (it.name, it.value.to_bits())).collect();
         let key = PipelineKey { entry: entry.entry, shader: entry.shader.name, constants: bits };
         lock(&self.pipelines).entry(key).or_insert_with(|| self.compile(entry, constants)).clone()
     }
 
-    fn compile<P>(&self, entry: &Bound<'_, P>, constants: &[(&str, f64)]) -> Pipeline {
+    fn compile<P, O>(&self, entry: &Bound<'_, P, O>, constants: &[Setting<O>]) -> Pipeline {
+        let constants: Vec<_> = constants.iter().map(|it| (it.name, it.value)).collect();
         let shader = entry.shader;
         let module = lock(&self.modules).entry(shader.name).or_insert_with(|| self.module(shader)).clone();
         let layout = self.layout(entry);
@@ -237,7 +238,7 @@ impl Kernels {
             module: &module,
             entry_point: Some(entry.entry),
             compilation_options: wgpu::PipelineCompilationOptions {
-                constants,
+                constants: &constants,
                 // Every kernel writes workgroup memory before it reads it.
                 zero_initialize_workgroup_memory: false,
             },
@@ -246,7 +247,7 @@ impl Kernels {
         Pipeline { pipeline, layout }
     }
 
-    fn layout<P>(&self, entry: &Bound<'_, P>) -> wgpu::BindGroupLayout {
+    fn layout<P, O>(&self, entry: &Bound<'_, P, O>) -> wgpu::BindGroupLayout {
         let binding = |binding: u32, ty, size, has_dynamic_offset| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,

@@ -43,11 +43,11 @@ impl Parameters {
     }
 
     /// Stores one dispatch's parameters, and gives what it binds and the offset of the parameters in that.
-    pub(super) fn bind<P>(
+    pub(super) fn bind<P, O>(
         &mut self,
         bytes: &[u8],
         pipeline: &Pipeline,
-        entry: &Bound<'_, P>,
+        entry: &Bound<'_, P, O>,
     ) -> (wgpu::BindGroup, u32) {
         let (buffer, offset) = self.push(bytes);
         if let Some(known) =

@@ -1,7 +1,7 @@
 //! Encoding of one dispatch: what is the same for all kernels.
 
 use super::library::Pipeline;
-use super::shaders::Bound;
+use super::shaders::{Bound, Setting};
 use super::{Error, Kernels, Parameters, Raw, Result, Stamped, Stamps, View};
 use crate::matrix::Dtype;
 
@@ -52,9 +52,9 @@ impl<'a> std::ops::Deref for WindowMut<'a> {
 }
 
 /// One dispatch.
-pub(super) struct Dispatch<'a, P> {
-    pub entry: Bound<'a, P>,
-    pub constants: &'a [(&'static str, f64)],
+pub(super) struct Dispatch<'a, P, O> {
+    pub entry: Bound<'a, P, O>,
+    pub constants: &'a [Setting<O>],
     pub params: P,
     pub groups: [u32; 3],
 }
@@ -83,7 +83,7 @@ impl<'a> Recorder<'a> {
         self.kernels
     }
 
-    pub(super) fn dispatch<P: bytemuck::Pod>(&mut self, dispatch: Dispatch<'_, P>) {
+    pub(super) fn dispatch<P: bytemuck::Pod, O>(&mut self, dispatch: Dispatch<'_, P, O>) {
         let Dispatch { entry, constants, params, groups } = dispatch;
         let pipeline = self.kernels.pipeline(&entry, constants);
         let bytes = bytemuck::bytes_of(&params);
@@ -102,10 +102,10 @@ impl<'a> Recorder<'a> {
     }
 
     /// `count` threads of an entry point without constants, in workgroups of so many.
-    pub(super) fn dispatch_threads<P: bytemuck::Pod>(
+    pub(super) fn dispatch_threads<P: bytemuck::Pod, O>(
         &mut self,
         kernel: &'static str,
-        entry: Bound<'_, P>,
+        entry: Bound<'_, P, O>,
         params: P,
         count: u64,
         workgroup: u32,

@@ -14,23 +14,23 @@ pub(crate) struct Shader {
     pub source: &'static str,
 }
 
-/// An entry point that takes parameters `P` and buffers `B`. `W` is what the host must know of its workgroup: the number of its threads,
-/// the [`Override`] that says it, or nothing.
-pub(super) struct Entry<P, B, W = u32> {
+/// An entry point that takes parameters `P`, buffers `B` and the overrides `O` of its shader. `W` is what the host must know of its
+/// workgroup: the number of its threads, the [`Override`] that says it, or nothing.
+pub(super) struct Entry<P, B, W, O> {
     shader: Shader,
     name: &'static str,
     storage: &'static [(u32, bool)],
     pub workgroup: W,
-    takes: PhantomData<(P, B)>,
+    takes: PhantomData<(P, B, O)>,
 }
 
-impl<P, B, W> Entry<P, B, W> {
+impl<P, B, W, O> Entry<P, B, W, O> {
     const fn new(shader: Shader, name: &'static str, storage: &'static [(u32, bool)], workgroup: W) -> Self {
         Entry { shader, name, storage, workgroup, takes: PhantomData }
     }
 
     /// The entry point over these buffers.
-    pub fn on<'a>(&self, bindings: B) -> Bound<'a, P>
+    pub fn on<'a>(&self, bindings: B) -> Bound<'a, P, O>
     where
         B: Bind<'a>,
     {
@@ -44,30 +44,47 @@ pub(super) trait Bind<'a> {
     fn windows(self) -> Vec<Window<'a>>;
 }
 
-/// An entry point that takes parameters `P`, over its buffers.
-pub(super) struct Bound<'a, P> {
+/// An entry point that takes parameters `P` and overrides `O`, over its buffers.
+pub(super) struct Bound<'a, P, O> {
     pub shader: Shader,
     pub entry: &'static str,
     /// The numbers of the buffers, and whether they are written.
     pub storage: &'static [(u32, bool)],
     pub windows: Vec<Window<'a>>,
-    takes: PhantomData<P>,
+    takes: PhantomData<(P, O)>,
 }
 
-/// A constant that is set when a pipeline is made.
-#[derive(Clone, Copy)]
-pub(super) struct Override<T> {
+/// A constant of the name `N` and the type `T` that is set when a pipeline is made.
+pub(super) struct Override<N, T> {
     name: &'static str,
-    takes: PhantomData<T>,
+    takes: PhantomData<(N, T)>,
 }
 
-impl<T: Into<f64>> Override<T> {
+impl<N, T> Clone for Override<N, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<N, T> Copy for Override<N, T> {}
+
+/// Of a shader that has such an override.
+pub(super) trait Takes<N, T> {}
+
+/// An override of a shader that has those of `O`, and what it is set to.
+pub(super) struct Setting<O> {
+    pub name: &'static str,
+    pub value: f64,
+    of: PhantomData<O>,
+}
+
+impl<N, T: Into<f64>> Override<N, T> {
     const fn new(name: &'static str) -> Self {
         Override { name, takes: PhantomData }
     }
 
-    /// Name and value, as a pipeline is told them.
-    pub fn is(self, value: T) -> (&'static str, f64) {
-        (self.name, value.into())
+    /// Set to a value, for a shader that has it.
+    pub fn is<O: Takes<N, T>>(self, value: T) -> Setting<O> {
+        Setting { name: self.name, value: value.into(), of: PhantomData }
     }
 }

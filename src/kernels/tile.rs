@@ -1,6 +1,6 @@
 //! How a product is shared out among threads, and which way suits which shape.
 
-use super::shaders::{Bound, Entry, Override, gemm, gemm_blocks, gemm_direct, gemm_vec2, gemm_vec4};
+use super::shaders::{Entry, Setting, gemm, gemm_vec2, gemm_vec4};
 use crate::matrix::{Dtype, Op};
 use std::fmt;
 use std::str::FromStr;
@@ -58,45 +58,30 @@ impl Tile {
         }
     }
 
-    /// Its shader over these operands: for matrices that lie `in_fours`, or anywhere; for operands of which one is `narrow`, of
-    /// 16-bit numbers, or for f32.
-    pub(super) fn entry<'a>(
-        self,
-        in_fours: bool,
-        narrow: bool,
-        operands: gemm::Bindings<'a>,
-    ) -> Bound<'a, gemm::Params> {
-        let tiled = |anywhere: Tiled, fours: Tiled, narrow_fours: Tiled| match (in_fours, narrow) {
-            (false, _) => anywhere.on(operands),
-            (true, false) => fours.on(operands),
-            (true, true) => narrow_fours.on(operands),
+    /// Of the tiles through workgroup memory: the shader for matrices that lie `in_fours`, or anywhere; for operands of which one is
+    /// `narrow`, of 16-bit numbers, or for f32.
+    pub(super) fn tiled(self, in_fours: bool, narrow: bool) -> Tiled {
+        let of = |anywhere: Tiled, fours: Tiled, narrow_fours: Tiled| match (in_fours, narrow) {
+            (false, _) => anywhere,
+            (true, false) => fours,
+            (true, true) => narrow_fours,
         };
         match self {
-            Tile::Direct if in_fours => gemm_blocks::GEMM_BLOCKS.on(operands),
-            Tile::Direct => gemm_direct::GEMM_DIRECT.on(operands),
-            Tile::Large => tiled(gemm::GEMM_LARGE, gemm_vec4::GEMM_LARGE, gemm_vec2::GEMM_LARGE),
-            Tile::Medium => tiled(gemm::GEMM_MEDIUM, gemm_vec4::GEMM_MEDIUM, gemm_vec2::GEMM_MEDIUM),
-            Tile::Small | Tile::Wide | Tile::Tall => {
-                tiled(gemm::GEMM_SMALL, gemm_vec4::GEMM_SMALL, gemm_vec2::GEMM_SMALL)
-            }
+            Tile::Large => of(gemm::GEMM_LARGE, gemm_vec4::GEMM_LARGE, gemm_vec2::GEMM_LARGE),
+            Tile::Medium => of(gemm::GEMM_MEDIUM, gemm_vec4::GEMM_MEDIUM, gemm_vec2::GEMM_MEDIUM),
+            _ => of(gemm::GEMM_SMALL, gemm_vec4::GEMM_SMALL, gemm_vec2::GEMM_SMALL),
         }
     }
 
-    /// What its shader must be told.
-    pub(super) fn constants(self) -> Vec<(&'static str, f64)> {
-        let is = |side: Override<u32>, threads: usize| side.is(threads as u32);
-        let (rows, cols) = self.sides();
-        let mut constants = vec![is(gemm::TILE_M, rows), is(gemm::TILE_N, cols)];
-        if self != Tile::Direct {
-            let (tall, wide) = self.part();
-            constants.extend([is(gemm::DOWN, rows / tall), is(gemm::ACROSS, cols / wide)]);
-        }
-        constants
+    /// What their shader must be told of how threads lie.
+    pub(super) fn threads(self) -> [Setting<gemm::Overrides>; 2] {
+        let ((rows, cols), (tall, wide)) = (self.sides(), self.part());
+        [gemm::DOWN.is((rows / tall) as u32), gemm::ACROSS.is((cols / wide) as u32)]
     }
 }
 
 /// An entry point of the products through workgroup memory.
-type Tiled = Entry<gemm::Params, gemm::Bindings<'static>, ()>;
+pub(super) type Tiled = Entry<gemm::Params, gemm::Bindings<'static>, (), gemm::Overrides>;
 
 impl fmt::Display for Tile {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

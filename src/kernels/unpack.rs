@@ -30,21 +30,17 @@ pub fn unpack(recorder: &mut Recorder<'_>, src: &Raw<'_>, dst: &View<'_>) -> Res
     // An odd start adds a word.
     let words = (src.len + from.first as usize % per_word).div_ceil(per_word);
     let by_device = fours && src.dtype == Dtype::F16 && recorder.kernels().half_floats();
-    let (entry, step, threads) = match (fours, by_device) {
-        (true, true) => (&unpack_f16::UNPACK_F16, 4, src.len / 4),
-        (true, false) => (&unpack_vec4::UNPACK, 4, src.len / 4),
-        (false, _) => (&UNPACK, 1, words),
-    };
-    let groups = recorder.grid(NAME, threads as u64, entry.workgroup)?;
-    recorder.dispatch(Dispatch {
-        entry: entry.on(Bindings { src: from, dst: to }),
-        constants: (!by_device).then(|| FORMAT.is(format(src.dtype))).as_slice(),
-        params: Params {
-            count: src.len as u32 / step,
-            src_offset: from.first / step,
-            dst_offset: to.first / step,
-        },
-        groups,
-    });
+    let (step, threads) = if fours { (4, src.len / 4) } else { (1, words) };
+    let groups = recorder.grid(NAME, threads as u64, UNPACK.workgroup)?;
+    let bindings = Bindings { src: from, dst: to };
+    let params =
+        Params { count: src.len as u32 / step, src_offset: from.first / step, dst_offset: to.first / step };
+    if by_device {
+        let entry = unpack_f16::UNPACK_F16.on(bindings);
+        recorder.dispatch(Dispatch { entry, constants: &[], params, groups });
+    } else {
+        let entry = if fours { unpack_vec4::UNPACK } else { UNPACK }.on(bindings);
+        recorder.dispatch(Dispatch { entry, constants: &[FORMAT.is(format(src.dtype))], params, groups });
+    }
     Ok(())
 }
