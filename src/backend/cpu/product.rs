@@ -1,7 +1,7 @@
 //! `gemm` and `syrk`, by faer.
 
 use super::parallel::for_each_matrix;
-use super::{CpuTensor, Op};
+use super::{CpuTensor, Op, memory};
 use faer::linalg::matmul::matmul;
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, MatMut, MatRef, Par};
@@ -23,7 +23,16 @@ pub fn syrk(alpha: f32, x: &CpuTensor, op: Op, beta: f32, c: &mut CpuTensor) {
         let accumulate = prepare(c_i, beta);
         let x_i = view(x, i, op);
         let mut dst = MatMut::from_row_major_slice_mut(c_i, n, n);
-        lower_triangle(dst.as_mut(), accumulate, x_i, alpha, par);
+        if op == Op::Transpose && n > TRIANGLE {
+            // columns that lie far apart compete for the same lines of the cache: a copy by rows costs less than that
+            let mut copy = memory::take(n * k);
+            let mut rows = MatMut::from_row_major_slice_mut(&mut copy, n, k);
+            copy_transposed(rows.as_mut(), x_i.transpose(), par);
+            lower_triangle(dst.as_mut(), accumulate, rows.as_ref(), alpha, par);
+            memory::give_back(copy);
+        } else {
+            lower_triangle(dst.as_mut(), accumulate, x_i, alpha, par);
+        }
         mirror_lower(dst, par);
     });
 }
@@ -68,20 +77,24 @@ fn view(x: &CpuTensor, batch: usize, op: Op) -> MatRef<'_, f32> {
 /// Copies the lower triangle onto the upper one, by halves, so that both sides stay in cache.
 fn mirror_lower(c: MatMut<'_, f32>, par: Par) {
     const SMALL: usize = 32;
-    const WORTH_A_THREAD: usize = 512;
     let n = c.nrows();
     if n <= SMALL {
         return mirror_small(c);
     }
     let half = n / 2;
     let (c11, c12, c21, c22) = c.split_at_mut(half, half);
-    let (first, second) = (|| mirror_lower(c11, par), || mirror_lower(c22, par));
+    let triangles = || both(n, par, || mirror_lower(c11, par), || mirror_lower(c22, par));
+    both(n, par, triangles, || copy_transposed(c12, c21.as_ref(), par));
+}
+
+/// Runs both, side by side if matrices of this order are worth a thread.
+fn both(n: usize, par: Par, first: impl FnOnce() + Send, second: impl FnOnce() + Send) {
+    const WORTH_A_THREAD: usize = 512;
     if matches!(par, Par::Seq) || n < WORTH_A_THREAD {
         first();
         second();
-        copy_transposed(c12, c21.as_ref());
     } else {
-        rayon::join(|| rayon::join(first, second), || copy_transposed(c12, c21.as_ref()));
+        rayon::join(first, second);
     }
 }
 
@@ -93,7 +106,7 @@ fn mirror_small(mut c: MatMut<'_, f32>) {
     }
 }
 
-fn copy_transposed(mut to: MatMut<'_, f32>, from: MatRef<'_, f32>) {
+fn copy_transposed(mut to: MatMut<'_, f32>, from: MatRef<'_, f32>, par: Par) {
     const SMALL: usize = 32;
     let (rows, cols) = to.shape();
     if rows.max(cols) <= SMALL {
@@ -104,11 +117,9 @@ fn copy_transposed(mut to: MatMut<'_, f32>, from: MatRef<'_, f32>) {
         }
     } else if rows >= cols {
         let ((top, bottom), (left, right)) = (to.split_at_row_mut(rows / 2), from.split_at_col(rows / 2));
-        copy_transposed(top, left);
-        copy_transposed(bottom, right);
+        both(rows, par, || copy_transposed(top, left, par), || copy_transposed(bottom, right, par));
     } else {
         let ((left, right), (top, bottom)) = (to.split_at_col_mut(cols / 2), from.split_at_row(cols / 2));
-        copy_transposed(left, top);
-        copy_transposed(right, bottom);
+        both(cols, par, || copy_transposed(left, top, par), || copy_transposed(right, bottom, par));
     }
 }
