@@ -11,7 +11,7 @@ export const tests = [
     const browser = await Browser.start();
     try {
       const page = await browser.open(`${server.address}/index.html?only=${encodeURIComponent(only)}&from=${process.env.FROM ?? 0}`);
-      const end = Date.now() + 1000 * Number(process.env.PATIENCE ?? 900);
+      const end = Date.now() + 1000 * Number(process.env.PATIENCE ?? 3000);
       await page.until(`globalThis.done || Date.now() > ${end}`, 3600, 'all claims are run');
       const results = await page.value('globalThis.results');
       if (process.env.TIMES) {
