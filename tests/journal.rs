@@ -271,6 +271,30 @@ fn shares_joined_are_the_bytes_of_one_run_though_two_were_killed() {
 const SHARES: [&str; 8] = ["1/8", "2/8", "3/8", "4/8", "5/8", "6/8", "7/8", "8/8"];
 
 #[test]
+fn a_journal_that_outlived_its_output_is_removed_by_the_next_run() {
+    let place = Place::new();
+    let journal = |name: &str| fs::rename(place.path(name), place.path("out.esmerge")).unwrap();
+    for command in [vec!["join", "out"], vec!["merge", "esm.yaml", "out"]] {
+        // a journal as it is just before the output gets its name, beside the output
+        for share in ["1/2", "2/2"] {
+            place.succeeds(&["merge", "esm.yaml", "out", "--shard", share]);
+        }
+        fs::rename(place.path("out.esmerge"), place.path("kept.esmerge")).unwrap();
+        let _ = fs::remove_dir_all(place.path("kept.esmerge/output"));
+        place.succeeds(&["merge", "esm.yaml", "out"]);
+        let result = place.result();
+        journal("kept.esmerge");
+        match command[0] {
+            "join" => assert!(place.succeeds(&command).contains("out is complete")),
+            _ => place.refused(&command, &["out", "not empty"]),
+        }
+        same(&place.result(), &result, "what was complete");
+        assert_eq!(place.left(), Vec::<String>::new(), "{command:?}");
+        place.clear();
+    }
+}
+
+#[test]
 fn what_is_missing_is_named_with_the_command_that_does_it() {
     let place = Place::new();
     place.refused(&["join", "out"], &["no earlier run has left work there"]);

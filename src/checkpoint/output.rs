@@ -82,6 +82,19 @@ impl OutputDir {
         Ok(OutputDir { temporary, files, wanted, place })
     }
 
+    /// The folder of [`in_journal`](Self::in_journal) of an output that has its name already: what is left of a run that was killed
+    /// with nothing else to do than to remove it.
+    pub(super) fn outlived(wanted: &Path) -> Option<PathBuf> {
+        let wanted = followed(wanted);
+        let beside = wanted.with_file_name(temporary::beside(&wanted, JOURNAL));
+        let is_complete = wanted.join(crate::report::FILE).is_there();
+        let gave_files = |folder: &PathBuf| {
+            let files = fs::read_dir(folder.join(FILES));
+            folder.leads_to_folder() && files.map_or(true, |mut files| files.next().is_none())
+        };
+        [beside, Temporary::folder_inside(&wanted)].into_iter().find(gave_files).filter(|_| is_complete)
+    }
+
     /// Where to write meanwhile.
     pub fn path(&self) -> &Path {
         &self.files

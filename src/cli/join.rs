@@ -1,6 +1,7 @@
 use super::args;
 use super::failure::Failure;
 use super::merge::{self, carry_out_in};
+use super::output;
 use crate::checkpoint::journal::{Earlier, Identity, Journal, Writer};
 use crate::recipe::{Overrides, Recipe};
 use std::collections::BTreeMap;
@@ -8,6 +9,15 @@ use std::str::FromStr;
 
 /// `esmerge join`
 pub(super) fn run(args: &args::Join) -> Result<(), Failure> {
+    if Journal::tidied(&args.out, &mut merge::waiting)? {
+        if !args.run.quiet {
+            output::say(&format!(
+                "{} is complete: an earlier run was killed when it had but to tidy up",
+                args.out.display()
+            ));
+        }
+        return Ok(());
+    }
     let writer = match args.shard {
         Some(shard) => Writer::share(format!("files-{}", shard.index), shard.count),
         None => Writer::join(),

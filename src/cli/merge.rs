@@ -130,6 +130,7 @@ fn journal(args: &args::Merge) -> Result<Option<Journal>, Failure> {
     let Some(out) = args.out.as_deref().filter(|_| !args.dry_run && !args.no_journal) else {
         return Ok(None);
     };
+    Journal::tidied(out, &mut waiting)?; // of no use, whatever is said of the output
     let writer = args.shard.map_or(Writer::only(), |shard| Writer::share(shard.index, shard.count));
     let writer = Writer { every: args.journal_every, ..writer };
     Ok(Some(Journal::open(out, args.run.force, writer, earlier_work(args), &mut waiting)?))

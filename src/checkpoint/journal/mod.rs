@@ -132,6 +132,21 @@ impl Journal {
         Ok(Journal { output, writer, before, left, lock })
     }
 
+    /// Removes the journal of an output that is complete, which a run has left that was killed in between; whether there was one.
+    pub fn tidied(wanted: &Path, waiting: &mut dyn FnMut(&str)) -> Result<bool, Error> {
+        let outlived = || OutputDir::outlived(wanted).filter(|folder| folder.join(PLAN).is_there());
+        let Some(folder) = outlived() else { return Ok(false) };
+        let own = folder.join(format!("{}{}", Writer::join().name, lock::ENDING));
+        let lock = Lock::take(&own, &wanted.display().to_string(), waiting)?;
+        others_rest(&folder, &own, wanted, waiting)?;
+        let is_left = outlived().is_some(); // it may have been another run's, which has ended now
+        if is_left {
+            fs::remove_dir_all(&folder).map_err(Error::io("remove", &folder))?;
+        }
+        drop(lock);
+        Ok(is_left)
+    }
+
     /// The work that an earlier run has begun.
     pub fn before(&self) -> Option<&Identity> {
         self.before.as_ref()
