@@ -34,7 +34,7 @@ pub fn pays_off<T: Tensor>(
         SymmetricProduct::Factor { x, .. } => x.shape().rows.min(x.shape().cols),
         SymmetricProduct::Congruence { d, .. } => d.shape().rows,
     };
-    block_size(r, accuracy) * 5 < smaller * 4 && ranks.iter().all(|&rank| r * 4 < rank * 3)
+    block_size(r, accuracy) * 3 < smaller * 2 && ranks.iter().all(|&rank| r * 4 < rank * 3)
 }
 
 /// The `r` leading eigenpairs of `c`, of which member `b` has at most `ranks[b]` nonzero eigenvalues.
