@@ -57,12 +57,6 @@ pub fn thin_qr(a: &Mat<f64>) -> (Mat<f64>, Mat<f64>) {
     (qr.compute_thin_Q(), qr.thin_R().to_owned())
 }
 
-/// `A A^T` in f64 of an f32 matrix.
-pub fn gram_of_rows(a: MatRef<'_, f32>, par: Par) -> Mat<f64> {
-    let wide = Mat::from_fn(a.nrows(), a.ncols(), |i, j| f64::from(a[(i, j)]));
-    product(wide.as_ref(), wide.transpose(), par)
-}
-
 /// The lower triangle of `A A^T` is added to that of `gram`.
 pub fn add_gram_of_rows(gram: MatMut<'_, f64>, a: MatRef<'_, f64>, par: Par) {
     let (lower, whole) = (BlockStructure::TriangularLower, BlockStructure::Rectangular);
